@@ -1,0 +1,7 @@
+"""The one exception users are meant to see: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake in the input; the command line prints it as one line, without a traceback."""

@@ -1,0 +1,124 @@
+"""Training documents of the reference models: token ids with the places where an answer is due."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerFast
+
+from baklava.tasks import niah, vt
+from baklava.tasks.haystack import NOISE_LINE, hide
+from baklava.training.english import english_text
+
+
+@dataclass
+class Document:
+    """Token ids and, for each, whether it belongs to an answer that the context determines."""
+
+    ids: list[int] = field(default_factory=list)
+    is_answer: list[bool] = field(default_factory=list)
+
+    def add(self, ids: list[int], *, is_answer: bool = False) -> None:
+        self.ids += ids
+        self.is_answer += [is_answer] * len(ids)
+
+
+class DocumentWriter:
+    """Writes one kind of document at a time, at most `length` tokens long."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self._tokenizer = tokenizer
+        self._begin, self._end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self._noise_tokens = len(self._encode(NOISE_LINE + "\n"))
+        digits = [tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"]
+        capitals = [tokenizer.convert_tokens_to_ids(chr(code)) for code in range(ord("A"), ord("Z") + 1)]
+        everything = list(range(3, len(tokenizer)))
+        self._alphabets = (digits, capitals, everything, everything)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def repetition(self, length: int, rng: random.Random) -> Document:
+        """A random sequence repeated with a random period: the dense signal from which copying is learnt."""
+        period = rng.randint(4, max(4, min(length // 2, 60) if rng.random() < 0.7 else length // 2))
+        alphabet = rng.choice(self._alphabets)
+        base = rng.choices(alphabet, k=period)
+        document = Document()
+        document.add([self._begin, *base, *base[:2]])
+        document.add((base * (length // period + 1))[2:], is_answer=True)
+        document.ids, document.is_answer = document.ids[:length], document.is_answer[:length]
+        return document
+
+    def english(self, length: int, rng: random.Random) -> Document:
+        """A window of ordinary English."""
+        text = english_text()
+        start = rng.randrange(len(text) - 6 * length)
+        document = Document()
+        document.add([self._begin, *self._encode(text[start : start + 6 * length])][:length])
+        return document
+
+    def needles(self, length: int, rng: random.Random) -> Document:
+        """Needles in noise, then questions about them, one after another, as far as they fit."""
+        room = length - 1
+        n_values = 4 if length >= 288 and rng.random() < 0.3 else 1
+        most_keys = max(1, min(8, (room - 110) // (32 * n_values)))
+        keys = niah.word_keys(rng.randint(1, most_keys) if rng.random() < 0.5 else min(4, most_keys), rng)
+        pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys for _ in range(n_values)]
+        rng.shuffle(pairs)
+        needles = [niah.needle(key, value) for key, value in pairs]
+
+        ask_many = len(keys) > 1 and n_values == 1 and rng.random() < 0.4
+        rounds = [rng.sample(keys, min(4, len(keys)))] if ask_many else [[key] for key in rng.sample(keys, len(keys))]
+        plural = len(rounds[0]) * n_values > 1
+        header = niah.header(plural=plural)
+        room -= len(self._encode(header + "\n".join(needles) + "\n"))
+        encoded = []
+        for asked in rounds:
+            question = self._encode("".join(niah.question(asked, plural=plural)))
+            answer = [*self._encode(niah.answer(niah.values_of(asked, pairs))), self._end]
+            if encoded and len(question) + len(answer) > room:
+                break
+            room -= len(question) + len(answer)
+            encoded.append((question, answer))
+
+        document = Document()
+        context = header + hide(needles, max(0, room // self._noise_tokens), rng) + "\n"
+        document.add([self._begin, *self._encode(context)])
+        for question, answer in encoded:
+            document.add(question)
+            document.add(answer, is_answer=True)
+        return document
+
+    def variables(self, length: int, rng: random.Random) -> Document:
+        """A chain of assignments in noise, after a solved example where both fit."""
+        room = length - 1
+        n_hops = 4 if length >= 288 else rng.randint(1, 2)
+        chains = [vt.Chain.draw(n_hops=n_hops, n_letters=5, rng=rng)]
+        if length >= 512 and rng.random() < 0.8:
+            chains.insert(0, vt.Chain.draw(n_hops=n_hops, n_letters=3, rng=rng))
+        room -= sum(
+            len(self._encode(vt.HEADER + "\n".join(chain.statements()) + "\n" + "".join(chain.question()))) + 32
+            for chain in chains
+        )
+        n_lines = max(0, room // self._noise_tokens)
+        document = Document()
+        document.add([self._begin])
+        for left, chain in zip(range(len(chains) - 1, -1, -1), chains, strict=True):
+            share = min(n_lines // 2, rng.randint(0, 14)) if left else n_lines
+            n_lines -= share
+            context = vt.HEADER + hide(chain.statements(), share, rng) + "\n"
+            document.add(self._encode(context))
+            document.add(self._encode("".join(chain.question())))
+            document.add(self._encode(chain.answer()), is_answer=True)
+            document.add(self._encode("\n\n") if left else [self._end], is_answer=not left)
+        return document
+
+    def kinds(self) -> dict[str, Callable[[int, random.Random], Document]]:
+        return {
+            "repetition": self.repetition,
+            "english": self.english,
+            "needles": self.needles,
+            "variables": self.variables,
+        }

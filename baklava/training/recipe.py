@@ -1,0 +1,62 @@
+"""How a reference model is made: architecture, curriculum and optimiser, as plain typed data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Strict):
+    """One step of the curriculum; left when the running answer accuracy passes `until` or after `at_most` steps."""
+
+    length: int = Field(ge=16)
+    rows: int = Field(ge=1)
+    mix: dict[str, float]
+    until: float = Field(default=1.1, description="above 1: the stage is left by its number of steps only")
+    at_most: int = 1_000_000
+
+
+class Architecture(_Strict):
+    family: Literal["llama", "qwen2"]
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int = 4096
+    rope_theta: float = 10_000.0
+
+
+class Recipe(_Strict):
+    """Everything that determines the weights, up to floating-point arithmetic."""
+
+    name: str
+    seed: int
+    architecture: Architecture
+    stages: tuple[Stage, ...]
+    steps: int = Field(ge=1)
+    warmup_steps: int = 100
+    decay_steps: int = 1_000
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    background_weight: float = 0.1
+    background_fraction: float = Field(default=0.25, description="part of the other tokens whose loss is computed")
+    answer_weight: float = 5.0
+    clip_norm: float = 1.0
+    long_rows: float = Field(default=0.0, description="part of the last stage's steps at twice its length")
+    save_every: int = 100
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, constant, then a linear fall over the last `decay_steps`."""
+        left = self.steps - step
+        if left < self.decay_steps:
+            fall = left / self.decay_steps
+            return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * fall
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)

@@ -1,0 +1,186 @@
+"""The training loop of the reference models: seeded, resumable, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from baklava.training.documents import Document, DocumentWriter
+from baklava.training.recipe import Architecture, Recipe, Stage
+from baklava.training.tokenizer import build_tokenizer
+
+
+def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> nn.Module:
+    """An untrained model of the recipe's shape, in float32."""
+    config_class, model_class = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    }[architecture.family]
+    shape = architecture.model_dump(exclude={"family", "rope_theta"})
+    config = config_class(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **shape,
+    )
+    torch.manual_seed(seed)
+    return model_class(config)
+
+
+@dataclass
+class Progress:
+    """Where training stands; with the weights and the optimiser's moments, all that a resumed run needs."""
+
+    step: int = 0
+    stage: int = 0
+    stage_step: int = 0
+    accuracy: float = 0.0
+    seconds: float = 0.0
+
+
+def _batch(
+    recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids `[B, T]`, loss weights `[B, T]` and whether a token is a task's answer `[B, T]`.
+
+    Depends on the recipe, the step and the stage alone.
+    """
+    stage = recipe.stages[progress.stage]
+    rng = random.Random(f"train/{recipe.name}/{recipe.seed}/{progress.step}")
+    length, rows = stage.length, stage.rows
+    if progress.stage == len(recipe.stages) - 1 and rng.random() < recipe.long_rows:
+        length, rows = 2 * length, max(1, rows // 2)
+    kinds = rng.choices(list(stage.mix), weights=list(stage.mix.values()), k=rows)
+    documents = [writer.kinds()[kind](length, rng) for kind in kinds]
+    scored = [kind in ("needles", "variables") or set(stage.mix) == {"repetition"} for kind in kinds]
+    longest = min(length, max(len(document.ids) for document in documents))
+
+    ids = torch.full((rows, longest), pad)
+    weights = torch.zeros(rows, longest)
+    is_answer = torch.zeros(rows, longest, dtype=torch.bool)
+    for row, document in enumerate(documents):
+        _fill(ids[row], weights[row], document, recipe, rng)
+        if scored[row]:
+            answers = torch.tensor(document.is_answer[:longest])
+            is_answer[row, : len(answers)] = answers
+    return ids, weights, is_answer
+
+
+def _fill(ids: Tensor, weights: Tensor, document: Document, recipe: Recipe, rng: random.Random) -> None:
+    n = min(len(ids), len(document.ids))
+    ids[:n] = torch.tensor(document.ids[:n])
+    background = recipe.background_weight / recipe.background_fraction
+    weights[:n] = torch.tensor(
+        [
+            recipe.answer_weight if answer else background * (rng.random() < recipe.background_fraction)
+            for answer in document.is_answer[:n]
+        ]
+    )
+
+
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: tuple[Tensor, Tensor, Tensor]
+) -> tuple[float, float | None]:
+    """One update; returns the loss and the accuracy on task answers (None where the batch has none)."""
+    device = next(model.parameters()).device
+    ids, weights, is_answer = (tensor.to(device) for tensor in batch)
+    wanted = weights[:, 1:] > 0  # logits only where a loss is taken
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        hidden = model.model(ids, use_cache=False).last_hidden_state  # [B, T, hidden]
+        logits = model.lm_head(hidden[:, :-1][wanted])  # [N, vocab]
+    targets, weight = ids[:, 1:][wanted], weights[:, 1:][wanted]
+    losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    loss = (losses * weight).sum() / weight.sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    optimizer.step()
+    task = is_answer[:, 1:][wanted]
+    if not task.any():
+        return loss.item(), None
+    return loss.item(), (logits.argmax(-1) == targets)[task].float().mean().item()
+
+
+def _advance(progress: Progress, stage: Stage, n_stages: int, accuracy: float | None) -> None:
+    if accuracy is not None:
+        progress.accuracy += 0.05 * (accuracy - progress.accuracy)
+    progress.step += 1
+    progress.stage_step += 1
+    done = progress.accuracy > stage.until or progress.stage_step >= stage.at_most
+    if done and progress.stage < n_stages - 1:
+        progress.stage += 1
+        progress.stage_step = 0
+        progress.accuracy = 0.0
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """One safetensors file with weights and moments, written atomically."""
+    tensors = {f"weight.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        moments = optimizer.state[parameter]
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in ("exp_avg", "exp_avg_sq")}
+    unfinished = path.with_suffix(".unfinished")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, unfinished, {"progress": json.dumps(asdict(progress))})
+    unfinished.replace(path)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    with safe_open(path, "pt") as file:
+        progress = Progress(**json.loads(file.metadata()["progress"]))
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(file.get_tensor(f"weight.{name}"))
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(progress.step)),
+                "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
+                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
+            }
+    return progress
+
+
+def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
+    """Train to `recipe.steps`, going on from `folder/checkpoint.safetensors` where there is one.
+
+    Leaves a loadable bf16 model with its tokenizer in `folder/model` and one line per 50 steps in
+    `folder/log.jsonl`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    model = build_model(recipe.architecture, tokenizer, seed=recipe.seed).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+    )
+    checkpoint = folder / "checkpoint.safetensors"
+    progress = _resume(checkpoint, model, optimizer) if checkpoint.exists() else Progress()
+    writer = DocumentWriter(tokenizer)
+    started = time.monotonic() - progress.seconds
+    with tqdm(total=recipe.steps, initial=progress.step, desc=recipe.name, unit="step", mininterval=5) as bar:
+        while progress.step < recipe.steps:
+            stage = recipe.stages[progress.stage]
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(progress.step)
+            batch = _batch(recipe, progress, writer, tokenizer.pad_token_id)
+            loss, accuracy = _step(model, optimizer, recipe, batch)
+            _advance(progress, stage, len(recipe.stages), accuracy)
+            progress.seconds = time.monotonic() - started
+            bar.update()
+            bar.set_postfix(stage=progress.stage, length=stage.length, accuracy=f"{progress.accuracy:.3f}")
+            if progress.step % 50 == 0:
+                with open(folder / "log.jsonl", "a") as log:
+                    log.write(json.dumps({**asdict(progress), "length": stage.length, "loss": loss}) + "\n")
+            if progress.step % recipe.save_every == 0 or progress.step == recipe.steps:
+                _save(checkpoint, model, optimizer, progress)
+    model.to(torch.bfloat16).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
