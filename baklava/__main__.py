@@ -1,0 +1,5 @@
+import sys
+
+from baklava.cli import main
+
+sys.exit(main())

@@ -1,0 +1,126 @@
+"""Budgets: how many entries each KV cache may keep, as shares of a context of any length."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from baklava.errors import UserError
+from baklava.files import read_json, write_json
+
+SCHEMA = 1
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Budgets:
+    """One share per KV cache, `[n_layers, n_kv_heads]`, each in [0, 1]; their mean is `1 - ratio`.
+
+    `model`, `allocator`, `parameters` and `provenance` say where the shares come from; nothing computes with them.
+    """
+
+    shares: NDArray[np.float64]
+    ratio: float
+    model: str = ""
+    allocator: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shares = self.shares
+        if not (isinstance(self.ratio, float) and 0.0 <= self.ratio < 1.0):
+            raise UserError(f"budgets: ratio must be a number in [0, 1), got {self.ratio!r}")
+        if shares.ndim != 2 or shares.size == 0:
+            raise UserError(f"budgets: shares must be [n_layers, n_kv_heads], got shape {list(shares.shape)}")
+        if not (np.isfinite(shares).all() and (shares >= 0).all() and (shares <= 1).all()):
+            raise UserError("budgets: every share must be a number in [0, 1]")
+        if abs(shares.mean() - (1.0 - self.ratio)) > TOLERANCE:
+            raise UserError(
+                f"budgets: the mean share must be 1 - ratio = {1.0 - self.ratio:.6f}, got {shares.mean():.6f}"
+            )
+        shares.setflags(write=False)
+
+    @classmethod
+    def from_shares(cls, shares: ArrayLike, *, ratio: float | None = None, **origin: Any) -> Budgets:
+        """Budgets of explicit shares `[n_layers, n_kv_heads]`; the ratio follows from them unless given."""
+        try:
+            array = np.array(shares, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise UserError("budgets: shares must be a rectangular array of numbers") from None
+        if ratio is None:
+            mean = float(array.mean()) if array.size else math.nan
+            ratio = min(max(1.0 - mean, 0.0), math.nextafter(1.0, 0.0)) if math.isfinite(mean) else math.nan
+        return cls(array, float(ratio), **origin)
+
+    @classmethod
+    def uniform(cls, *, n_layers: int, n_kv_heads: int, ratio: float, **origin: Any) -> Budgets:
+        """The same share for every KV cache."""
+        shares = np.full((n_layers, n_kv_heads), 1.0 - ratio)
+        return cls(shares, float(ratio), **{"allocator": "uniform", **origin})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_layers, n_kv_heads)."""
+        return self.shares.shape[0], self.shares.shape[1]
+
+    def entries(self, n_entries: int) -> NDArray[np.int64]:
+        """Budget of each KV cache, `[n_layers, n_kv_heads]`, for a context of `n_entries` tokens.
+
+        The sum is exactly `round((1 - ratio) * n_layers * n_kv_heads * n_entries)`: every cache gets the whole part
+        of its share, and the largest remainders get one entry more (ties: the earlier cache).
+        """
+        ideal = self.shares.ravel() * n_entries
+        counts = np.minimum(np.floor(ideal + 1e-9).astype(np.int64), n_entries)
+        left = round((1.0 - self.ratio) * self.shares.size * n_entries) - int(counts.sum())
+        remainder = ideal - counts
+        order = np.argsort(-remainder, kind="stable")
+        step = 1 if left > 0 else -1
+        while left:  # more than one round only when shares sit at their limits
+            for i in order if left > 0 else order[::-1]:
+                if left and 0 <= counts[i] + step <= n_entries:
+                    counts[i] += step
+                    left -= step
+        return counts.reshape(self.shares.shape)
+
+    def save(self, path: Path | str) -> None:
+        """Write a small readable JSON file, atomically."""
+        write_json(
+            Path(path),
+            {
+                "model": self.model,
+                "allocator": self.allocator,
+                "ratio": self.ratio,
+                "parameters": self.parameters,
+                "provenance": self.provenance,
+                "shares": [[round(float(share), 12) for share in row] for row in self.shares],
+            },
+            schema=SCHEMA,
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Budgets:
+        """Read a budgets file. Raises `UserError` (a `ValueError`) that names the file and what is wrong."""
+        path = Path(path)
+        values = read_json(path, schema=SCHEMA, what="budgets")
+        try:
+            shares, ratio = values["shares"], values["ratio"]
+            origin = {
+                "model": str(values.get("model", "")),
+                "allocator": str(values.get("allocator", "")),
+                "parameters": dict(values.get("parameters", {})),
+                "provenance": dict(values.get("provenance", {})),
+            }
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float):
+                raise UserError(f"budgets: ratio must be a number in [0, 1), got {ratio!r}")
+            return cls.from_shares(shares, ratio=float(ratio), **origin)
+        except KeyError as error:
+            raise UserError(f"{path}: key {error} is missing from the budgets") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{path}: not valid budgets ({error})") from None

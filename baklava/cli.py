@@ -1,0 +1,96 @@
+"""The command line: one command per stage, each taking Hydra overrides."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from baklava.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the chain: its job class, the function that lists its jobs, and the function that runs one."""
+
+    job: str
+    run: str
+    summary: str
+
+
+STAGES = {
+    "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts"),
+    "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache"),
+    "allocate": Stage("AllocateJob", "baklava.search:allocate", "search and write the memory budgets"),
+    "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget"),
+    "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
+    "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
+    "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),
+}
+
+
+def _load(reference: str) -> object:
+    module, name = reference.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> None:
+    from baklava import jobs
+    from baklava.config import check, compose
+    from baklava.layout import Layout
+
+    stage = STAGES[name]
+    job_class = getattr(jobs, stage.job)
+    if job is not None:
+        import json
+
+        try:
+            work = [check(job_class, json.loads(job), source="--job")]
+        except json.JSONDecodeError as error:
+            raise UserError(f"--job: not JSON ({error})") from None
+    else:
+        config = compose(overrides)
+        work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
+    run = _load(stage.run)
+    for one in work:
+        run(one)  # type: ignore[operator]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="baklava",
+        description="Decide how much memory each KV cache of an LLM deserves.",
+        epilog="Every command takes Hydra overrides, e.g. `baklava profile model=tiny-llama calibration.length=512`. "
+        "The whole chain at once: `snakemake --cores all`.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, stage in STAGES.items():
+        command = commands.add_parser(name, help=stage.summary, description=stage.summary.capitalize() + ".")
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of conf/config.yaml")
+        command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
+    table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
+    table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    train = commands.add_parser("train-reference", help="train a reference model", description="Train a reference model.")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME, then overrides of conf/training/NAME.yaml")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one line on standard error and exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command in STAGES:
+            _run_stage(options.command, options.overrides, options.job)
+        elif options.command == "table":
+            _load("baklava.table:print_table")(options.overrides)  # type: ignore[operator]
+        else:
+            _load("baklava.training.command:train_reference")(options.overrides)  # type: ignore[operator]
+    except UserError as error:
+        print(f"baklava {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"baklava {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,227 @@
+"""The typed configuration: Hydra composes it from `conf/`, pydantic checks it before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from baklava.allocate import ALLOCATORS, Allocator
+from baklava.errors import UserError
+from baklava.eviction import POLICIES, EvictionPolicy
+from baklava.importance import ESTIMATORS
+from baklava.tasks import FAMILIES, Task
+
+Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="also a folder name")]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Strict):
+    """Which model, from where, in which arithmetic."""
+
+    name: Name
+    path: str = Field(description="`reference:NAME`, a local folder, or a Hugging Face hub id")
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one")
+    trust_remote_code: bool = False
+
+
+class _Family(Strict):
+    """A named choice with parameters, kept as a mapping and checked against the class that implements it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    family: str
+
+    def _build(self, families: dict[str, type], kind: str, **given: Any) -> Any:
+        if self.family not in families:
+            raise ValueError(f"unknown {kind} {self.family!r}; known: {', '.join(sorted(families))}")
+        return TypeAdapter(families[self.family]).validate_python({**given, **(self.model_extra or {})})
+
+
+class TaskConfig(_Family):
+    name: Name
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskConfig:
+        self.build()
+        return self
+
+    def build(self) -> Task:
+        return self._build(FAMILIES, "task family", name=self.name)
+
+
+class AllocatorConfig(_Family):
+    name: Name
+
+    @model_validator(mode="after")
+    def _check(self) -> AllocatorConfig:
+        self.build()
+        return self
+
+    def build(self) -> Allocator:
+        return self._build(ALLOCATORS, "allocator")
+
+
+class EvictionConfig(_Family):
+    name: Name
+
+    @model_validator(mode="after")
+    def _check(self) -> EvictionConfig:
+        self.build()
+        return self
+
+    def build(self) -> EvictionPolicy:
+        return self._build(POLICIES, "eviction policy")
+
+
+class CalibrationConfig(Strict):
+    """Prompts with known continuations: the first `n_profile` are profiled, the rest guide the search."""
+
+    name: Name
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    length: int = Field(ge=64, description="tokens per prompt, generated ones included")
+    n_profile: int = Field(ge=1)
+    n_search: int = Field(ge=1)
+    seed: int = 0
+
+
+class ProfileConfig(Strict):
+    """What one pass over the calibration prompts records."""
+
+    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    skip_first: int = Field(default=4, ge=0, description="positions at the start that enter no average")
+    sinks: int = Field(default=4, ge=0, description="first entries that the simulated eviction keeps")
+    window: float = Field(default=0.1, gt=0, le=1, description="recent part of the prompt that it keeps")
+
+    @model_validator(mode="after")
+    def _check(self) -> ProfileConfig:
+        unknown = sorted(set(self.estimators) - set(ESTIMATORS))
+        if unknown or not self.estimators:
+            raise ValueError(f"estimators: unknown or none {unknown}; known: {', '.join(ESTIMATORS)}")
+        return self
+
+
+class SearchConfig(Strict):
+    """The parameter search of the `baklava` allocator."""
+
+    n_candidates: int = Field(default=64, ge=1, description="mappings tried per estimator and ratio, defaults included")
+    batch_rows: int = Field(default=32, ge=1, description="candidates that replay a continuation together")
+    seed: int = 0
+
+
+class EvaluateConfig(Strict):
+    n_samples: int = Field(ge=1)
+    length: int = Field(ge=64, description="tokens per sample, generated ones included")
+    seed: int = 0
+    protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
+    batch_rows: int = Field(default=16, ge=1, description="cells decoded together")
+
+
+class SummaryConfig(Strict):
+    n_bootstrap: int = Field(default=2000, ge=100)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    margin: float = Field(default=0.02, ge=0, description="loss of score that still counts as lossless")
+    seed: int = 0
+
+
+class TrackingConfig(Strict):
+    enabled: bool = True
+    uri: str = Field(default="", description="MLflow tracking URI; empty: an SQLite file in the results folder")
+
+
+def _unique_ratios(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(ratios)) != len(ratios):
+        raise ValueError("each ratio may occur once")
+    return tuple(sorted(ratios))
+
+
+class ExperimentConfig(Strict):
+    """One experiment: models x tasks x (allocators x eviction policies) x ratios."""
+
+    name: Name
+    results: Path = Path("results")
+    models: dict[str, ModelConfig] = Field(min_length=1)
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
+    allocators: dict[str, AllocatorConfig] = Field(min_length=1)
+    evictions: dict[str, EvictionConfig] = Field(min_length=1)
+    ratios: Annotated[tuple[Ratio, ...], AfterValidator(_unique_ratios)] = Field(min_length=1)
+    calibration: CalibrationConfig
+    profile: ProfileConfig
+    search: SearchConfig
+    evaluate: EvaluateConfig
+    summary: SummaryConfig
+    tracking: TrackingConfig
+
+    @property
+    def compressed_ratios(self) -> tuple[float, ...]:
+        """Ratios that remove something; the full cache is always evaluated besides."""
+        return tuple(ratio for ratio in self.ratios if ratio > 0)
+
+
+def conf_folder() -> Path:
+    """The Hydra configuration: `conf/` of the current folder, else the one that came with the package."""
+    package = Path(__file__).resolve().parent
+    for folder in (Path.cwd() / "conf", package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError("no configuration: neither ./conf/config.yaml nor the package's own conf/ is there; run from the repository")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def check(model: type[Strict], values: Any, *, source: str) -> Any:
+    """`values` as `model`; the first thing wrong with them becomes a one-line `UserError`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
+        more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise UserError(f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{given}{more}") from None
+
+
+def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
+    values = _compose("config", overrides)
+    return check(ExperimentConfig, values, source="config")
+
+
+def compose_training(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The training recipe of a reference model as plain values."""
+    return _compose("training/" + model, overrides)
+
+
+def _compose(name: str, overrides: Sequence[str]) -> Any:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder = conf_folder()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3", job_name="baklava"):
+            composed = hydra_compose(name, overrides=list(overrides))
+        return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"config ({folder}): {_first_line(error)}") from None
+
+
+def walk(groups: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """Every method as (allocator, eviction policy)."""
+    for allocator in groups.allocators:
+        for eviction in groups.evictions:
+            yield allocator, eviction

@@ -1,0 +1,233 @@
+"""What each stage needs, as typed data: a slice of the configuration and the paths of its files.
+
+The workflow passes a job as JSON (`baklava profile --job '{...}'`), so a rule depends on nothing but its slice;
+the command line makes the same jobs from Hydra overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from baklava.config import (
+    AllocatorConfig,
+    CalibrationConfig,
+    EvaluateConfig,
+    EvictionConfig,
+    ExperimentConfig,
+    ModelConfig,
+    ProfileConfig,
+    SearchConfig,
+    Strict,
+    SummaryConfig,
+    TaskConfig,
+    TrackingConfig,
+    walk,
+)
+from baklava.layout import Layout
+
+
+class CalibrateJob(Strict):
+    """Write the calibration prompts in the model's tokens."""
+
+    model: ModelConfig
+    calibration: CalibrationConfig
+    prompts: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> CalibrateJob:
+        return cls(model=config.models[model], calibration=config.calibration, prompts=layout.prompts(model))
+
+
+class ProfileJob(Strict):
+    """Estimate the importance of every KV cache in one prefill per prompt."""
+
+    model: ModelConfig
+    profile: ProfileConfig
+    prompts: Path
+    output: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> ProfileJob:
+        return cls(
+            model=config.models[model],
+            profile=config.profile,
+            prompts=layout.prompts(model),
+            output=layout.profile(model),
+        )
+
+
+class AllocateJob(Strict):
+    """Turn a profile into budgets, for all ratios of one method."""
+
+    model: ModelConfig
+    allocator: AllocatorConfig
+    eviction: EvictionConfig
+    search: SearchConfig
+    prompts: Path
+    profile: Path
+    budgets: dict[float, Path]
+    trace: Path
+
+    @classmethod
+    def of(
+        cls, config: ExperimentConfig, layout: Layout, model: str, allocator: str, eviction: str
+    ) -> AllocateJob:
+        return cls(
+            model=config.models[model],
+            allocator=config.allocators[allocator],
+            eviction=config.evictions[eviction],
+            search=config.search,
+            prompts=layout.prompts(model),
+            profile=layout.profile(model),
+            budgets={
+                ratio: layout.budgets(model, allocator, eviction, ratio) for ratio in config.compressed_ratios
+            },
+            trace=layout.search_trace(model, allocator, eviction),
+        )
+
+
+class MethodBudgets(Strict):
+    """One compressed cell to evaluate: the budgets of a method at a ratio."""
+
+    allocator: str
+    eviction: str
+    ratio: float
+    path: Path
+
+
+class EvaluateJob(Strict):
+    """Answer the samples of one task with the full cache and with every method at every ratio."""
+
+    model: ModelConfig
+    task: TaskConfig
+    evictions: dict[str, EvictionConfig]
+    evaluate: EvaluateConfig
+    cells: tuple[MethodBudgets, ...]
+    records: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str, task: str) -> EvaluateJob:
+        return cls(
+            model=config.models[model],
+            task=config.tasks[task],
+            evictions=config.evictions,
+            evaluate=config.evaluate,
+            cells=tuple(
+                MethodBudgets(
+                    allocator=allocator,
+                    eviction=eviction,
+                    ratio=ratio,
+                    path=layout.budgets(model, allocator, eviction, ratio),
+                )
+                for allocator, eviction in walk(config)
+                for ratio in config.compressed_ratios
+            ),
+            records=layout.records(model, task),
+        )
+
+
+class SummarizeJob(Strict):
+    """Records of all models and tasks to one row per cell, and the headline figures."""
+
+    summary: SummaryConfig
+    records: tuple[Path, ...]
+    csv: Path
+    parquet: Path
+    headline: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout) -> SummarizeJob:
+        return cls(
+            summary=config.summary,
+            records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
+            csv=layout.summary_csv,
+            parquet=layout.summary_parquet,
+            headline=layout.headline,
+        )
+
+
+class ReportJob(Strict):
+    """Figures of the summary, the profiles and the budgets."""
+
+    summary: Path
+    headline: Path
+    profiles: dict[str, Path]
+    budgets: tuple[Path, ...]
+    figures: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout) -> ReportJob:
+        return cls(
+            summary=layout.summary_parquet,
+            headline=layout.headline,
+            profiles={model: layout.profile(model) for model in config.models},
+            budgets=_all_budgets(config, layout),
+            figures=layout.figures,
+        )
+
+
+class TrackJob(Strict):
+    """Project the files of an experiment into MLflow."""
+
+    experiment: str
+    tracking: TrackingConfig
+    results: Path
+    summary: Path
+    headline: Path
+    budgets: tuple[Path, ...]
+    figures: Path
+    output: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout) -> TrackJob:
+        return cls(
+            experiment=config.name,
+            tracking=config.tracking,
+            results=config.results,
+            summary=layout.summary_parquet,
+            headline=layout.headline,
+            budgets=_all_budgets(config, layout),
+            figures=layout.figures,
+            output=layout.tracked,
+        )
+
+
+def _all_budgets(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
+    return tuple(
+        layout.budgets(model, allocator, eviction, ratio)
+        for model in config.models
+        for allocator, eviction in walk(config)
+        for ratio in config.compressed_ratios
+    )
+
+
+Jobs = Callable[[ExperimentConfig, Layout], Iterator[Strict]]
+
+
+def calibrate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (CalibrateJob.of(config, layout, model) for model in config.models)
+
+
+def profile_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (ProfileJob.of(config, layout, model) for model in config.models)
+
+
+def allocate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (AllocateJob.of(config, layout, model, *method) for model in config.models for method in walk(config))
+
+
+def evaluate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (EvaluateJob.of(config, layout, model, task) for model in config.models for task in config.tasks)
+
+
+def summarize_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield SummarizeJob.of(config, layout)
+
+
+def report_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield ReportJob.of(config, layout)
+
+
+def track_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield TrackJob.of(config, layout)

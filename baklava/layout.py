@@ -1,0 +1,65 @@
+"""Where every file of an experiment lives; the workflow's rules and the commands share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def ratio_name(ratio: float) -> str:
+    """A ratio as it appears in file names: 0.7, not 0.70."""
+    return f"{ratio:g}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below `results/<experiment>/`. Arguments may be names or Snakemake wildcards in braces."""
+
+    results: Path
+    experiment: str
+
+    @property
+    def root(self) -> Path:
+        return self.results / self.experiment
+
+    def prompts(self, model: str) -> Path:
+        return self.root / "calibration" / f"{model}.jsonl"
+
+    def profile(self, model: str) -> Path:
+        return self.root / "profile" / f"{model}.safetensors"
+
+    def budgets(self, model: str, allocator: str, eviction: str, ratio: float | str) -> Path:
+        ratio = ratio if isinstance(ratio, str) else ratio_name(ratio)
+        return self.root / "budgets" / model / allocator / eviction / f"{ratio}.json"
+
+    def search_trace(self, model: str, allocator: str, eviction: str) -> Path:
+        return self.root / "search" / model / allocator / f"{eviction}.parquet"
+
+    def records(self, model: str, task: str) -> Path:
+        return self.root / "records" / model / f"{task}.parquet"
+
+    @property
+    def summary_csv(self) -> Path:
+        return self.root / "summary.csv"
+
+    @property
+    def summary_parquet(self) -> Path:
+        return self.root / "summary.parquet"
+
+    @property
+    def headline(self) -> Path:
+        return self.root / "headline.json"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    def figure(self, name: str) -> Path:
+        return self.figures / f"{name}.svg"
+
+    @property
+    def tracked(self) -> Path:
+        return self.root / "tracked.json"
+
+    def log(self, *parts: str) -> Path:
+        return self.root.joinpath("logs", *parts).with_suffix(".log")
