@@ -67,7 +67,7 @@ class AllocatorConfig(_Family):
         return self
 
     def build(self) -> Allocator:
-        return self._build(ALLOCATORS, "allocator")
+        return self._build(ALLOCATORS, "allocator", name=self.name)
 
 
 class EvictionConfig(_Family):
@@ -176,7 +176,7 @@ def conf_folder() -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split("Config search path")[0].split())
 
 
 def check(model: type[Strict], values: Any, *, source: str) -> Any:

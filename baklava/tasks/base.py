@@ -38,7 +38,10 @@ class Task:
     """Interface of a task; the fields of a subclass are its parameters.
 
     A subclass lives in a file of its own, names its `family`, and implements `sample`, `score` and `reference_answer`.
+    Unknown parameters are refused.
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     family: ClassVar[str]
 
