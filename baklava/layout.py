@@ -23,7 +23,7 @@ class Layout:
         return self.results / self.experiment
 
     def prompts(self, model: str) -> Path:
-        return self.root / "calibration" / f"{model}.jsonl"
+        return self.root / "calibration" / f"{model}.json"
 
     def profile(self, model: str) -> Path:
         return self.root / "profile" / f"{model}.safetensors"

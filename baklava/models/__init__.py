@@ -1,0 +1,18 @@
+"""Models: the reference models that come with the package, and loading any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from baklava.errors import UserError
+
+_FOLDER = Path(__file__).parent / "reference"
+
+
+def reference_model_path(name: str) -> Path:
+    """Folder of a reference model, for `from_pretrained`. Raises `UserError` for an unknown name."""
+    folder = _FOLDER / name
+    known = sorted(path.parent.name for path in _FOLDER.glob("*/config.json"))
+    if name not in known:
+        raise UserError(f"no reference model {name!r}; known: {', '.join(known) or 'none'}")
+    return folder

@@ -1,0 +1,88 @@
+"""Loading a model and its tokenizer, ready for budgeted caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from baklava import attention
+from baklava.config import ModelConfig
+from baklava.errors import UserError
+from baklava.models import reference_model_path
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with the `baklava` attention, and its tokenizer."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def n_layers(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    @property
+    def n_q_heads(self) -> int:
+        return self.model.config.num_attention_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.model.config.num_key_value_heads
+
+    def encode(self, text: str, *, begin: bool = False) -> list[int]:
+        """Token ids; `begin` adds the special tokens that the tokenizer puts before a text."""
+        return self.tokenizer.encode(text, add_special_tokens=begin)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.encode(text, begin=True))
+
+
+def resolve(config: ModelConfig) -> str:
+    """The folder or hub id to load from."""
+    prefix = "reference:"
+    if config.path.startswith(prefix):
+        return str(reference_model_path(config.path.removeprefix(prefix)))
+    return config.path
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(
+            resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {config.name}: cannot load the tokenizer from {config.path}: {_line(error)}") from None
+
+
+def load_model(config: ModelConfig) -> LoadedModel:
+    """Load weights and tokenizer. Raises `UserError` naming the model where either is missing or unfit."""
+    tokenizer = load_tokenizer(config)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve(config),
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            trust_remote_code=config.trust_remote_code,
+            attn_implementation=attention.NAME,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {config.name}: cannot load {config.path}: {_line(error)}") from None
+    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+        if not isinstance(getattr(model.config, name, None), int):
+            raise UserError(f"model {config.name}: its config has no {name}; BaKlaVa needs a decoder with KV heads")
+    return LoadedModel(config.name, model.to(device).eval(), tokenizer)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
