@@ -1,10 +1,11 @@
-"""Training documents of the reference models: token ids with the places where an answer is due."""
+"""Training documents of the reference models: token ids, and which of them the context determines."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from transformers import PreTrainedTokenizerFast
 
@@ -13,16 +14,24 @@ from baklava.tasks.haystack import NOISE_LINE, hide
 from baklava.training.english import english_text
 
 
+class Mark(IntEnum):
+    """What a token is to the loss."""
+
+    BACKGROUND = 0
+    ANSWER = 1
+    CHOICE = 2  # the first token of a value or a name: here the model must find the right place in the context
+
+
 @dataclass
 class Document:
-    """Token ids and, for each, whether it belongs to an answer that the context determines."""
+    """Token ids, each with its mark."""
 
     ids: list[int] = field(default_factory=list)
-    is_answer: list[bool] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
-    def add(self, ids: list[int], *, is_answer: bool = False) -> None:
+    def add(self, ids: list[int], mark: Mark = Mark.BACKGROUND) -> None:
         self.ids += ids
-        self.is_answer += [is_answer] * len(ids)
+        self.marks += [mark] * len(ids)
 
 
 class DocumentWriter:
@@ -36,9 +45,17 @@ class DocumentWriter:
         capitals = [tokenizer.convert_tokens_to_ids(chr(code)) for code in range(ord("A"), ord("Z") + 1)]
         everything = list(range(3, len(tokenizer)))
         self._alphabets = (digits, capitals, everything, everything)
+        self._copied = {*digits, *capitals}
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _add_answer(self, document: Document, ids: list[int]) -> None:
+        document.add(ids, Mark.ANSWER)
+        first = len(document.ids) - len(ids)
+        for i, token in enumerate(ids):
+            if token in self._copied and (i == 0 or ids[i - 1] not in self._copied):
+                document.marks[first + i] = Mark.CHOICE
 
     def repetition(self, length: int, rng: random.Random) -> Document:
         """A random sequence repeated with a random period: the dense signal from which copying is learnt."""
@@ -47,8 +64,8 @@ class DocumentWriter:
         base = rng.choices(alphabet, k=period)
         document = Document()
         document.add([self._begin, *base, *base[:2]])
-        document.add((base * (length // period + 1))[2:], is_answer=True)
-        document.ids, document.is_answer = document.ids[:length], document.is_answer[:length]
+        document.add((base * (length // period + 1))[2:], Mark.ANSWER)
+        document.ids, document.marks = document.ids[:length], document.marks[:length]
         return document
 
     def english(self, length: int, rng: random.Random) -> Document:
@@ -63,7 +80,7 @@ class DocumentWriter:
         """Needles in noise, then questions about them, one after another, as far as they fit."""
         room = length - 1
         n_values = 4 if length >= 288 and rng.random() < 0.3 else 1
-        most_keys = max(1, min(8, (room - 110) // (32 * n_values)))
+        most_keys = max(1, min(8, (room - 40) // (50 + 25 * n_values)))  # so many that most can be asked for
         keys = niah.word_keys(rng.randint(1, most_keys) if rng.random() < 0.5 else min(4, most_keys), rng)
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys for _ in range(n_values)]
         rng.shuffle(pairs)
@@ -88,7 +105,7 @@ class DocumentWriter:
         document.add([self._begin, *self._encode(context)])
         for question, answer in encoded:
             document.add(question)
-            document.add(answer, is_answer=True)
+            self._add_answer(document, answer)
         return document
 
     def variables(self, length: int, rng: random.Random) -> Document:
@@ -111,8 +128,8 @@ class DocumentWriter:
             context = vt.HEADER + hide(chain.statements(), share, rng) + "\n"
             document.add(self._encode(context))
             document.add(self._encode("".join(chain.question())))
-            document.add(self._encode(chain.answer()), is_answer=True)
-            document.add(self._encode("\n\n") if left else [self._end], is_answer=not left)
+            self._add_answer(document, self._encode(chain.answer()))
+            document.add(self._encode("\n\n") if left else [self._end], Mark.BACKGROUND if left else Mark.ANSWER)
         return document
 
     def kinds(self) -> dict[str, Callable[[int, random.Random], Document]]:

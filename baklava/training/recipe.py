@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from baklava.training.documents import Mark
 
 
 class _Strict(BaseModel):
@@ -49,6 +52,7 @@ class Recipe(_Strict):
     background_weight: float = 0.1
     background_fraction: float = Field(default=0.25, description="part of the other tokens whose loss is computed")
     answer_weight: float = 5.0
+    choice_weight: float = 20.0
     clip_norm: float = 1.0
     long_rows: float = Field(default=0.0, description="part of the last stage's steps at twice its length")
     save_every: int = 100
@@ -60,3 +64,10 @@ class Recipe(_Strict):
             fall = left / self.decay_steps
             return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * fall
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
+
+    def weight(self, mark: Mark, rng: random.Random) -> float:
+        """Weight of a token's loss; 0 for the background tokens that are left out."""
+        if mark == Mark.BACKGROUND:
+            kept = rng.random() < self.background_fraction
+            return self.background_weight / self.background_fraction if kept else 0.0
+        return self.choice_weight if mark == Mark.CHOICE else self.answer_weight

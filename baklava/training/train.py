@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from baklava.training.documents import Document, DocumentWriter
+from baklava.training.documents import DocumentWriter, Mark
 from baklava.training.recipe import Architecture, Recipe, Stage
 from baklava.training.tokenizer import build_tokenizer
 
@@ -51,10 +51,8 @@ class Progress:
     seconds: float = 0.0
 
 
-def _batch(
-    recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids `[B, T]`, loss weights `[B, T]` and whether a token is a task's answer `[B, T]`.
+def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids `[B, T]`, loss weights `[B, T]` and whether a token counts for the running accuracy `[B, T]`.
 
     Depends on the recipe, the step and the stage alone.
     """
@@ -65,38 +63,26 @@ def _batch(
         length, rows = 2 * length, max(1, rows // 2)
     kinds = rng.choices(list(stage.mix), weights=list(stage.mix.values()), k=rows)
     documents = [writer.kinds()[kind](length, rng) for kind in kinds]
-    scored = [kind in ("needles", "variables") or set(stage.mix) == {"repetition"} for kind in kinds]
-    longest = min(length, max(len(document.ids) for document in documents))
+    longest = max(len(document.ids) for document in documents)
+    scored = Mark.ANSWER if set(stage.mix) == {"repetition"} else Mark.CHOICE
 
     ids = torch.full((rows, longest), pad)
     weights = torch.zeros(rows, longest)
-    is_answer = torch.zeros(rows, longest, dtype=torch.bool)
+    counts = torch.zeros(rows, longest, dtype=torch.bool)
     for row, document in enumerate(documents):
-        _fill(ids[row], weights[row], document, recipe, rng)
-        if scored[row]:
-            answers = torch.tensor(document.is_answer[:longest])
-            is_answer[row, : len(answers)] = answers
-    return ids, weights, is_answer
-
-
-def _fill(ids: Tensor, weights: Tensor, document: Document, recipe: Recipe, rng: random.Random) -> None:
-    n = min(len(ids), len(document.ids))
-    ids[:n] = torch.tensor(document.ids[:n])
-    background = recipe.background_weight / recipe.background_fraction
-    weights[:n] = torch.tensor(
-        [
-            recipe.answer_weight if answer else background * (rng.random() < recipe.background_fraction)
-            for answer in document.is_answer[:n]
-        ]
-    )
+        n = len(document.ids)
+        ids[row, :n] = torch.tensor(document.ids)
+        weights[row, :n] = torch.tensor([recipe.weight(mark, rng) for mark in document.marks])
+        counts[row, :n] = torch.tensor([mark == scored for mark in document.marks])
+    return ids, weights, counts
 
 
 def _step(
     model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, float | None]:
-    """One update; returns the loss and the accuracy on task answers (None where the batch has none)."""
+    """One update; returns the loss and the accuracy on the tokens that count (None where the batch has none)."""
     device = next(model.parameters()).device
-    ids, weights, is_answer = (tensor.to(device) for tensor in batch)
+    ids, weights, counts = (tensor.to(device) for tensor in batch)
     wanted = weights[:, 1:] > 0  # logits only where a loss is taken
     with torch.autocast(device.type, dtype=torch.bfloat16):
         hidden = model.model(ids, use_cache=False).last_hidden_state  # [B, T, hidden]
@@ -108,10 +94,10 @@ def _step(
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizer.step()
-    task = is_answer[:, 1:][wanted]
-    if not task.any():
+    scored = counts[:, 1:][wanted]
+    if not scored.any():
         return loss.item(), None
-    return loss.item(), (logits.argmax(-1) == targets)[task].float().mean().item()
+    return loss.item(), (logits.argmax(-1) == targets)[scored].float().mean().item()
 
 
 def _advance(progress: Progress, stage: Stage, n_stages: int, accuracy: float | None) -> None:
