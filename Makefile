@@ -1,0 +1,61 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both build the environment if it is missing.
+
+PYTHON ?= python3
+EXPERIMENT ?= demo
+PORT ?= 5000
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SNAKEMAKE := $(BIN)/snakemake --cores all
+SNAKEFMT_LINE := 120
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo report ui test lint format
+
+help: ## show these targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo "  e.g. make report EXPERIMENT=$(EXPERIMENT), make ui PORT=$(PORT), make env PYTHON=python3.12"
+
+env: $(INSTALLED) ## build the virtual environment .venv, with everything pinned by constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11, which Snakemake 9 needs; try: make env PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into $(VENV) (minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: env ## profile two small models, budget their KV caches, show what it bought (minutes on two cores)
+	$(SNAKEMAKE) --config experiment=demo
+	@$(MAKE) --no-print-directory report EXPERIMENT=demo
+	@echo
+	@$(BIN)/baklava table experiment=demo
+	@echo
+	@echo "Figures   results/demo/figures/"
+	@echo "Report    results/demo/report.html"
+	@echo "All runs  make ui, then http://127.0.0.1:$(PORT)"
+
+report: env ## bundle an experiment's figures and table into one HTML file
+	@$(BIN)/snakemake --quiet all --config experiment=$(EXPERIMENT) --report results/$(EXPERIMENT)/report.html
+	@echo "results/$(EXPERIMENT)/report.html"
+
+ui: env ## compare all runs in MLflow, in the browser
+	@echo "http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
+	@$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///results/mlflow.db
+
+test: env lint ## lint, unit tests, and one small experiment from end to end
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: env ## ruff, mypy, snakefmt and Snakemake's own linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check --line-length $(SNAKEFMT_LINE) Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: env ## let ruff and snakefmt put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt --line-length $(SNAKEFMT_LINE) Snakefile workflow

@@ -1,0 +1,30 @@
+# The whole benchmark: `snakemake --cores all` (--config experiment=NAME overrides="KEY=VALUE ...").
+# Each rule is one call of a `baklava` command; what it does is in the package, what it needs in baklava/jobs.py.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+include: "workflow/rules/common.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    prompts,
+    summary,
+    figures,
+    tracking,
+
+
+rule all:
+    input:
+        targets,
+
+
+include: "workflow/rules/profile.smk"
+include: "workflow/rules/budgets.smk"
+include: "workflow/rules/records.smk"
+include: "workflow/rules/summary.smk"

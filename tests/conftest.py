@@ -1,0 +1,18 @@
+"""Shared by all tests: no network, few threads, and where the repository is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch or a Hugging Face library; jobs that tests start inherit both.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository: `Snakefile`, `conf/`, `baklava/`."""
+    return Path(__file__).resolve().parent.parent

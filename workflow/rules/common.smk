@@ -1,0 +1,81 @@
+# Shared by all rules: the checked configuration, the paths, and what this machine offers.
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterable
+
+from baklava import jobs
+from baklava.config import ExperimentConfig, compose
+from baklava.errors import UserError
+from baklava.layout import Layout
+
+
+def composed_experiment(settings: dict[str, object]) -> ExperimentConfig:
+    """The experiment that `--config experiment=NAME overrides="KEY=VALUE ..."` asks for.
+
+    A mistake ends the run with one line; an exception of Snakemake's would come with lines of this file.
+    """
+    unknown = sorted(set(settings) - {"experiment", "overrides"})
+    if unknown:
+        raise SystemExit(f'error: --config {unknown[0]}: known keys are experiment and overrides="KEY=VALUE ..."')
+    # At the spaces before each KEY=, so that a value may hold spaces too.
+    overrides = re.split(r"\s+(?=~|\+*[\w.@/-]+=)", str(settings.get("overrides") or "").strip())
+    try:
+        return compose([f"experiment={settings.get('experiment', 'demo')}", *filter(None, overrides)])
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def any_of(names: Iterable[str]) -> str:
+    return "|".join(re.escape(name) for name in names)
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices jobs on this machine see; asking torch would cost seconds."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return sum(device.strip() not in ("", "-1") for device in visible.split(","))
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def gpus(wildcards) -> int:
+    """GPUs that a job of this model takes; none where there is none."""
+    return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
+
+
+experiment = composed_experiment(config)
+layout = Layout(experiment.results, experiment.name)
+
+# Jobs find the `baklava` of the Python that runs Snakemake. The environment below is for `snakemake --sdm conda` alone:
+# one of that name, with this package installed in it.
+os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
+CONDA = "baklava"
+
+# One job per device at a time. Without a device there is no limit, so a login node without one can submit GPU jobs.
+DEVICES = cuda_devices()
+if DEVICES > 0 and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", DEVICES)
+
+
+wildcard_constraints:
+    model=any_of(experiment.models),
+    task=any_of(experiment.tasks),
+    allocator=any_of(experiment.allocators),
+    eviction=any_of(experiment.evictions),
+
+
+# Every figure of the report; each is written as SVG and PNG.
+FIGURES = [
+    "score_vs_ratio",
+    "score_vs_kv_bytes",
+    *(f"{what}_{model}" for what in ("importance", "budgets") for model in experiment.models),
+]
+
+targets = [layout.summary_csv, layout.headline, *(layout.figure(name) for name in FIGURES)]
+if experiment.tracking.enabled:
+    targets.append(layout.tracked)

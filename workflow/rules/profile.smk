@@ -1,0 +1,37 @@
+# Once per model: calibration prompts in the model's tokens, and the importance of every KV cache.
+
+
+rule prompts:
+    output:
+        layout.prompts("{model}"),
+    log:
+        layout.log("prompts", "{model}"),
+    conda:
+        CONDA
+    params:
+        job=lambda wildcards: jobs.CalibrateJob.of(experiment, layout, wildcards.model).model_dump_json(),
+    message:
+        "Calibration prompts of {wildcards.model}"
+    shell:
+        "baklava calibrate --job {params.job:q} > {log:q} 2>&1"
+
+
+rule profile:
+    input:
+        layout.prompts("{model}"),
+    output:
+        layout.profile("{model}"),
+    log:
+        layout.log("profile", "{model}"),
+    benchmark:
+        layout.log("profile", "{model}").with_suffix(".benchmark.tsv")
+    conda:
+        CONDA
+    resources:
+        gpu=gpus,
+    params:
+        job=lambda wildcards: jobs.ProfileJob.of(experiment, layout, wildcards.model).model_dump_json(),
+    message:
+        "Importance of every KV cache of {wildcards.model} (progress: {log})"
+    shell:
+        "baklava profile --job {params.job:q} > {log:q} 2>&1"

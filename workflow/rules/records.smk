@@ -1,0 +1,24 @@
+# Per model and task: every sample answered with the full cache and with every method at every ratio.
+
+
+rule records:
+    input:
+        lambda wildcards: [
+            cell.path for cell in jobs.EvaluateJob.of(experiment, layout, wildcards.model, wildcards.task).cells
+        ],
+    output:
+        layout.records("{model}", "{task}"),
+    log:
+        layout.log("records", "{model}", "{task}"),
+    benchmark:
+        layout.log("records", "{model}", "{task}").with_suffix(".benchmark.tsv")
+    conda:
+        CONDA
+    resources:
+        gpu=gpus,
+    params:
+        job=lambda wildcards: jobs.EvaluateJob.of(experiment, layout, wildcards.model, wildcards.task).model_dump_json(),
+    message:
+        "Answers of {wildcards.model} to {wildcards.task} (progress: {log})"
+    shell:
+        "baklava evaluate --job {params.job:q} > {log:q} 2>&1"
