@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer
 
 from baklava.attention import NAME, RaggedEntries, Run, attach_entries
 from baklava.budgets import Budgets
@@ -68,7 +68,7 @@ class BudgetedLayer(CacheLayerMixin):
         if len(self._budgets) > 1 and keys.shape[0] not in (1, len(self._budgets)):
             raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {keys.shape[0]}")
         n_rows = max(len(self._budgets), keys.shape[0])
-        n_kv_heads, n_entries = keys.shape[1:3]
+        n_entries = keys.shape[2]
         budgets = list(self._budgets) * (n_rows // len(self._budgets))
         counts = torch.stack([torch.from_numpy(one.entries(n_entries)[self._layer_index]) for one in budgets])
         self.counts = counts  # [B, Hkv]
@@ -236,11 +236,15 @@ class BudgetedCache(Cache):
     ) -> BudgetedCache:
         """One row per element of `budgets`, all compressed from the same prefilled context (batch of one)."""
         cache = cls(config, budgets, eviction)
-        for layer, full in zip(cache.layers, prefill.layers, strict=True):
-            assert isinstance(layer, BudgetedLayer)
+        for layer, full in zip(cache.budgeted_layers, prefill.layers, strict=True):
+            assert isinstance(full, DynamicLayer) and full.keys is not None and full.values is not None
             layer.lazy_initialization(full.keys, full.values)
             layer.compress(full.keys, full.values)
         return cache
+
+    @property
+    def budgeted_layers(self) -> list[BudgetedLayer]:
+        return [layer for layer in self.layers if isinstance(layer, BudgetedLayer)]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         if self._config._attn_implementation != NAME:
@@ -252,19 +256,19 @@ class BudgetedCache(Cache):
 
     def kept_entries(self) -> Tensor:
         """Entries of the context that each KV cache keeps, int64 `[n_layers, batch, n_kv_heads]`."""
-        return torch.stack([layer.counts for layer in self.layers])
+        return torch.stack([layer.counts for layer in self.budgeted_layers if layer.counts is not None])
 
     def row_bytes(self) -> Tensor:
         """Bytes that the compressed context takes, per batch row, int64 `[batch]`."""
-        return torch.stack([layer.row_bytes() for layer in self.layers]).sum(0)
+        return torch.stack([layer.row_bytes() for layer in self.budgeted_layers]).sum(0)
 
     def kv_bytes(self) -> int:
         """Bytes really allocated for keys and values: context, later tokens and their room for growth."""
-        return sum(layer.allocated_bytes() for layer in self.layers)
+        return sum(layer.allocated_bytes() for layer in self.budgeted_layers)
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these batch rows, in this order."""
-        for layer in self.layers:
+        for layer in self.budgeted_layers:
             layer.select_rows(rows)
 
 
@@ -282,7 +286,9 @@ def _check(
     if decoding != "grow":
         raise UserError(f"unknown decoding {decoding!r}; known: grow")
     if not budgets or len(policies) not in (1, len(budgets)):
-        raise UserError(f"one eviction policy for all rows or one per row: got {len(policies)} for {len(budgets)} budgets")
+        raise UserError(
+            f"one eviction policy for all rows or one per row: got {len(policies)} for {len(budgets)} budgets"
+        )
     shape = (config.num_hidden_layers, config.num_key_value_heads)
     for one in budgets:
         if one.shape != shape:
@@ -293,4 +299,6 @@ def _check(
             )
     windowed = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or ())
     if windowed:
-        raise UserError(f"layers of type {', '.join(sorted(windowed))} are not supported yet; every layer must see all tokens")
+        raise UserError(
+            f"layers of type {', '.join(sorted(windowed))} are not supported yet; every layer must see all tokens"
+        )

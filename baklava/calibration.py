@@ -61,7 +61,9 @@ class Calibration:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: not a calibration file ({error})") from None
         if values.get("fingerprint") != calibration.fingerprint:
-            raise UserError(f"{path}: the prompts do not match their fingerprint; make them again with `baklava calibrate`")
+            raise UserError(
+                f"{path}: the prompts do not match their fingerprint; make them again with `baklava calibrate`"
+            )
         return calibration
 
 

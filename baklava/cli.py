@@ -72,8 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
     table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
     table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    train = commands.add_parser("train-reference", help="train a reference model", description="Train a reference model.")
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME, then overrides of conf/training/NAME.yaml")
+    train = commands.add_parser(
+        "train-reference", help="train a reference model", description="Train a reference model."
+    )
+    train.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME, then overrides of conf/training/NAME.yaml"
+    )
     return parser
 
 

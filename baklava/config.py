@@ -19,6 +19,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description
 
 
 class Strict(BaseModel):
+    """Settings that cannot be misspelt or changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
@@ -29,7 +31,9 @@ class ModelConfig(Strict):
     path: str = Field(description="`reference:NAME`, a local folder, or a Hugging Face hub id")
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one"
+    )
     trust_remote_code: bool = False
 
 
@@ -47,6 +51,8 @@ class _Family(Strict):
 
 
 class TaskConfig(_Family):
+    """A task: its family and its parameters."""
+
     name: Name
 
     @model_validator(mode="after")
@@ -59,6 +65,8 @@ class TaskConfig(_Family):
 
 
 class AllocatorConfig(_Family):
+    """An allocator: its family and its parameters."""
+
     name: Name
 
     @model_validator(mode="after")
@@ -71,6 +79,8 @@ class AllocatorConfig(_Family):
 
 
 class EvictionConfig(_Family):
+    """An eviction policy: its family and its parameters."""
+
     name: Name
 
     @model_validator(mode="after")
@@ -118,6 +128,8 @@ class SearchConfig(Strict):
 
 
 class EvaluateConfig(Strict):
+    """Samples, protocol and batch size of an evaluation."""
+
     n_samples: int = Field(ge=1)
     length: int = Field(ge=64, description="tokens per sample, generated ones included")
     seed: int = 0
@@ -126,6 +138,8 @@ class EvaluateConfig(Strict):
 
 
 class SummaryConfig(Strict):
+    """Statistics of the summary."""
+
     n_bootstrap: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     margin: float = Field(default=0.02, ge=0, description="loss of score that still counts as lossless")
@@ -133,6 +147,8 @@ class SummaryConfig(Strict):
 
 
 class TrackingConfig(Strict):
+    """Where MLflow keeps the runs."""
+
     enabled: bool = True
     uri: str = Field(default="", description="MLflow tracking URI; empty: an SQLite file in the results folder")
 
@@ -172,7 +188,9 @@ def conf_folder() -> Path:
     for folder in (Path.cwd() / "conf", package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise UserError("no configuration: neither ./conf/config.yaml nor the package's own conf/ is there; run from the repository")
+    raise UserError(
+        "no configuration: neither ./conf/config.yaml nor the package's own conf/ is there; run from the repository"
+    )
 
 
 def _first_line(error: Exception) -> str:

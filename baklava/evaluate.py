@@ -16,7 +16,7 @@ from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, StreamingLLM
 from baklava.files import atomic
-from baklava.generation import compressed_rows, greedy_answers, prefill
+from baklava.generation import cache_bytes, compressed_rows, greedy_answers, prefill
 from baklava.jobs import EvaluateJob
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import Sample, Task
@@ -94,7 +94,7 @@ def evaluate_sample(
         answers = greedy_answers(loaded, cache, question, max_new_tokens=sample.max_new_tokens)
         seconds = (time.perf_counter() - started) / len(some) + per_cell_prefill
         for cell, tokens, n_kept, n_bytes in zip(some, answers, kept, sizes, strict=True):
-            prediction = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+            prediction = loaded.decode(tokens)
             yield {
                 "allocator": cell.allocator,
                 "eviction": cell.eviction,
@@ -107,7 +107,7 @@ def evaluate_sample(
                 "kept_entries": n_kept,
                 "total_entries": loaded.n_layers * loaded.n_kv_heads * len(context),
                 "kv_bytes": n_bytes,
-                "kv_bytes_full": sum(layer.keys.nbytes + layer.values.nbytes for layer in full.layers),
+                "kv_bytes_full": cache_bytes(full),
                 "seconds": seconds,
             }
 

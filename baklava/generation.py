@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ def prefill(loaded: LoadedModel, context: Sequence[int]) -> DynamicCache:
     ids = torch.tensor([list(context)], device=loaded.device)
     loaded.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return cache
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    """Bytes of the keys and values in a full cache."""
+    layers: Any = cache.layers
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
 def compressed_rows(

@@ -70,9 +70,7 @@ class AllocateJob(Strict):
     trace: Path
 
     @classmethod
-    def of(
-        cls, config: ExperimentConfig, layout: Layout, model: str, allocator: str, eviction: str
-    ) -> AllocateJob:
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str, allocator: str, eviction: str) -> AllocateJob:
         return cls(
             model=config.models[model],
             allocator=config.allocators[allocator],
@@ -80,9 +78,7 @@ class AllocateJob(Strict):
             search=config.search,
             prompts=layout.prompts(model),
             profile=layout.profile(model),
-            budgets={
-                ratio: layout.budgets(model, allocator, eviction, ratio) for ratio in config.compressed_ratios
-            },
+            budgets={ratio: layout.budgets(model, allocator, eviction, ratio) for ratio in config.compressed_ratios},
             trace=layout.search_trace(model, allocator, eviction),
         )
 

@@ -101,13 +101,13 @@ class _Recorder:
         self.layers = torch.zeros(n_layers)
         self.n_context = 0
 
-    def observe(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
+    def observe(self, module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
         """Called by the attention with `[1, H, T, D]` tensors of one layer."""
         view = self._view(module, query[0], key[0], value[0], output[0])
         for name, estimate in self._estimators.items():
             self.heads[name][module.layer_idx] = estimate(view).cpu()
 
-    def _view(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> HeadView:
+    def _view(self, module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> HeadView:
         group = query.shape[0] // key.shape[0]
         skip, look = self._settings.skip_first, slice(self.n_context, None)
         output = output.float()
@@ -198,4 +198,6 @@ def profile(job: ProfileJob) -> None:
         "settings": job.profile.model_dump(mode="json"),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
-    Profile(measured.model, measured.n_kv_heads, measured.head_importance, measured.layer_importance, meta).save(job.output)
+    Profile(measured.model, measured.n_kv_heads, measured.head_importance, measured.layer_importance, meta).save(
+        job.output
+    )

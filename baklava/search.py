@@ -148,7 +148,7 @@ def _trace(job: AllocateJob, trials: dict[float, list[Trial]]) -> pd.DataFrame:
             )
     columns = ["model", "allocator", "eviction", "ratio", "candidate", *TRACED, "loss", "n_prompts", "chosen"]
     frame = pd.DataFrame(rows, columns=columns)
-    numbers = {key: "float64" for key in ("layer_mix", "slope", "floor", "whole", "loss", "ratio")}
+    numbers = dict.fromkeys(("layer_mix", "slope", "floor", "whole", "loss", "ratio"), "float64")
     return frame.astype({**numbers, "estimator": "string", "pool": "string", "chosen": "bool"})
 
 

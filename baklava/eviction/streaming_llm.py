@@ -29,4 +29,3 @@ class StreamingLLM(EvictionPolicy):
         position = torch.arange(n_entries, device=keys.device)
         position[: self.n_sink] = 2 * n_entries - position[: self.n_sink]
         return position.expand(batch, n_kv_heads, n_entries)
-

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from baklava import attention
@@ -40,6 +42,10 @@ class LoadedModel:
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
         """Token ids; `begin` adds the special tokens that the tokenizer puts before a text."""
         return self.tokenizer.encode(text, add_special_tokens=begin)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def count_tokens(self, text: str) -> int:
         return len(self.encode(text, begin=True))
@@ -81,7 +87,8 @@ def load_model(config: ModelConfig) -> LoadedModel:
     for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
         if not isinstance(getattr(model.config, name, None), int):
             raise UserError(f"model {config.name}: its config has no {name}; BaKlaVa needs a decoder with KV heads")
-    return LoadedModel(config.name, model.to(device).eval(), tokenizer)
+    nn.Module.to(model, device)
+    return LoadedModel(config.name, model.eval(), tokenizer)
 
 
 def _line(error: Exception) -> str:

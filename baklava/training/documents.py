@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -39,10 +40,14 @@ class DocumentWriter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self._tokenizer = tokenizer
-        self._begin, self._end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        begin, end, *characters = (
+            tokenizer.get_vocab()[token]
+            for token in (tokenizer.bos_token, tokenizer.eos_token, *string.digits, *string.ascii_uppercase)
+        )
+        self._begin: int = begin
+        self._end: int = end
         self._noise_tokens = len(self._encode(NOISE_LINE + "\n"))
-        digits = [tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"]
-        capitals = [tokenizer.convert_tokens_to_ids(chr(code)) for code in range(ord("A"), ord("Z") + 1)]
+        digits, capitals = characters[:10], characters[10:]
         everything = list(range(3, len(tokenizer)))
         self._alphabets = (digits, capitals, everything, everything)
         self._copied = {*digits, *capitals}
@@ -91,7 +96,7 @@ class DocumentWriter:
         plural = len(rounds[0]) * n_values > 1
         header = niah.header(plural=plural)
         room -= len(self._encode(header + "\n".join(needles) + "\n"))
-        encoded = []
+        encoded: list[tuple[list[int], list[int]]] = []
         for asked in rounds:
             question = self._encode("".join(niah.question(asked, plural=plural)))
             answer = [*self._encode(niah.answer(niah.values_of(asked, pairs))), self._end]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import random
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from baklava.config import Strict
 from baklava.training.documents import Mark
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Stage(_Strict):
+class Stage(Strict):
     """One step of the curriculum; left when the running answer accuracy passes `until` or after `at_most` steps."""
 
     length: int = Field(ge=16)
@@ -24,7 +21,9 @@ class Stage(_Strict):
     at_most: int = 1_000_000
 
 
-class Architecture(_Strict):
+class Architecture(Strict):
+    """Shape of the model, in the words of a transformers configuration."""
+
     family: Literal["llama", "qwen2"]
     hidden_size: int
     intermediate_size: int
@@ -36,7 +35,7 @@ class Architecture(_Strict):
     rope_theta: float = 10_000.0
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """Everything that determines the weights, up to floating-point arithmetic."""
 
     name: str

@@ -17,9 +17,7 @@ VOCAB_SIZE = 2048
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 
 # Words with their leading space, then single capitals and digits, then punctuation, then the space that is left.
-PIECES = (
-    r" ?\p{Lu}?[\p{Ll}\p{Lo}\p{Lm}\p{Lt}\p{M}]+|\p{Lu}|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
+PIECES = r" ?\p{Lu}?[\p{Ll}\p{Lo}\p{Lm}\p{Lt}\p{M}]+|\p{Lu}|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def _corpus(seed: int) -> Iterator[str]:

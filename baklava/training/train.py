@@ -19,8 +19,10 @@ from baklava.training.documents import DocumentWriter, Mark
 from baklava.training.recipe import Architecture, Recipe, Stage
 from baklava.training.tokenizer import build_tokenizer
 
+ReferenceModel = LlamaForCausalLM | Qwen2ForCausalLM
 
-def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> nn.Module:
+
+def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> ReferenceModel:
     """An untrained model of the recipe's shape, in float32."""
     config_class, model_class = {
         "llama": (LlamaConfig, LlamaForCausalLM),
@@ -78,7 +80,7 @@ def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int)
 
 
 def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: tuple[Tensor, Tensor, Tensor]
+    model: ReferenceModel, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, float | None]:
     """One update; returns the loss and the accuracy on the tokens that count (None where the batch has none)."""
     device = next(model.parameters()).device
@@ -112,7 +114,7 @@ def _advance(progress: Progress, stage: Stage, n_stages: int, accuracy: float | 
         progress.accuracy = 0.0
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def _save(path: Path, model: ReferenceModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """One safetensors file with weights and moments, written atomically."""
     tensors = {f"weight.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
@@ -123,7 +125,7 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progre
     unfinished.replace(path)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def _resume(path: Path, model: ReferenceModel, optimizer: torch.optim.Optimizer) -> Progress:
     with safe_open(path, "pt") as file:
         progress = Progress(**json.loads(file.metadata()["progress"]))
         for name, parameter in model.named_parameters():
@@ -144,7 +146,8 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    model = build_model(recipe.architecture, tokenizer, seed=recipe.seed).to(device)
+    model = build_model(recipe.architecture, tokenizer, seed=recipe.seed)
+    nn.Module.to(model, device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
     )
@@ -164,9 +167,10 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
             bar.update()
             bar.set_postfix(stage=progress.stage, length=stage.length, accuracy=f"{progress.accuracy:.3f}")
             if progress.step % 50 == 0:
-                with open(folder / "log.jsonl", "a") as log:
+                with (folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps({**asdict(progress), "length": stage.length, "loss": loss}) + "\n")
             if progress.step % recipe.save_every == 0 or progress.step == recipe.steps:
                 _save(checkpoint, model, optimizer, progress)
-    model.to(torch.bfloat16).save_pretrained(folder / "model")
+    nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
