@@ -15,7 +15,7 @@ rule budgets:
     benchmark:
         layout.log("budgets", "{model}", "{allocator}", "{eviction}").with_suffix(".benchmark.tsv")
     conda:
-        CONDA
+        "../envs/baklava.yaml"
     resources:
         gpu=gpus,
     params:

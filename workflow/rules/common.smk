@@ -51,10 +51,8 @@ def gpus(wildcards) -> int:
 experiment = composed_experiment(config)
 layout = Layout(experiment.results, experiment.name)
 
-# Jobs find the `baklava` of the Python that runs Snakemake. The environment below is for `snakemake --sdm conda` alone:
-# one of that name, with this package installed in it.
+# Jobs find the `baklava` of the Python that runs Snakemake.
 os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
-CONDA = "baklava"
 
 # One job per device at a time. Without a device there is no limit, so a login node without one can submit GPU jobs.
 DEVICES = cuda_devices()

@@ -7,7 +7,7 @@ rule prompts:
     log:
         layout.log("prompts", "{model}"),
     conda:
-        CONDA
+        "../envs/baklava.yaml"
     params:
         job=lambda wildcards: jobs.CalibrateJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:
@@ -26,7 +26,7 @@ rule profile:
     benchmark:
         layout.log("profile", "{model}").with_suffix(".benchmark.tsv")
     conda:
-        CONDA
+        "../envs/baklava.yaml"
     resources:
         gpu=gpus,
     params:

@@ -13,7 +13,7 @@ rule records:
     benchmark:
         layout.log("records", "{model}", "{task}").with_suffix(".benchmark.tsv")
     conda:
-        CONDA
+        "../envs/baklava.yaml"
     resources:
         gpu=gpus,
     params:

@@ -16,7 +16,7 @@ rule summary:
     log:
         layout.log("summary"),
     conda:
-        CONDA
+        "../envs/baklava.yaml"
     params:
         job=summarize_job.model_dump_json(),
     message:
@@ -66,7 +66,7 @@ rule figures:
     log:
         layout.log("figures"),
     conda:
-        CONDA
+        "../envs/baklava.yaml"
     params:
         job=report_job.model_dump_json(),
     message:
@@ -86,7 +86,7 @@ rule tracking:
     log:
         layout.log("tracking"),
     conda:
-        CONDA
+        "../envs/baklava.yaml"
     params:
         job=track_job.model_dump_json(),
     message:

@@ -1,0 +1,125 @@
+"""What the workflow plans to do, seen through dry runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baklava.config import compose
+from baklava.jobs import AllocateJob, ReportJob
+from baklava.layout import Layout
+
+Snakemake = Callable[..., Any]
+EVERYTHING = {"prompts": 1, "profile": 1, "budgets": 2, "records": 2, "summary": 1, "figures": 1, "tracking": 1}
+AFTER_SUMMARY = {"summary": 1, "figures": 1, "tracking": 1}
+
+
+def test_a_job_per_model_method_and_task(snakemake: Snakemake, tmp_path: Path) -> None:
+    assert snakemake(tmp_path, "-n").planned == EVERYTHING
+
+
+def test_each_model_has_its_own_jobs(snakemake: Snakemake, tmp_path: Path) -> None:
+    planned = snakemake(tmp_path, "-n", overrides="model=[tiny-llama,qwen2.5-7b]").planned
+    per_model = {rule: 2 * EVERYTHING[rule] for rule in ("prompts", "profile", "budgets", "records")}
+    assert planned == {**EVERYTHING, **per_model}
+
+
+def test_tracking_can_be_left_out(snakemake: Snakemake, tmp_path: Path) -> None:
+    planned = snakemake(tmp_path, "-n", overrides="tracking=none").planned
+    assert planned == {rule: count for rule, count in EVERYTHING.items() if rule != "tracking"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ("evaluate.n_samples=0", "evaluate.n_samples"),
+        ("evaluate.samples=3", "evaluate.samples"),
+        ("+evaluate.samples=3", "evaluate.samples"),
+        ("ratios=[0, 1.0]", "ratios.1"),
+        ("name=../elsewhere", "name"),
+        ("model=gpt-9", "model/gpt-9"),
+        ("experiment=nothing", "experiment/nothing"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(
+    snakemake: Snakemake, tmp_path: Path, overrides: str, named: str
+) -> None:
+    run = snakemake(tmp_path, "-n", overrides=overrides)
+    lines = [line for line in run.output.splitlines() if not line.startswith("Using ")]
+    assert run.status != 0
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert named in lines[0]
+
+
+def test_an_unknown_setting_of_snakemakes_config_is_refused(snakemake: Snakemake, tmp_path: Path) -> None:
+    run = snakemake(tmp_path, "-n", experimnet="demo")
+    assert run.status != 0
+    assert "error: --config experimnet" in run.output
+
+
+@pytest.fixture(scope="module")
+def finished(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that Snakemake takes for a finished experiment=smoke; its files are empty."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = compose(["experiment=smoke"])
+    layout = Layout(config.results, config.name)
+    report = ReportJob.of(config, layout)
+    allocate = [
+        AllocateJob.of(config, layout, model, allocator, eviction)
+        for model in config.models
+        for allocator in config.allocators
+        for eviction in config.evictions
+    ]
+    files = [
+        *(layout.prompts(model) for model in config.models),
+        *report.profiles.values(),
+        *(job.trace for job in allocate),
+        *report.budgets,
+        *(layout.records(model, task) for model in config.models for task in config.tasks),
+        layout.summary_csv,
+        layout.summary_parquet,
+        layout.headline,
+        *(layout.figures / f"{name}.{kind}" for name in _figures(config.models) for kind in ("svg", "png")),
+        layout.tracked,
+    ]
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    run = snakemake(folder, "--cores", "1", "--touch", "--forceall")
+    assert run.status == 0, run.output
+    return folder
+
+
+def _figures(models: Iterable[str]) -> list[str]:
+    per_model = [f"{what}_{model}" for what in ("importance", "budgets") for model in models]
+    return ["score_vs_ratio", "score_vs_kv_bytes", *per_model]
+
+
+def test_a_finished_experiment_has_nothing_to_do(snakemake: Snakemake, finished: Path) -> None:
+    run = snakemake(finished, "--cores", "1")
+    assert run.status == 0
+    assert "Nothing to be done" in run.output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("summary.margin=0.05", AFTER_SUMMARY),
+        ("evaluate.n_samples=8", {"records": 2, **AFTER_SUMMARY}),
+        ("ratios=[0,0.5,0.7,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
+        ("ratios=[0,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
+        ("search.n_candidates=8", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
+        ("task=[niah_single_1,vt,niah_multikey_1]", {"records": 1, **AFTER_SUMMARY}),
+        ("profile.window=0.2", {rule: count for rule, count in EVERYTHING.items() if rule != "prompts"}),
+        ("calibration.n_profile=3", EVERYTHING),
+        ("tracking.uri=http://127.0.0.1:5000", {"tracking": 1}),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it(
+    snakemake: Snakemake, finished: Path, overrides: str, expected: dict[str, int]
+) -> None:
+    assert snakemake(finished, "-n", overrides=overrides).planned == expected
