@@ -54,7 +54,7 @@ layout = Layout(experiment.results, experiment.name)
 # Jobs find the `baklava` of the Python that runs Snakemake.
 os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
 
-# One job per device at a time. Without a device there is no limit, so a login node without one can submit GPU jobs.
+# As many GPU jobs at once as there are devices. Without any there is no limit, so a login node can submit GPU jobs.
 DEVICES = cuda_devices()
 if DEVICES > 0 and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", DEVICES)
