@@ -1,0 +1,137 @@
+"""Cells of the benchmark with their samples, read back from the records files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from baklava.errors import UserError
+from baklava.parquet import read_parquet
+
+SCHEMA = 1
+FULL = "full"
+UNIFORM = "uniform"
+
+
+class Cell(NamedTuple):
+    """What identifies a cell: model x task x method x ratio x evaluation setting."""
+
+    model: str
+    task: str
+    allocator: str
+    eviction: str
+    ratio: float
+    protocol: str
+    seed: int
+    length: int
+
+    @property
+    def full(self) -> Cell:
+        """The cell without compression on the same samples."""
+        return self._replace(allocator=FULL, eviction="none", ratio=0.0)
+
+    @property
+    def uniform(self) -> Cell:
+        """The cell that spends the same memory evenly."""
+        return self._replace(allocator=UNIFORM)
+
+    @property
+    def method(self) -> tuple[str, str]:
+        """(allocator, eviction policy)."""
+        return self.allocator, self.eviction
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.task}, {self.allocator}/{self.eviction} at r = {self.ratio:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What was measured on the samples of one cell, each `[n]`, in the order of the sample numbers."""
+
+    sample: NDArray[np.int64]
+    score: NDArray[np.float64]
+    kept_entries: NDArray[np.int64]
+    total_entries: NDArray[np.int64]
+    kv_bytes: NDArray[np.int64]
+    kv_bytes_full: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+
+
+Cells = Mapping[Cell, Samples]
+
+_COLUMNS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("allocator", pa.string()),
+        ("eviction", pa.string()),
+        ("ratio", pa.float64()),
+        ("protocol", pa.string()),
+        ("seed", pa.int64()),
+        ("length", pa.int64()),
+        ("sample", pa.int64()),
+        ("score", pa.float64()),
+        ("kept_entries", pa.int64()),
+        ("total_entries", pa.int64()),
+        ("kv_bytes", pa.int64()),
+        ("kv_bytes_full", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+
+
+def read_cells(paths: Iterable[Path]) -> Cells:
+    """All cells of the records files, sorted; neither the order of rows nor their spread over files matters.
+
+    Raises `UserError` for a missing, broken or newer file, a sample that occurs twice, and cells that cannot be
+    compared: no full cache beside them, or other samples than the full cache's.
+    """
+    frames = [_read(path).assign(file=str(path)) for path in paths]
+    if not frames:
+        raise UserError("no records files to summarise")
+    records = pd.concat(frames, ignore_index=True).sort_values([*Cell._fields, "sample"])
+    cells: dict[Cell, Samples] = {}
+    files: dict[Cell, str] = {}
+    for key, rows in records.groupby(list(Cell._fields), sort=False):
+        cell = Cell._make(key)
+        files[cell] = rows["file"].iloc[0]
+        twice = rows["sample"].duplicated()
+        if twice.any():
+            repeated = rows[twice].iloc[0]
+            raise UserError(f"{repeated['file']}: sample {repeated['sample']} of {cell} occurs more than once")
+        cells[cell] = Samples(**{name: rows[name].to_numpy() for name in Samples.__annotations__})
+    for cell in cells:
+        _check_comparable(cell, cells, files[cell])
+    return cells
+
+
+def _read(path: Path) -> pd.DataFrame:
+    table = read_parquet(path, _COLUMNS, schema=SCHEMA, what="records", hint="`baklava evaluate`")
+    records = table.to_pandas()
+    if records.empty:
+        raise UserError(f"{path}: the records file is empty; make it again with `baklava evaluate`")
+    for name in ("score", "seconds"):
+        if not np.isfinite(records[name]).all():
+            raise UserError(f"{path}: column {name} holds values that are no numbers")
+    if (records["total_entries"] <= 0).any():
+        raise UserError(f"{path}: column total_entries holds values that are not positive")
+    return records
+
+
+def _check_comparable(cell: Cell, cells: Cells, file: str) -> None:
+    if cell.full not in cells:
+        raise UserError(f"{file}: no records of the full cache to compare {cell} with; run `baklava evaluate` again")
+    ours, theirs = cells[cell].sample, cells[cell.full].sample
+    if not np.array_equal(ours, theirs):
+        odd = np.setxor1d(ours, theirs)[0]
+        raise UserError(
+            f"{file}: {cell} holds {len(ours)} samples and the full cache {len(theirs)}, not the same ones "
+            f"(sample {odd} is in one only); run `baklava evaluate` again"
+        )

@@ -1,0 +1,57 @@
+"""Records of all models and tasks to one row per cell, with confidence intervals and paired differences."""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+
+from baklava.cells import Cell, Cells, read_cells
+from baklava.config import SummaryConfig
+from baklava.files import atomic
+from baklava.headline import headline
+from baklava.jobs import SummarizeJob
+from baklava.parquet import write_parquet
+from baklava.results import COLUMNS, SCHEMA
+from baklava.statistics import Bootstrap, Interval
+
+_NONE = Interval(math.nan, math.nan, math.nan)
+
+
+def summarize(job: SummarizeJob) -> None:
+    """Write the summary (CSV and Parquet) and the headline figures of all records files."""
+    cells = read_cells(job.records)
+    figures = headline(cells, job.summary)  # first: it refuses cells that cannot be averaged over tasks
+    table = summary(cells, job.summary)
+    write_parquet(job.parquet, table, schema=SCHEMA)
+    with atomic(job.csv) as unfinished:
+        table.to_pandas().to_csv(unfinished, index=False, lineterminator="\n")
+    figures.save(job.headline)
+
+
+def summary(cells: Cells, settings: SummaryConfig) -> pa.Table:
+    """One row per cell: by model, task, ratio (so the full cache first), then method."""
+    bootstrap = Bootstrap(settings.n_bootstrap, settings.confidence, settings.seed)
+    order = sorted(cells, key=lambda cell: (cell.model, cell.task, cell.ratio, cell))
+    rows = [_row(cell, cells, bootstrap) for cell in order]
+    return pa.table([[row[name] for row in rows] for name in COLUMNS.names], schema=COLUMNS)
+
+
+def _row(cell: Cell, cells: Cells, bootstrap: Bootstrap) -> dict[str, object]:
+    own = cells[cell]
+    score = bootstrap.mean(own.score, *cell, "score")
+    full = bootstrap.mean(own.score - cells[cell.full].score, *cell, "full")
+    uniform = _NONE
+    if cell.uniform in cells:
+        uniform = bootstrap.mean(own.score - cells[cell.uniform].score, *cell, "uniform")
+    return {
+        **cell._asdict(),
+        "n": len(own.sample),
+        **dict(zip(("score", "ci_low", "ci_high"), score, strict=True)),
+        **dict(zip(("delta_full", "delta_full_low", "delta_full_high"), full, strict=True)),
+        **dict(zip(("delta_uniform", "delta_uniform_low", "delta_uniform_high"), uniform, strict=True)),
+        "kept_fraction": own.kept_entries.sum() / own.total_entries.sum(),
+        "kv_bytes": own.kv_bytes.mean(),
+        "kv_bytes_full": own.kv_bytes_full.mean(),
+        "seconds": own.seconds.mean(),
+    }

@@ -1,0 +1,145 @@
+"""A made-up experiment: records, budgets and profiles with known structure, written without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from baklava.budgets import Budgets
+from baklava.layout import Layout
+
+MODELS = {"tiny-llama": (6, 4), "tiny-qwen2": (8, 2)}  # layers, KV heads
+TASKS = ("niah_multikey_1", "niah_single_1", "vt")
+RATIOS = (0.3, 0.5, 0.7, 0.8, 0.9)
+EVICTION = "streaming_llm"
+N_SAMPLES = 64
+CONTEXT = 1000
+ENTRY_BYTES = 256
+
+# How far each method goes before half of the samples are lost, per task.
+_HALF = {"uniform": (0.45, 0.6, 0.55), "baklava": (0.78, 0.92, 0.85)}
+
+
+def cell_records(
+    scores: Iterable[float],
+    *,
+    model: str = "tiny-llama",
+    task: str = "vt",
+    allocator: str = "full",
+    eviction: str | None = None,
+    ratio: float = 0.0,
+    **changed: object,
+) -> pd.DataFrame:
+    """Records of one cell with the given score per sample; `changed` replaces or adds columns."""
+    scores = list(scores)
+    n = len(scores)
+    total = int(np.prod(MODELS.get(model, (2, 2)))) * CONTEXT
+    kept = round((1 - ratio) * total)
+    columns: dict[str, object] = {
+        "model": model,
+        "task": task,
+        "allocator": allocator,
+        "eviction": ("none" if allocator == "full" else EVICTION) if eviction is None else eviction,
+        "ratio": float(ratio),
+        "protocol": "question_agnostic",
+        "seed": 0,
+        "sample": np.arange(n),
+        "length": 1024,
+        "context_tokens": CONTEXT,
+        "prediction": [f"answer {i}" for i in range(n)],
+        "answers": [[f"answer {i}"] for i in range(n)],
+        "score": np.asarray(scores, dtype=float),
+        "kept_entries": kept,
+        "total_entries": total,
+        "kv_bytes": kept * ENTRY_BYTES,
+        "kv_bytes_full": total * ENTRY_BYTES,
+        "seconds": 0.25,
+    }
+    return pd.DataFrame({**columns, **changed}, index=range(n))
+
+
+def write_records(path: Path, records: pd.DataFrame, *, schema: str = "1") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(records, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({"schema_version": schema}), path)
+    return path
+
+
+def experiment_records(seed: int = 0) -> pd.DataFrame:
+    """2 models x 3 tasks x (full + 2 methods x 5 ratios) x 64 samples; a sample that is hard is hard in every cell."""
+    random = np.random.default_rng(seed)
+    frames = []
+    for model in MODELS:
+        for place, task in enumerate(TASKS):
+            ease = random.random((N_SAMPLES, 4))  # four answers per sample, so scores are quarters
+            frames.append(cell_records((ease < 0.98).mean(1), model=model, task=task))
+            for allocator, half in _HALF.items():
+                for ratio in RATIOS:
+                    right = 0.98 / (1 + np.exp((ratio - half[place]) * 14))
+                    scores = (ease < right).mean(1)
+                    frames.append(cell_records(scores, model=model, task=task, allocator=allocator, ratio=ratio))
+    records = pd.concat(frames, ignore_index=True)
+    records["seconds"] = random.uniform(0.1, 0.4, len(records))
+    return records
+
+
+def write_experiment(layout: Layout, seed: int = 0) -> None:
+    """All records files of the made-up experiment."""
+    for (model, task), rows in experiment_records(seed).groupby(["model", "task"]):
+        write_records(layout.records(str(model), str(task)), rows)
+
+
+def importance(model: str) -> np.ndarray:
+    """`[n_layers, n_kv_heads]` with a few retrieval heads in the middle layers."""
+    shape = MODELS[model]
+    values = np.random.default_rng(len(model)).gamma(0.6, 0.15, shape)
+    values[shape[0] // 2, 0] = 1.4
+    values[shape[0] // 2 + 1, -1] = 1.1
+    return values
+
+
+def write_budgets(layout: Layout) -> None:
+    for model, shape in MODELS.items():
+        for ratio in RATIOS:
+            uniform = Budgets.uniform(n_layers=shape[0], n_kv_heads=shape[1], ratio=ratio, model=model)
+            uniform.save(layout.budgets(model, "uniform", EVICTION, ratio))
+            shares = _filled(importance(model), 1 - ratio)
+            Budgets.from_shares(
+                shares,
+                ratio=ratio,
+                model=model,
+                allocator="baklava",
+                parameters={"mapping": "baklava", "estimator": "eviction_shift", "slope": 2.0, "floor": 0.02},
+                provenance={"loss": 0.2 + ratio / 10, "loss_uniform": 0.4 + ratio, "loss_full": 0.1},
+            ).save(layout.budgets(model, "baklava", EVICTION, ratio))
+
+
+def _filled(weights: np.ndarray, mean: float) -> np.ndarray:
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        scale = (low + high) / 2
+        low, high = (scale, high) if np.minimum(1, 0.02 + scale * weights).mean() < mean else (low, scale)
+    return np.minimum(1, 0.02 + low * weights)
+
+
+def write_profiles(layout: Layout, n_prompts: int = 4) -> None:
+    from baklava.profile import Profile
+
+    for model, (n_layers, n_kv_heads) in MODELS.items():
+        random = np.random.default_rng(n_layers)
+        heads = np.repeat(importance(model), 8 // n_kv_heads, axis=1)
+        noise = random.lognormal(0, 0.2, (3, n_prompts, *heads.shape))
+        names = ("value_output_cosine", "eviction_shift_cosine", "eviction_shift")
+        by_estimator = {name: (heads * noise[i]).astype(np.float32) for i, name in enumerate(names)}
+        by_estimator["value_output_cosine"] = 1 - by_estimator["value_output_cosine"] / 3
+        Profile(
+            model=model,
+            n_kv_heads=n_kv_heads,
+            head_importance=by_estimator,
+            layer_importance=random.uniform(0.1, 0.6, (n_prompts, n_layers)).astype(np.float32),
+        ).save(layout.profile(model))

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, experiment_records, write_records
+
+from baklava.config import SummaryConfig
+from baklava.errors import UserError
+from baklava.jobs import SummarizeJob
+from baklava.results import COLUMNS, read_summary
+from baklava.summarize import summarize
+
+SETTINGS = SummaryConfig(n_bootstrap=200)
+ORDER = [
+    *(
+        "model",
+        "task",
+        "allocator",
+        "eviction",
+        "ratio",
+        "protocol",
+        "seed",
+        "length",
+        "n",
+        "score",
+        "ci_low",
+        "ci_high",
+    ),
+    *("delta_full", "delta_full_low", "delta_full_high", "delta_uniform", "delta_uniform_low", "delta_uniform_high"),
+    *("kept_fraction", "kv_bytes", "kv_bytes_full", "seconds"),
+]
+
+
+def job_for(folder: Path, *records: Path, settings: SummaryConfig = SETTINGS) -> SummarizeJob:
+    return SummarizeJob(
+        summary=settings,
+        records=records,
+        csv=folder / "summary.csv",
+        parquet=folder / "summary.parquet",
+        headline=folder / "headline.json",
+    )
+
+
+def summarized(folder: Path, records: pd.DataFrame, *, files: int = 1) -> SummarizeJob:
+    """Summarise `records` dealt out over some files."""
+    parts = [records.iloc[i::files] for i in range(files)]
+    job = job_for(folder, *(write_records(folder / f"{i}.parquet", part) for i, part in enumerate(parts)))
+    summarize(job)
+    return job
+
+
+def outputs(job: SummarizeJob) -> list[bytes]:
+    return [path.read_bytes() for path in (job.csv, job.parquet, job.headline)]
+
+
+@pytest.fixture(scope="module")
+def records() -> pd.DataFrame:
+    return experiment_records()
+
+
+@pytest.fixture(scope="module")
+def job(records, tmp_path_factory) -> SummarizeJob:
+    return summarized(tmp_path_factory.mktemp("summary"), records)
+
+
+def test_one_row_per_cell_in_the_agreed_columns(job):
+    table = read_summary(job.parquet)
+    assert list(table.columns) == ORDER == COLUMNS.names
+    assert len(table) == len(MODELS) * len(TASKS) * (1 + 2 * len(RATIOS))
+    assert not table.duplicated(["model", "task", "allocator", "eviction", "ratio"]).any()
+    assert (table.groupby(["model", "task"])["allocator"].first() == "full").all()
+
+
+def test_csv_and_parquet_hold_the_same(job):
+    pd.testing.assert_frame_equal(pd.read_csv(job.csv), read_summary(job.parquet), check_dtype=False)
+
+
+def test_means_and_paired_differences_equal_a_naive_loop(job, records):
+    key = ["model", "task", "allocator", "eviction", "ratio", "sample"]
+    score_of = {tuple(row): score for row, score in zip(records[key].values, records["score"], strict=True)}
+
+    def scores(row, allocator, eviction, ratio):
+        return [score_of.get((row["model"], row["task"], allocator, eviction, ratio, i), np.nan) for i in range(64)]
+
+    for row in read_summary(job.parquet).to_dict("records"):
+        own = scores(row, row["allocator"], row["eviction"], row["ratio"])
+        full = scores(row, "full", "none", 0.0)
+        uniform = scores(row, "uniform", EVICTION, row["ratio"])
+        assert row["n"] == 64
+        assert row["score"] == pytest.approx(sum(own) / 64)
+        assert row["delta_full"] == pytest.approx(sum(own[i] - full[i] for i in range(64)) / 64)
+        assert row["delta_uniform"] == pytest.approx(sum(own[i] - uniform[i] for i in range(64)) / 64, nan_ok=True)
+        assert np.isnan(row["delta_uniform"]) == (row["allocator"] == "full")
+        for name, low, high in (
+            ("score", "ci_low", "ci_high"),
+            ("delta_full", "delta_full_low", "delta_full_high"),
+            ("delta_uniform", "delta_uniform_low", "delta_uniform_high"),
+        ):
+            assert np.isnan(row[name]) or row[low] <= row[name] <= row[high]
+
+
+def test_memory_and_time(tmp_path):
+    full = cell_records([1, 1], kv_bytes=[100, 300], kv_bytes_full=[100, 300], total_entries=[10, 30])
+    half = full.assign(allocator="uniform", eviction=EVICTION, ratio=0.5, kv_bytes=[50, 152], kept_entries=[5, 17])
+    half["seconds"] = [1.0, 2.0]
+    row = read_summary(summarized(tmp_path, pd.concat([full, half])).parquet).iloc[1]
+    assert (row["kv_bytes"], row["kv_bytes_full"], row["seconds"]) == (101.0, 200.0, 1.5)
+    assert row["kept_fraction"] == 22 / 40
+
+
+def test_pairing_is_by_sample_number_not_by_row(tmp_path):
+    scores = np.random.default_rng(1).random(40)
+    full = cell_records(scores)
+    same = cell_records(scores, allocator="baklava", ratio=0.5).sample(frac=1, random_state=3)
+    row = read_summary(summarized(tmp_path, pd.concat([full, same])).parquet).iloc[1]
+    assert (row["delta_full_low"], row["delta_full_high"]) == (0.0, 0.0)
+    assert row["ci_low"] < row["ci_high"]
+
+
+def test_bytes_depend_neither_on_row_order_nor_on_the_split_into_files(job, records, tmp_path):
+    shuffled = records.sample(frac=1, random_state=1)
+    assert outputs(summarized(tmp_path, shuffled, files=5)) == outputs(job)
+
+
+def test_rows_do_not_depend_on_which_other_cells_exist(job, records, tmp_path):
+    fewer = records[(records.model == "tiny-llama") & (records.task == "vt") & (records.ratio != 0.5)]
+    alone = read_summary(summarized(tmp_path, fewer).parquet)
+    everything = read_summary(job.parquet)
+    kept = (everything.model == "tiny-llama") & (everything.task == "vt") & (everything.ratio != 0.5)
+    pd.testing.assert_frame_equal(everything[kept].reset_index(drop=True), alone)
+
+
+def test_uniform_is_not_needed(tmp_path):
+    records = pd.concat([cell_records([1, 1]), cell_records([1, 0], allocator="baklava", ratio=0.5)])
+    row = read_summary(summarized(tmp_path, records).parquet).iloc[1]
+    assert row["delta_full"] == -0.5
+    assert np.isnan(row["delta_uniform"])
+
+
+def refused(folder: Path, records: pd.DataFrame, pattern: str) -> None:
+    path = write_records(folder / "tiny-llama" / "vt.parquet", records)
+    with pytest.raises(UserError, match=pattern) as caught:
+        summarize(job_for(folder, path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "summary.csv").exists()
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.parquet: no such records file; make it with `baklava evaluate`"):
+        summarize(job_for(tmp_path, tmp_path / "gone.parquet"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all, but long enough for a footer"])
+def test_broken_file_is_named(tmp_path, content):
+    (tmp_path / "broken.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.parquet: not a readable records file"):
+        summarize(job_for(tmp_path, tmp_path / "broken.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [("2", "records schema 2, from a newer BaKlaVa"), ("0", "from an older"), ("", "has no schema_version")],
+)
+def test_other_schema_is_refused(tmp_path, schema, message):
+    path = write_records(tmp_path / "r.parquet", cell_records([1.0]), schema=schema)
+    with pytest.raises(UserError, match=message) as caught:
+        summarize(job_for(tmp_path, path))
+    assert str(path) in str(caught.value)
+
+
+def test_unusable_records_are_refused(tmp_path):
+    full = cell_records([1, 1, 0])
+    refused(tmp_path, full.drop(columns="score"), "column score is missing")
+    refused(tmp_path, full.assign(score=["a", "b", "c"]), "not a readable records file")
+    refused(tmp_path, full.assign(score=[1.0, np.inf, 0.0]), "column score holds values that are no numbers")
+    refused(tmp_path, full.assign(task=["vt", None, "vt"]), "column task of the records file has gaps")
+    refused(tmp_path, full.assign(total_entries=0), "total_entries")
+    refused(tmp_path, full.iloc[:0], "empty")
+
+
+def test_cells_that_cannot_be_paired_are_refused(tmp_path):
+    full, half = cell_records([1, 1, 0]), cell_records([1, 0, 0], allocator="uniform", ratio=0.5)
+    refused(tmp_path, pd.concat([full, half.iloc[:2]]), "uniform/streaming_llm at r = 0.5 holds 2 samples and .* 3")
+    refused(tmp_path, pd.concat([full, half.assign(sample=[0, 1, 7])]), "sample 2 is in one only")
+    refused(tmp_path, half, "no records of the full cache")
+    refused(tmp_path, pd.concat([full, full.iloc[1:2]]), "sample 1 of tiny-llama, vt, full/none at r = 0 occurs more")
+
+
+def test_no_records_at_all_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no records files"):
+        summarize(job_for(tmp_path))
