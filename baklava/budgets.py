@@ -16,6 +16,16 @@ from baklava.files import read_json, write_json
 SCHEMA = 1
 TOLERANCE = 1e-6
 
+# What a budgets file holds.
+TYPES: dict[str, tuple[type, ...]] = {
+    "shares": (list,),
+    "ratio": (float, int),
+    "model": (str,),
+    "allocator": (str,),
+    "parameters": (dict,),
+    "provenance": (dict,),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Budgets:
@@ -49,9 +59,12 @@ class Budgets:
     def from_shares(cls, shares: ArrayLike, *, ratio: float | None = None, **origin: Any) -> Budgets:
         """Budgets of explicit shares `[n_layers, n_kv_heads]`; the ratio follows from them unless given."""
         try:
-            array = np.array(shares, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError):
-            raise UserError("budgets: shares must be a rectangular array of numbers") from None
+            given = np.asarray(shares)
+        except (TypeError, ValueError, OverflowError):  # ragged, for one
+            given = None
+        if given is None or given.dtype.kind not in "iuf":
+            raise UserError("budgets: shares must be a rectangular array of numbers")
+        array = given.astype(np.float64)
         if ratio is None:
             mean = float(array.mean()) if array.size else math.nan
             ratio = min(max(1.0 - mean, 0.0), math.nextafter(1.0, 0.0)) if math.isfinite(mean) else math.nan
@@ -107,20 +120,17 @@ class Budgets:
         """Read a budgets file. Raises `UserError` (a `ValueError`) that names the file and what is wrong."""
         path = Path(path)
         values = read_json(path, schema=SCHEMA, what="budgets")
+        for key in ("shares", "ratio"):
+            if key not in values:
+                raise UserError(f"{path}: budgets: key {key!r} is missing")
+        given: dict[str, Any] = {}
+        for key, kind in TYPES.items():
+            if key in values:
+                if type(values[key]) not in kind:
+                    known = " or ".join(one.__name__ for one in kind)
+                    raise UserError(f"{path}: budgets: {key} must be {known}, got {type(values[key]).__name__}")
+                given[key] = values[key]
         try:
-            shares, ratio = values["shares"], values["ratio"]
-            origin = {
-                "model": str(values.get("model", "")),
-                "allocator": str(values.get("allocator", "")),
-                "parameters": dict(values.get("parameters", {})),
-                "provenance": dict(values.get("provenance", {})),
-            }
-            if isinstance(ratio, bool) or not isinstance(ratio, int | float):
-                raise UserError(f"budgets: ratio must be a number in [0, 1), got {ratio!r}")
-            return cls.from_shares(shares, ratio=float(ratio), **origin)
-        except KeyError as error:
-            raise UserError(f"{path}: key {error} is missing from the budgets") from None
-        except UserError as error:
+            return cls.from_shares(**given)
+        except (UserError, OverflowError) as error:  # an integer beyond every float
             raise UserError(f"{path}: {error}") from None
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{path}: not valid budgets ({error})") from None

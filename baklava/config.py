@@ -12,10 +12,11 @@ from baklava.allocate import ALLOCATORS, Allocator
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.importance import ESTIMATORS
+from baklava.layout import ratio_name
 from baklava.tasks import FAMILIES, Task
 
 Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="also a folder name")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="also a folder name")]
 
 
 class Strict(BaseModel):
@@ -153,10 +154,24 @@ class TrackingConfig(Strict):
     uri: str = Field(default="", description="MLflow tracking URI; empty: an SQLite file in the results folder")
 
 
-def _unique_ratios(ratios: tuple[float, ...]) -> tuple[float, ...]:
-    if len(set(ratios)) != len(ratios):
-        raise ValueError("each ratio may occur once")
+def _distinct(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    names = [ratio_name(ratio) for ratio in ratios]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"each ratio may occur once (to 6 digits, as in file names); {', '.join(twice)} occurs again")
+    if not ratios:
+        raise ValueError("at least one ratio is needed")
     return tuple(sorted(ratios))
+
+
+def _named_by_keys(group: dict[str, Any]) -> dict[str, Any]:
+    for key, choice in group.items():
+        if choice.name != key:
+            raise ValueError(f"{key}: its name must be {key!r} too, got {choice.name!r}")
+    return group
+
+
+NamedByKeys = AfterValidator(_named_by_keys)  # files carry the key, their rows the name
 
 
 class ExperimentConfig(Strict):
@@ -164,11 +179,11 @@ class ExperimentConfig(Strict):
 
     name: Name
     results: Path = Path("results")
-    models: dict[str, ModelConfig] = Field(min_length=1)
-    tasks: dict[str, TaskConfig] = Field(min_length=1)
-    allocators: dict[str, AllocatorConfig] = Field(min_length=1)
-    evictions: dict[str, EvictionConfig] = Field(min_length=1)
-    ratios: Annotated[tuple[Ratio, ...], AfterValidator(_unique_ratios)] = Field(min_length=1)
+    models: Annotated[dict[Name, ModelConfig], NamedByKeys] = Field(min_length=1)
+    tasks: Annotated[dict[Name, TaskConfig], NamedByKeys] = Field(min_length=1)
+    allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys] = Field(min_length=1)
+    evictions: Annotated[dict[Name, EvictionConfig], NamedByKeys] = Field(min_length=1)
+    ratios: Annotated[tuple[Ratio, ...], AfterValidator(_distinct)]
     calibration: CalibrationConfig
     profile: ProfileConfig
     search: SearchConfig
@@ -211,16 +226,20 @@ def check(model: type[Strict], values: Any, *, source: str) -> Any:
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
-    values = _compose("config", overrides)
+    values = _compose(conf_folder(), "config", overrides)
     return check(ExperimentConfig, values, source="config")
 
 
 def compose_training(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The training recipe of a reference model as plain values."""
-    return _compose("training/" + model, overrides)
+    """The training recipe of a reference model as plain values. Raises `UserError` for an unknown model or key."""
+    folder = conf_folder() / "training"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if model not in known:
+        raise UserError(f"no training recipe for {model!r}; known: {', '.join(known)}")
+    return _compose(folder, model, overrides)
 
 
-def _compose(name: str, overrides: Sequence[str]) -> Any:
+def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -228,13 +247,13 @@ def _compose(name: str, overrides: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    folder = conf_folder()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="baklava"):
             composed = hydra_compose(name, overrides=list(overrides))
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        # The last three are what Hydra lets through where an override has an odd type.
         raise UserError(f"config ({folder}): {_first_line(error)}") from None
 
 

@@ -62,4 +62,5 @@ class Layout:
         return self.root / "tracked.json"
 
     def log(self, *parts: str) -> Path:
-        return self.root.joinpath("logs", *parts).with_suffix(".log")
+        *folders, name = parts
+        return self.root.joinpath("logs", *folders, f"{name}.log")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
 
 from baklava.eviction.base import EvictionPolicy
 
@@ -20,7 +22,7 @@ class StreamingLLM(EvictionPolicy):
 
     family: ClassVar[str] = "streaming_llm"
 
-    n_sink: int = 4
+    n_sink: Annotated[int, Field(ge=0)] = 4
 
     def score(self, keys: Tensor, values: Tensor) -> Tensor:
         import torch

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 # Number of tokens that the target model's tokenizer makes of a text, special tokens not counted.
 CountTokens = Callable[[str], int]
+
+Count = Annotated[int, Field(ge=1)]
 
 # Samples of different splits come from different random streams, whatever their seeds.
 SPLITS = ("train", "calibration", "evaluation")
@@ -46,7 +50,7 @@ class Task:
     family: ClassVar[str]
 
     name: str
-    max_new_tokens: int = field(default=128)
+    max_new_tokens: Count = 128
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         """Sample `index` of a stream, at most `length` tokens long including the generated ones.

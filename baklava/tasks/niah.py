@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
-from baklava.tasks.base import CountTokens, Sample, Task
+from baklava.errors import UserError
+from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.haystack import fit, hide
 from baklava.tasks.scoring import string_match_all
 
@@ -85,10 +86,14 @@ class NeedleInHaystack(Task):
 
     family: ClassVar[str] = "niah"
 
-    n_keys: int = 1
-    n_values: int = 1
-    n_queries: int = 1
-    n_digits: int = 7
+    n_keys: Count = 1
+    n_values: Count = 1
+    n_queries: Count = 1
+    n_digits: Count = 7
+
+    def __post_init__(self) -> None:
+        if self.n_queries > self.n_keys:
+            raise UserError(f"n_queries ({self.n_queries}) must not be more than n_keys ({self.n_keys})")
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         rng = self.random_stream(split=split, seed=seed, index=index)

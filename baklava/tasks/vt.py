@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import string
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from baklava.errors import UserError
-from baklava.tasks.base import CountTokens, Sample, Task
+from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.haystack import fit, hide, most_noise_lines
 from baklava.tasks.scoring import string_match_all
 
@@ -57,10 +59,10 @@ class VariableTracking(Task):
 
     family: ClassVar[str] = "vt"
 
-    n_hops: int = 4
-    n_letters: int = 5
-    example_length: int = 500
-    max_new_tokens: int = 30
+    n_hops: Annotated[int, Field(ge=1, le=1000)] = 4
+    n_letters: Annotated[int, Field(ge=3)] = 5  # 3: names enough for the longest chain
+    example_length: Annotated[int, Field(ge=0)] = 500
+    max_new_tokens: Count = 30
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         rng = self.random_stream(split=split, seed=seed, index=index)
