@@ -61,12 +61,13 @@ class _Partial:
     @classmethod
     def of(cls, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> _Partial:
         """`query` `[N, Q, D]` is scaled; `hidden` `[Q, n]` is true where a query may not look."""
-        scores = torch.matmul(query, keys.transpose(-1, -2)).float()  # [N, Q, n]
+        exact = torch.promote_types(query.dtype, torch.float32)
+        scores = torch.matmul(query, keys.transpose(-1, -2)).to(exact)  # [N, Q, n]
         if hidden is not None:
             scores.masked_fill_(hidden, float("-inf"))
         highest = scores.amax(-1, keepdim=True)
         weights = scores.sub_(highest).exp_()
-        return cls(torch.matmul(weights.to(values.dtype), values).float(), weights.sum(-1, keepdim=True), highest)
+        return cls(torch.matmul(weights.to(values.dtype), values).to(exact), weights.sum(-1, keepdim=True), highest)
 
     def merge(self, where: Tensor, other: _Partial) -> None:
         """Add `other`, which belongs to the rows `where` `[P]` of this one."""
@@ -81,7 +82,7 @@ def ragged_attention(query: Tensor, entries: RaggedEntries, *, scaling: float) -
     """Attention of the last `Q` tokens to a compressed context and to the tokens since it.
 
     `query` is `[B, Hq, Q, D]` and belongs to the last `Q` positions of the tail. Every query sees the whole context
-    and, of the tail, itself and what is before it. Returns `[B, Hq, Q, D]`. Scores are summed up in float32.
+    and, of the tail, itself and what is before it. Returns `[B, Hq, Q, D]`. Sums are kept in float32 at least.
     """
     batch, n_heads, n_queries, head_dim = query.shape
     n_kv_heads, n_tail = entries.tail_keys.shape[1:3]

@@ -1,0 +1,123 @@
+"""The profiling pass against a naive one that builds every attention matrix."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import random_model, random_tokens
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from baklava.calibration import Prompt
+from baklava.config import ProfileConfig
+from baklava.errors import UserError
+from baklava.models.load import LoadedModel
+from baklava.profile import Profile, profile_prompts
+
+SETTINGS = ProfileConfig(skip_first=3, sinks=2, window=0.2)
+PARTS = (30, 8, 4)  # context, question, answer
+
+
+class FixedPrompt(Prompt):
+    """A prompt whose tokens are given, so that no tokenizer is needed."""
+
+    def token_ids(self, model):
+        ids = random_tokens(sum(PARTS), seed=self.index)[0].tolist()
+        return ids[: PARTS[0]], ids[PARTS[0] : -PARTS[2]], ids[-PARTS[2] :]
+
+
+def loaded_model() -> LoadedModel:
+    return LoadedModel("random", random_model(n_layers=3), tokenizer=None)
+
+
+def prompts(n: int) -> list[Prompt]:
+    return [FixedPrompt("none", index, "", "", "") for index in range(n)]
+
+
+def cosine_distance(a, b):
+    return 1 - torch.nn.functional.cosine_similarity(a, b, dim=-1).mean(-1)
+
+
+def naive_profile(model, ids):
+    """Importance of one prompt from full attention matrices, layer by layer."""
+    length, look = len(ids), slice(PARTS[0], None)
+    window = max(1, int(SETTINGS.window * length))
+    hidden = model.model.embed_tokens(torch.tensor([ids]))
+    cos, sin = model.model.rotary_emb(hidden, torch.arange(length)[None])
+    i, j = torch.arange(length)[:, None], torch.arange(length)[None]
+    seen = (j <= i) & ((j < SETTINGS.sinks) | (i - j < window))
+    found = {"value_output_cosine": [], "eviction_shift_cosine": [], "eviction_shift": [], "layer": []}
+    for layer in model.model.layers:
+        attention, x = layer.self_attn, layer.input_layernorm(hidden)
+        q, k, v = (
+            project(x).view(1, length, -1, 8).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        q, k = apply_rotary_pos_emb(q, k, cos, sin)
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        scores = q @ k.transpose(-1, -2) * 8**-0.5
+        out = (scores.masked_fill(j > i, float("-inf")).softmax(-1) @ v)[0]  # [Hq, T, D]
+        evicted = (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v)[0]
+        found["value_output_cosine"].append(cosine_distance(v[0, :, 3:], out[:, 3:]))
+        found["eviction_shift_cosine"].append(cosine_distance(out[:, look], evicted[:, look]))
+        shifts = []
+        for head in range(4):
+            weight = attention.o_proj.weight[:, head * 8 : head * 8 + 8]
+            shifts.append(((out[head, look] - evicted[head, look]) @ weight.T).norm(dim=-1).mean())
+        found["eviction_shift"].append(torch.stack(shifts))
+        added = attention.o_proj(out.transpose(0, 1).flatten(1))[None]
+        found["layer"].append(cosine_distance(hidden[0, 3:], (hidden + added)[0, 3:]))
+        hidden = hidden + added
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return {name: torch.stack(values).detach().numpy() for name, values in found.items()}
+
+
+@torch.no_grad()
+def test_importance_equals_the_naive_computation():
+    loaded = loaded_model()
+    measured = profile_prompts(loaded, prompts(2), SETTINGS)
+    for index in range(2):
+        expected = naive_profile(loaded.model, sum(prompts(2)[index].token_ids(loaded), []))
+        for name, values in measured.head_importance.items():
+            np.testing.assert_allclose(values[index], expected[name], atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(measured.layer_importance[index], expected["layer"], atol=2e-5)
+
+
+def test_a_prompt_is_measured_alike_in_any_company():
+    loaded = loaded_model()
+    both, second = (profile_prompts(loaded, some, SETTINGS) for some in (prompts(2), prompts(2)[1:]))
+    for name in both.head_importance:
+        assert (both.head_importance[name][1] == second.head_importance[name][0]).all()
+
+
+def test_the_model_is_left_as_it_was():
+    loaded = loaded_model()
+    profile_prompts(loaded, prompts(1), SETTINGS)
+    hooks = [h for m in loaded.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    assert hooks == []
+
+
+def test_pooling_over_the_group():
+    heads = np.array([[[1.0, 3.0, 10.0, 20.0]], [[3.0, 5.0, 10.0, 20.0]]], dtype=np.float32)  # [P=2, L=1, Hq=4]
+    profile = Profile("m", 2, {"e": heads}, np.zeros((2, 1), np.float32))
+    assert profile.kv_importance("e").tolist() == [[3.0, 15.0]]
+    assert profile.kv_importance("e", pool="max").tolist() == [[4.0, 20.0]]
+    with pytest.raises(UserError, match="median"):
+        profile.kv_importance("e", pool="median")
+
+
+def test_a_saved_profile_comes_back(tmp_path):
+    path = tmp_path / "p.safetensors"
+    heads = {"e": np.random.default_rng(0).random((2, 3, 4), dtype=np.float32)}
+    Profile("m", 2, heads, np.ones((2, 3), np.float32), {"path": "x", "revision": None}).save(path)
+    again = Profile.load(path)
+    assert (again.head_importance["e"] == heads["e"]).all()
+    assert (again.model, again.n_kv_heads, again.n_layers, again.n_q_heads) == ("m", 2, 3, 4)
+    assert again.meta == {"path": "x", "revision": None}
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60])
+def test_a_truncated_profile_is_refused_by_name(tmp_path, keep):
+    path = tmp_path / "p.safetensors"
+    Profile("m", 2, {"e": np.ones((1, 1, 2), np.float32)}, np.ones((1, 1), np.float32)).save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"p\.safetensors: not a readable profile"):
+        Profile.load(path)
