@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +199,7 @@ class TestFile:
             (json.dumps({**VALID, "provenance": None}), "provenance must be dict"),
         ],
     )
-    def test_what_is_wrong_is_said_in_one_line_that_names_the_file(
-        self, file: Path, text: str, complaint: str
-    ) -> None:
+    def test_what_is_wrong_is_said_in_one_line_that_names_the_file(self, file: Path, text: str, complaint: str) -> None:
         file.write_text(text)
         with pytest.raises(UserError) as error:
             Budgets.load(file)
@@ -236,12 +236,22 @@ class TestFile:
         loads_or_is_refused(file)
 
 
-def loads_or_is_refused(file: Path) -> None:
-    """Any exception but `UserError` fails the test; so do budgets that break their promises."""
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
     try:
-        budgets = Budgets.load(file)
+        yield
     except UserError as error:
-        assert str(error).startswith(f"{file}: ")
+        if not str(error).startswith(f"{file}: "):
+            raise AssertionError(f"the file is not named: {error}") from error
+        raise
+
+
+def loads_or_is_refused(file: Path) -> None:
+    """Any exception but a `UserError` that names the file fails the test; so do budgets that break their promises."""
+    budgets = None
+    with suppress(UserError), naming(file):
+        budgets = Budgets.load(file)
+    if budgets is None:
         return
     assert 0 <= budgets.ratio < 1
     assert ((budgets.shares >= 0) & (budgets.shares <= 1)).all()

@@ -24,6 +24,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files") / "values.json"
 
 
+def write_half(path: Path, then: BaseException) -> None:
+    with atomic(path) as unfinished:
+        unfinished.write_text("half")
+        raise then
+
+
 class TestAtomic:
     def test_file_appears_only_when_the_block_ends(self, tmp_path: Path) -> None:
         path = tmp_path / "made" / "on" / "the" / "way" / "result.txt"
@@ -37,17 +43,15 @@ class TestAtomic:
     def test_failure_leaves_the_old_content_and_no_trace(self, tmp_path: Path) -> None:
         path = tmp_path / "result.txt"
         path.write_text("old")
-        with pytest.raises(RuntimeError, match="stop"), atomic(path) as unfinished:
-            unfinished.write_text("new, but")
-            raise RuntimeError("stop")
+        with pytest.raises(RuntimeError, match="stop"):
+            write_half(path, RuntimeError("stop"))
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
 
     def test_interruption_leaves_no_trace_either(self, tmp_path: Path) -> None:
         path = tmp_path / "result.txt"
-        with pytest.raises(KeyboardInterrupt), atomic(path) as unfinished:
-            unfinished.write_text("half")
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            write_half(path, KeyboardInterrupt())
         assert list(tmp_path.iterdir()) == []
 
     def test_unfinished_file_lies_beside_the_finished_one(self, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -40,4 +42,4 @@ def test_scores_never_tie() -> None:
 def test_a_larger_budget_keeps_all_that_a_smaller_one_keeps() -> None:
     policy = StreamingLLM(n_sink=4)
     rows = [kept(policy, n_entries=12, budget=budget)[0] for budget in range(13)]
-    assert all(smaller < larger for smaller, larger in zip(rows, rows[1:], strict=False))
+    assert all(smaller < larger for smaller, larger in pairwise(rows))
