@@ -66,9 +66,7 @@ def test_wildcards_stay_as_they_are() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("ratio", "name"), [(0.7, "0.7"), (1e-05, "1e-05"), (0.0, "0"), (0.125, "0.125"), (0.9, "0.9")]
-)
+@pytest.mark.parametrize(("ratio", "name"), [(0.7, "0.7"), (1e-05, "1e-05"), (0.0, "0"), (0.125, "0.125")])
 def test_ratio_reads_as_one_would_write_it(ratio: float, name: str) -> None:
     assert ratio_name(ratio) == name
     assert Layout(Path("r"), "e").budgets("m", "a", "p", ratio).name == f"{name}.json"

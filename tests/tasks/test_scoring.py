@@ -1,0 +1,25 @@
+"""String metrics."""
+
+from __future__ import annotations
+
+import pytest
+
+from baklava.tasks.scoring import string_match_all
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "score"),
+    [
+        ("123, 456", ("123", "456"), 1.0),
+        ("456 and then 123", ("123", "456"), 1.0),
+        ("123", ("123", "456"), 0.5),
+        ("1, 2, 3", ("1", "2", "3", "4"), 0.75),
+        ("12 3", ("123",), 0.0),
+        ("x123y", ("123",), 1.0),
+        ("they are abcde", ("ABCDE",), 1.0),
+        ("THEY ARE ABCDE", ("abcde",), 1.0),
+        ("", ("123",), 0.0),
+    ],
+)
+def test_is_the_part_of_the_answers_that_occur(prediction: str, answers: tuple[str, ...], score: float) -> None:
+    assert string_match_all(prediction, answers) == score
