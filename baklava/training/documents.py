@@ -113,6 +113,26 @@ class DocumentWriter:
             self._add_answer(document, answer)
         return document
 
+    def recall(self, length: int, rng: random.Random) -> Document:
+        """Needles, then the same needles again in random order: the dense signal from which keys are matched."""
+        header = self._encode(niah.header(plural=True))
+        n_lines = max(2, (length - 1 - len(header)) // 26)
+        keys = niah.word_keys(rng.randint(2, max(2, n_lines // 2)), rng)
+        values = {key: str(rng.randint(1_000_000, 9_999_999)) for key in keys}
+        document = Document()
+        document.add([self._begin, *header])
+        for line in range(n_lines):
+            key = keys[line] if line < len(keys) else rng.choice(keys)
+            sentence = self._encode(niah.needle(key, values[key]) + "\n")
+            if line < len(keys):
+                document.add(sentence)
+            else:
+                start = len(sentence) - len(values[key]) - 2  # the value, a full stop and a newline
+                document.add(sentence[:start])
+                self._add_answer(document, sentence[start:])
+        document.ids, document.marks = document.ids[:length], document.marks[:length]
+        return document
+
     def variables(self, length: int, rng: random.Random) -> Document:
         """A chain of assignments in noise, after a solved example where both fit."""
         room = length - 1
@@ -142,5 +162,6 @@ class DocumentWriter:
             "repetition": self.repetition,
             "english": self.english,
             "needles": self.needles,
+            "recall": self.recall,
             "variables": self.variables,
         }
