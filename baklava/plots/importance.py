@@ -1,0 +1,62 @@
+"""Importance of every KV cache of one model: a panel per estimator, and the layers' own importance."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from baklava.importance import ESTIMATORS
+from baklava.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
+from baklava.plots.style import headings
+from baklava.profile import Profile
+
+
+def importance(profile: Profile) -> Figure:
+    """Query heads are pooled by their mean over each KV head's group; every panel has its own colour scale."""
+    known = [name for name in ESTIMATORS if name in profile.head_importance]
+    maps = {name: profile.kv_importance(name) for name in dict.fromkeys([*known, *profile.head_importance])}
+    width, height = panel_size(profile.n_layers, profile.n_kv_heads)
+    room = 1.25  # for axis labels and the colour bar
+    widths = [max(width, 1.9) + room] * len(maps) + [0.2 + room]
+    figure = Figure(figsize=(max(8.0, sum(widths)), height + 1.75), layout="constrained")
+    n_prompts = profile.layer_importance.shape[0]
+    headings(
+        figure,
+        f"{profile.model}: importance of every KV cache",
+        f"mean over {n_prompts} prompts" if n_prompts > 1 else "one prompt",
+    )
+    *panels, last = figure.subplots(1, len(maps) + 1, width_ratios=widths, squeeze=False)[0]
+    for panel, (name, values) in zip(panels, maps.items(), strict=True):
+        agreement = rank_agreement(profile.head_importance[name])
+        note = "" if agreement is None else f"rank agreement between prompts {agreement:.2f}"
+        _panel(panel, name, note, values)
+        panel.set_xlabel("KV head")
+    panels[0].set_ylabel("layer")
+    _panel(last, "layer", "", profile.layer_importance.mean(0).astype(np.float64)[:, None])
+    last.set_xticks([])
+    return figure
+
+
+def _panel(axes: Axes, title: str, note: str, values: NDArray[np.float64]) -> None:
+    mesh = heat_map(axes, values, low=float(values.min()), high=float(values.max()), text=_precision(values))
+    panel_title(axes, title, note)
+    colour_bar(axes, mesh)
+
+
+def _precision(values: NDArray[np.float64]) -> str:
+    """A format with two or three digits for the largest value."""
+    largest = max(float(np.abs(values).max()), 1e-4)
+    return f".{max(0, 1 - math.floor(math.log10(largest)) + (largest >= 1))}f"
+
+
+def rank_agreement(heads: NDArray[np.float32]) -> float | None:
+    """Mean Spearman correlation between the prompts' rankings of the heads `[P, L, Hq]`; none for a single prompt."""
+    flat = heads.reshape(len(heads), -1)
+    pairs = [spearmanr(flat[i], flat[j]).statistic for i, j in combinations(range(len(flat)), 2)]
+    return float(np.nanmean(pairs)) if pairs and not np.isnan(pairs).all() else None
