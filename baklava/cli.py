@@ -46,10 +46,13 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> None:
     if job is not None:
         import json
 
+        if overrides:
+            raise UserError(f"--job: a job is complete, so it takes no override such as {overrides[0]!r}")
         try:
-            work = [check(job_class, json.loads(job), source="--job")]
-        except json.JSONDecodeError as error:
+            values = json.loads(job)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"--job: not JSON ({error})") from None
+        work = [check(job_class, values, source="--job")]
     else:
         config = compose(overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))

@@ -1,0 +1,156 @@
+"""Jobs: each stage's slice of the configuration, and files that no two jobs write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baklava import jobs
+from baklava.cli import STAGES
+from baklava.config import ExperimentConfig, Strict, check, compose
+from baklava.errors import UserError
+from baklava.layout import Layout
+
+EXPERIMENTS = (
+    [],
+    ["experiment=demo"],
+    ["experiment=smoke", "name=other", "results=/elsewhere/my results"],
+    ["model=[tiny-llama,qwen2.5-7b]", "task=[vt]", "ratios=[0.25,0.5,0.125]"],
+)
+
+
+def all_jobs(config: ExperimentConfig) -> dict[str, list[Strict]]:
+    layout = Layout(config.results, config.name)
+    return {stage: list(getattr(jobs, f"{stage}_jobs")(config, layout)) for stage in STAGES}
+
+
+def outputs(job: Any) -> list[Path]:
+    """The files and folders that a job writes."""
+    match job:
+        case jobs.CalibrateJob():
+            return [job.prompts]
+        case jobs.ProfileJob() | jobs.TrackJob():
+            return [job.output]
+        case jobs.AllocateJob():
+            return [*job.budgets.values(), job.trace]
+        case jobs.EvaluateJob():
+            return [job.records]
+        case jobs.SummarizeJob():
+            return [job.csv, job.parquet, job.headline]
+        case jobs.ReportJob():
+            return [job.figures]
+    raise AssertionError(f"what does {type(job).__name__} write?")
+
+
+@pytest.fixture(params=EXPERIMENTS, ids=str)
+def config(request: pytest.FixtureRequest) -> ExperimentConfig:
+    return compose(request.param)
+
+
+def test_every_job_survives_a_round_trip_through_json(config: ExperimentConfig) -> None:
+    for some in all_jobs(config).values():
+        for job in some:
+            assert type(job).model_validate_json(job.model_dump_json()) == job
+
+
+def test_no_two_jobs_write_the_same_file(config: ExperimentConfig) -> None:
+    written = Counter(path for some in all_jobs(config).values() for job in some for path in outputs(job))
+    assert [path for path, times in written.items() if times > 1] == []
+
+
+def test_everything_written_lies_in_the_folder_of_the_experiment(config: ExperimentConfig) -> None:
+    root = config.results / config.name
+    for some in all_jobs(config).values():
+        for job in some:
+            assert all(path.is_relative_to(root) and path != root for path in outputs(job))
+
+
+def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None:
+    chain = all_jobs(config)
+    written = {stage: {path for job in some for path in outputs(job)} for stage, some in chain.items()}
+    for job in chain["profile"]:
+        assert job.prompts in written["calibrate"]
+    for job in chain["allocate"]:
+        assert job.prompts in written["calibrate"]
+        assert job.profile in written["profile"]
+    for job in chain["evaluate"]:
+        assert {cell.path for cell in job.cells} <= written["allocate"]
+    [summarize], [report], [track] = chain["summarize"], chain["report"], chain["track"]
+    assert set(summarize.records) == written["evaluate"]
+    assert {report.summary, report.headline, track.summary, track.headline} <= written["summarize"]
+    assert set(report.profiles.values()) == written["profile"]
+    assert set(report.budgets) == set(track.budgets)
+    assert set(report.budgets) <= written["allocate"]
+    assert track.figures == report.figures
+
+
+def test_there_is_one_job_per_model_task_and_method() -> None:
+    chain = all_jobs(compose(["experiment=demo", "ratios=[0,0.5,0.8]"]))
+    models, tasks, methods = 2, 3, 2
+    assert {stage: len(some) for stage, some in chain.items()} == {
+        "calibrate": models,
+        "profile": models,
+        "allocate": models * methods,
+        "evaluate": models * tasks,
+        "summarize": 1,
+        "report": 1,
+        "track": 1,
+    }
+    assert [len(job.budgets) for job in chain["allocate"]] == [2] * (models * methods)
+    assert [len(job.cells) for job in chain["evaluate"]] == [2 * methods] * (models * tasks)
+
+
+class TestWhatAChangeReaches:
+    """A rule runs again where its job changes, so a job holds nothing that it does not need."""
+
+    @staticmethod
+    def reached(*overrides: str) -> set[str]:
+        before, after = all_jobs(compose()), all_jobs(compose(overrides))
+        return {stage for stage in STAGES if before[stage] != after[stage]}
+
+    def test_a_ratio_profiles_nothing_again(self) -> None:
+        assert self.reached("ratios=[0,0.3,0.5,0.6,0.7,0.8,0.9]") == {"allocate", "evaluate", "report", "track"}
+
+    @settings(max_examples=10)
+    @given(st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True))
+    def test_no_set_of_ratios_does(self, percents: list[int]) -> None:
+        assert not self.reached(f"ratios={[percent / 100 for percent in percents]}") & {"calibrate", "profile"}
+
+    def test_evaluation_settings_allocate_nothing_again(self) -> None:
+        assert self.reached("evaluate.seed=7", "evaluate.n_samples=8") == {"evaluate"}
+
+    def test_summary_settings_evaluate_nothing_again(self) -> None:
+        assert self.reached("summary.confidence=0.9") == {"summarize"}
+
+    def test_search_settings_profile_nothing_again(self) -> None:
+        assert self.reached("search.seed=1") == {"allocate"}
+
+    def test_tracking_computes_nothing_again(self) -> None:
+        assert self.reached("tracking=none") == {"track"}
+
+    def test_another_task_leaves_other_tasks_alone(self) -> None:
+        before = all_jobs(compose(["task=[vt]"]))["evaluate"]
+        after = all_jobs(compose(["task=[vt,niah_multivalue]"]))["evaluate"]
+        assert before[0] in after
+
+    def test_another_model_leaves_other_models_alone(self) -> None:
+        before, after = all_jobs(compose(["model=tiny-llama"])), all_jobs(compose(["model=[tiny-qwen2,tiny-llama]"]))
+        for stage in ("calibrate", "profile", "allocate", "evaluate"):
+            assert all(job in after[stage] for job in before[stage])
+
+
+class TestCheck:
+    def test_a_wrong_job_is_one_line_that_names_the_key(self) -> None:
+        job = all_jobs(compose())["profile"][0].model_dump(mode="json")
+        with pytest.raises(UserError, match=r"^--job: profile\.window: .* \(got 7\)$"):
+            check(jobs.ProfileJob, {**job, "profile": {**job["profile"], "window": 7}}, source="--job")
+
+    def test_a_job_of_another_stage_is_refused(self) -> None:
+        job = all_jobs(compose())["profile"][0].model_dump(mode="json")
+        with pytest.raises(UserError, match=r"^--job: calibration: Field required; and 2 more$"):
+            check(jobs.CalibrateJob, job, source="--job")
