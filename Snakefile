@@ -22,6 +22,8 @@ localrules:
 rule all:
     input:
         targets,
+    message:
+        f"Results: {layout.root}"
 
 
 include: "workflow/rules/profile.smk"
