@@ -1,0 +1,148 @@
+"""The results of an experiment as a short table on the terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from baklava.budgets import Budgets
+from baklava.cells import UNIFORM
+from baklava.config import compose
+from baklava.errors import UserError
+from baklava.headline import Headline, ModelFigures, RatioFigures
+from baklava.layout import Layout
+from baklava.results import read_summary
+
+MEGABYTE = 1e6
+
+
+def print_table(overrides: Sequence[str]) -> None:
+    """Print the scores, what the search chose and where the files are.
+
+    Raises `UserError`, with the command that makes them, where there are no results.
+    """
+    config = compose(overrides)
+    layout = Layout(config.results, config.name)
+    _check_there(layout, overrides)
+    headline = Headline.load(layout.headline)
+    console = Console(highlight=False)
+    console.print(Text(f"{config.name}: mean score over {_tasks(layout)}", style="bold"))
+    console.print(scores(headline))
+    for line in (*lossless_lines(headline), *estimator_lines(headline, layout), "", *_where(layout, overrides)):
+        console.print(Text(line), soft_wrap=True)
+
+
+def scores(headline: Headline) -> Table:
+    """A row per model and ratio, a column per allocator; the best score of a row is bold."""
+    methods = [(one.allocator, one.eviction) for model in headline.models.values() for one in model.methods]
+    allocators = sorted({allocator for allocator, _ in methods}, key=lambda name: (name != UNIFORM, name))
+    several = len({eviction for _, eviction in methods}) > 1
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", *(("eviction",) if several else ())):
+        table.add_column(name)
+    for name in ("ratio", "full", *allocators, "KV MB"):
+        table.add_column(name, justify="right")
+    for model, figures in headline.models.items():
+        eviction = ("none",) if several else ()
+        blank = ("",) * len(allocators)
+        table.add_row(model, *eviction, "0", f"{figures.full:.3f}", *blank, _megabytes(figures.kv_bytes_full))
+        for line in _lines(figures, allocators):
+            table.add_row("", *(line if several else line[1:]))
+        table.add_section()
+    return table
+
+
+def _lines(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Cells of the rows with compression, the eviction policy first."""
+    rows: dict[tuple[str, float], dict[str, RatioFigures]] = defaultdict(dict)
+    for method in figures.methods:
+        for one in method.ratios:
+            rows[method.eviction, one.ratio][method.allocator] = one
+    for (eviction, ratio), found in sorted(rows.items()):
+        best = max(one.score for one in found.values())
+        cells = [_score(found.get(allocator), best) for allocator in allocators]
+        memory = max(one.kv_bytes for one in found.values())  # they differ by rounding to whole entries at most
+        yield eviction, f"{ratio:g}", f"{figures.full:.3f}", *cells, _megabytes(memory)
+
+
+def _score(one: RatioFigures | None, best: float) -> str:
+    if one is None:
+        return ""
+    return f"[bold]{one.score:.3f}[/bold]" if one.score == best else f"{one.score:.3f}"
+
+
+def _megabytes(n_bytes: float) -> str:
+    return f"{n_bytes / MEGABYTE:.2f}"
+
+
+def lossless_lines(headline: Headline) -> list[str]:
+    """The largest lossless ratio of every model and method."""
+    rule = f"{100 * headline.confidence:g}% interval within {headline.margin:g} of the full cache"
+    lines = [f"Largest lossless ratio ({rule})"]
+    for model, figures in headline.models.items():
+        found = [f"{one.allocator} / {one.eviction} {one.largest_lossless_ratio:g}" for one in figures.methods]
+        lines.append(f"  {model}: {', '.join(found)}")
+    return lines
+
+
+def estimator_lines(headline: Headline, layout: Layout) -> list[str]:
+    """What the parameter search chose per model and ratio; nothing where no method searches."""
+    lines = []
+    for model, figures in headline.models.items():
+        for method in figures.methods:
+            ratios: dict[str, list[str]] = defaultdict(list)
+            for one in method.ratios:
+                path = layout.budgets(model, method.allocator, method.eviction, one.ratio)
+                parameters = Budgets.load(path).parameters
+                chosen = parameters.get("estimator") or parameters.get("mapping")
+                if chosen:
+                    ratios[str(chosen)].append(f"{one.ratio:g}")
+            if ratios:
+                found = "; ".join(f"{name} at r = {', '.join(some)}" for name, some in ratios.items())
+                lines.append(f"  {model}, {method.allocator} / {method.eviction}: {found}")
+    return ["Estimator that the search chose", *lines] if lines else []
+
+
+def _check_there(layout: Layout, overrides: Sequence[str]) -> None:
+    for path in (layout.summary_parquet, layout.headline):
+        if not path.is_file():
+            raise UserError(f"{path}: no results yet; {_how(overrides)}")
+
+
+def _how(overrides: Sequence[str]) -> str:
+    """The command that makes the results of the same configuration."""
+    if not any(one.startswith("experiment=") for one in overrides):
+        return "name the experiment, as in `baklava table experiment=demo`"
+    return f"make them with `snakemake --cores all {_snakemake_config(overrides)}`"
+
+
+def _snakemake_config(overrides: Sequence[str]) -> str:
+    experiment = " ".join(one for one in overrides if one.startswith("experiment="))
+    others = " ".join(one for one in overrides if not one.startswith("experiment="))
+    return f"--config {experiment}" + (f' overrides="{others}"' if others else "")
+
+
+def _tasks(layout: Layout) -> str:
+    summary = read_summary(layout.summary_parquet)
+    tasks = list(dict.fromkeys(summary["task"]))
+    counts = sorted(set(summary["n"]))
+    samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{', '.join(tasks)} ({samples} samples each)"
+
+
+def _where(layout: Layout, overrides: Sequence[str]) -> list[str]:
+    plain = list(overrides) == [f"experiment={layout.experiment}"]
+    report = f"snakemake {_snakemake_config(overrides)} --report {layout.root / 'report.html'}"
+    places: dict[str, str | Path] = {
+        "All cells": layout.summary_csv,
+        "Figures": layout.figures,
+        "Report": f"make report EXPERIMENT={layout.experiment}" if plain else report,
+        "All runs": "make ui",
+    }
+    return [f"{name:<10} {place}" for name, place in places.items()]
