@@ -1,0 +1,166 @@
+"""Training documents: within their length, marked where the answers are, equal for equal random streams."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import groupby
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from baklava.config import compose_training
+from baklava.tasks import niah, vt
+from baklava.training.documents import Document, DocumentWriter, Mark
+from baklava.training.recipe import Recipe
+from baklava.training.tokenizer import BEGIN, END
+
+KINDS = ("repetition", "english", "needles", "recall", "variables")
+SEEDS = st.integers(0, 2**40)
+
+NEEDLE = re.compile(r"One of the special magic numbers for (.+?-.+?) is: (\d+)\.")
+QUESTION = re.compile(
+    r"What (?:is|are all) the special magic numbers? for (.+?) mentioned in the provided text\?"
+    r" The special magic numbers? for \1 mentioned in the provided text (?:is|are)"
+)
+STATEMENT = re.compile(r"VAR ([A-Z]+) = (?:VAR ([A-Z]+)|(\d+))\n")
+
+
+@pytest.fixture(scope="session")
+def writer(tokenizer: PreTrainedTokenizerFast) -> DocumentWriter:
+    return DocumentWriter(tokenizer)
+
+
+def write(writer: DocumentWriter, kind: str, length: int, seed: int) -> Document:
+    return writer.kinds()[kind](length, random.Random(seed))
+
+
+def marked(document: Document, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Text of each run of tokens that the context determines."""
+    runs = groupby(zip(document.ids, document.marks, strict=True), key=lambda one: one[1] != Mark.BACKGROUND)
+    return [tokenizer.decode([token for token, _ in run]) for answer, run in runs if answer]
+
+
+def chosen(document: Document, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Text of each token at which the model must find the place."""
+    pairs = zip(document.ids, document.marks, strict=True)
+    return [tokenizer.decode([token]) for token, mark in pairs if mark == Mark.CHOICE]
+
+
+def test_every_kind_is_tested(writer: DocumentWriter) -> None:
+    assert tuple(writer.kinds()) == KINDS
+
+
+@pytest.mark.parametrize("model", ["tiny-llama", "tiny-qwen2"])
+def test_recipes_mix_kinds_that_exist(model: str) -> None:
+    stages = Recipe.model_validate(compose_training(model)).stages
+    assert {kind for stage in stages for kind in stage.mix} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=30)
+@given(length=st.sampled_from([48, 320, 560, 1024, 2048]), seed=SEEDS)
+def test_is_never_longer_than_asked(writer: DocumentWriter, kind: str, length: int, seed: int) -> None:
+    if length < 320 and kind not in ("repetition", "english"):
+        length = 320  # a question alone takes more than the shortest length
+    document = write(writer, kind, length, seed)
+    assert len(document.ids) == len(document.marks)
+    assert 0.5 * length < len(document.ids) <= length
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_depends_on_the_random_stream_alone(
+    writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, kind: str
+) -> None:
+    first = write(writer, kind, 560, seed=1)
+    assert write(writer, kind, 560, seed=2) != first
+    assert write(DocumentWriter(tokenizer), kind, 560, seed=1) == first
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_begins_with_the_begin_token(writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
+    document = write(writer, kind, 560, seed=0)
+    assert document.ids[0] == tokenizer.bos_token_id
+    assert tokenizer.bos_token_id not in document.ids[1:]
+    assert document.marks[0] == Mark.BACKGROUND
+
+
+@settings(max_examples=30)
+@given(length=st.sampled_from([320, 560, 1024]), seed=SEEDS)
+def test_answers_to_needle_questions_are_marked_and_right(
+    writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, length: int, seed: int
+) -> None:
+    document = write(writer, "needles", length, seed)
+    text = tokenizer.decode(document.ids)
+    pairs = NEEDLE.findall(text)
+    questions = QUESTION.findall(text)
+    assert questions
+    expected = []
+    for question in questions:
+        keys = {key for key, _ in pairs if re.search(rf"(^|, |and ){re.escape(key)}(,|$)", question)}
+        asked = sorted(keys, key=question.index)
+        expected.append(niah.values_of(asked, pairs))
+    assert marked(document, tokenizer) == [niah.answer(values) + END for values in expected]
+    assert chosen(document, tokenizer) == [value[0] for values in expected for value in values]
+
+
+@settings(max_examples=30)
+@given(length=st.sampled_from([320, 560, 1024]), seed=SEEDS)
+def test_chains_of_variables_are_marked_and_right(
+    writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, length: int, seed: int
+) -> None:
+    document = write(writer, "variables", length, seed)
+    texts = tokenizer.decode(document.ids).removeprefix(BEGIN).split(vt.HEADER)[1:]
+    chains = []
+    for text in texts:
+        names = [name for name, _, _ in STATEMENT.findall(text)]
+        assert [assigned for _, assigned, _ in STATEMENT.findall(text)] == ["", *names[:-1]]
+        chains.append(" ".join(names))
+    answers = [chain + END if chain is chains[-1] else chain for chain in chains]
+    assert marked(document, tokenizer) == answers
+    assert chosen(document, tokenizer) == [name[0] for chain in chains for name in chain.split()]
+
+
+@settings(max_examples=30)
+@given(length=st.sampled_from([320, 560, 1024]), seed=SEEDS)
+def test_recall_marks_the_values_that_were_given_before(
+    writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, length: int, seed: int
+) -> None:
+    document = write(writer, "recall", length, seed)
+    pairs = NEEDLE.findall(tokenizer.decode(document.ids))
+    given = dict(pairs)  # each key has one value throughout
+    assert all(given[key] == value for key, value in pairs)
+    again = [value for place, (key, value) in enumerate(pairs) if (key, value) in pairs[:place]]
+    answers = marked(document, tokenizer)
+    assert answers[: len(again)] == [f"{value}.\n" for value in again] or cut_short(answers, again)
+    assert chosen(document, tokenizer) == [answer[0] for answer in answers]
+
+
+def cut_short(answers: list[str], again: list[str]) -> bool:
+    """Whether `answers` are those of `again`, but for the last ones that the length cut."""
+    *whole, last = answers
+    expected = [f"{value}.\n" for value in again]
+    return whole == expected[: len(whole)] and (len(expected) == len(whole) or expected[-1].startswith(last))
+
+
+@settings(max_examples=30)
+@given(length=st.integers(16, 400), seed=SEEDS)
+def test_repetition_marks_what_has_been_seen_before(writer: DocumentWriter, length: int, seed: int) -> None:
+    document = write(writer, "repetition", length, seed)
+    answers = [place for place, mark in enumerate(document.marks) if mark == Mark.ANSWER]
+    assert answers == list(range(len(document.ids) - len(answers), len(document.ids)))
+    if answers:
+        period = answers[0] - 3  # after the begin token, one period and two tokens that say where it starts again
+        assert document.ids[1 + period :] == document.ids[1:-period]
+
+
+def test_english_is_background_and_a_window_of_the_source(
+    writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    from baklava.training.english import english_text
+
+    document = write(writer, "english", 320, seed=0)
+    assert set(document.marks) == {Mark.BACKGROUND}
+    assert tokenizer.decode(document.ids[1:-2]) in english_text()  # the last tokens may be parts of a character
