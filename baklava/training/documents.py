@@ -113,6 +113,33 @@ class DocumentWriter:
             self._add_answer(document, answer)
         return document
 
+    def association(self, length: int, rng: random.Random) -> Document:
+        """Random keys with values behind a filler, asked for in random order: matching a key across other tokens.
+
+        Without a filler it is copying; the longer the filler, the further the key must be carried.
+        """
+        everything = self._alphabets[-1]
+        stated = rng.choices(everything, k=rng.randint(0, 6))
+        asked = stated if rng.random() < 0.5 else rng.choices(everything, k=rng.randint(0, 8))
+        key_length, value_length = rng.randint(1, 3), rng.randint(1, 3)
+        n_lines = (length - 1) // (key_length + value_length + max(len(stated), len(asked)) + 1)
+        values_from = rng.choice(self._alphabets)
+        pairs = [
+            (rng.choices(everything, k=key_length), rng.choices(values_from, k=value_length))
+            for _ in range(max(2, min(12, n_lines // 3)))
+        ]
+        end_of_line = rng.choice(everything)
+        document = Document()
+        document.add([self._begin])
+        for key, value in pairs:
+            document.add([*key, *stated, *value, end_of_line])
+        for _ in range(n_lines - len(pairs)):
+            key, value = rng.choice(pairs)
+            document.add([*key, *asked])
+            document.add(value[:1], Mark.CHOICE)
+            document.add([*value[1:], end_of_line], Mark.ANSWER)
+        return document
+
     def recall(self, length: int, rng: random.Random) -> Document:
         """Needles, then the same needles again in random order: the dense signal from which keys are matched."""
         header = self._encode(niah.header(plural=True))
@@ -162,6 +189,7 @@ class DocumentWriter:
             "repetition": self.repetition,
             "english": self.english,
             "needles": self.needles,
+            "association": self.association,
             "recall": self.recall,
             "variables": self.variables,
         }
