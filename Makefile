@@ -33,17 +33,16 @@ demo: env ## profile two small models, budget their KV caches, show what it boug
 	@echo
 	@$(BIN)/baklava table experiment=demo
 	@echo
-	@echo "Figures   results/demo/figures/"
-	@echo "Report    results/demo/report.html"
-	@echo "All runs  make ui, then http://127.0.0.1:$(PORT)"
+	@echo "The report is in results/demo/report.html; \`make ui\` shows all runs on http://127.0.0.1:$(PORT)"
 
 report: env ## bundle an experiment's figures and table into one HTML file
 	@$(BIN)/snakemake --quiet all --config experiment=$(EXPERIMENT) --report results/$(EXPERIMENT)/report.html
 	@echo "results/$(EXPERIMENT)/report.html"
 
 ui: env ## compare all runs in MLflow, in the browser
+	@test -f results/mlflow.db || { echo "error: no results/mlflow.db yet; run \`make demo\` first" >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
-	@$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///results/mlflow.db
+	@$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///results/mlflow.db
 
 test: env lint ## lint, unit tests, and one small experiment from end to end
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
