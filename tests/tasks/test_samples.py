@@ -70,7 +70,7 @@ def test_too_short_a_length_names_the_task_and_the_shortest_possible(task: Task,
     def sample(length: int) -> Sample:
         return task.sample(split="evaluation", seed=0, index=0, length=length, count_tokens=count_tokens)
 
-    for length in (-1, 0, 1, task.max_new_tokens, 60):
+    for length in (-1, 0, 1, task.max_new_tokens):
         with pytest.raises(UserError, match=rf"^task {task.name}: length {length} is too short") as error:
             sample(length)
         assert "\n" not in str(error.value)
