@@ -140,6 +140,27 @@ class DocumentWriter:
             document.add([*value[1:], end_of_line], Mark.ANSWER)
         return document
 
+    def lookup(self, length: int, rng: random.Random) -> Document:
+        """Associations at their densest: few keys, values of one token, mostly short fillers."""
+        everything = self._alphabets[-1]
+        stated = rng.choices(everything, k=rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 5, 6)))
+        asked = stated if rng.random() < 0.7 else rng.choices(everything, k=rng.randint(1, 8))
+        key_length = rng.choice((1, 1, 2))
+        n_lines = (length - 1) // (key_length + max(len(stated), len(asked)) + 1)
+        pairs = [
+            (rng.choices(everything, k=key_length), rng.choice(everything))
+            for _ in range(max(2, min(rng.randint(3, 10), n_lines // 3)))
+        ]
+        document = Document()
+        document.add([self._begin])
+        for key, value in pairs:
+            document.add([*key, *stated, value])
+        for _ in range(n_lines - len(pairs)):
+            key, value = rng.choice(pairs)
+            document.add([*key, *asked])
+            document.add([value], Mark.CHOICE)
+        return document
+
     def recall(self, length: int, rng: random.Random) -> Document:
         """Needles, then the same needles again in random order: the dense signal from which keys are matched."""
         header = self._encode(niah.header(plural=True))
@@ -190,6 +211,7 @@ class DocumentWriter:
             "english": self.english,
             "needles": self.needles,
             "association": self.association,
+            "lookup": self.lookup,
             "recall": self.recall,
             "variables": self.variables,
         }
