@@ -235,7 +235,7 @@ class TestMistakes:
         with pytest.raises(UserError, match=r"; and 1 more$"):
             compose(["evaluate.n_samples=0", "calibration.n_profile=0"])
 
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     @given(
         key=st.sampled_from(
             ["name", "task", "tasks.vt", "ratios", "calibration.tasks.0", "hydra.job", "experiment", ""]

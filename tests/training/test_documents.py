@@ -17,7 +17,8 @@ from baklava.training.documents import Document, DocumentWriter, Mark
 from baklava.training.recipe import Recipe
 from baklava.training.tokenizer import BEGIN, END
 
-KINDS = ("repetition", "english", "needles", "recall", "variables")
+RECIPES = [Recipe.model_validate(compose_training(name)) for name in ("tiny-llama", "tiny-qwen2")]
+KINDS = sorted({kind for recipe in RECIPES for stage in recipe.stages for kind in stage.mix})
 SEEDS = st.integers(0, 2**40)
 
 NEEDLE = re.compile(r"One of the special magic numbers for (.+?-.+?) is: (\d+)\.")
@@ -49,25 +50,26 @@ def chosen(document: Document, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     return [tokenizer.decode([token]) for token, mark in pairs if mark == Mark.CHOICE]
 
 
-def test_every_kind_is_tested(writer: DocumentWriter) -> None:
-    assert tuple(writer.kinds()) == KINDS
-
-
-@pytest.mark.parametrize("model", ["tiny-llama", "tiny-qwen2"])
-def test_recipes_mix_kinds_that_exist(model: str) -> None:
-    stages = Recipe.model_validate(compose_training(model)).stages
-    assert {kind for stage in stages for kind in stage.mix} == set(KINDS)
+def lengths_of(kind: str) -> list[int]:
+    """The lengths at which the recipes ask for a kind."""
+    lengths = {stage.length for recipe in RECIPES for stage in recipe.stages if kind in stage.mix}
+    doubled = {2 * recipe.stages[-1].length for recipe in RECIPES if kind in recipe.stages[-1].mix and recipe.long_rows}
+    return sorted(lengths | doubled)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30)
-@given(length=st.sampled_from([48, 320, 560, 1024, 2048]), seed=SEEDS)
-def test_is_never_longer_than_asked(writer: DocumentWriter, kind: str, length: int, seed: int) -> None:
-    if length < 320 and kind not in ("repetition", "english"):
-        length = 320  # a question alone takes more than the shortest length
+def test_recipes_ask_for_kinds_that_exist(writer: DocumentWriter, kind: str) -> None:
+    assert kind in writer.kinds()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)
+@given(data=st.data(), seed=SEEDS)
+def test_is_never_longer_than_asked(writer: DocumentWriter, kind: str, data: st.DataObject, seed: int) -> None:
+    length = data.draw(st.sampled_from(lengths_of(kind)))
     document = write(writer, kind, length, seed)
+    assert 0 < len(document.ids) <= length
     assert len(document.ids) == len(document.marks)
-    assert 0.5 * length < len(document.ids) <= length
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,6 +145,20 @@ def cut_short(answers: list[str], again: list[str]) -> bool:
     *whole, last = answers
     expected = [f"{value}.\n" for value in again]
     return whole == expected[: len(whole)] and (len(expected) == len(whole) or expected[-1].startswith(last))
+
+
+@settings(max_examples=30)
+@given(length=st.sampled_from([192, 320]), seed=SEEDS)
+def test_associations_ask_for_what_was_stated(writer: DocumentWriter, length: int, seed: int) -> None:
+    document = write(writer, "association", length, seed)
+    place = document.marks.index(Mark.CHOICE)
+    while place < len(document.ids):
+        end = place + 1
+        while end < len(document.ids) and document.marks[end] == Mark.ANSWER:
+            end += 1
+        asked = document.ids[place:end]  # the value and the end of its line
+        assert any(document.ids[start : start + len(asked)] == asked for start in range(place - len(asked) + 1))
+        place = next((later for later in range(end, len(document.ids)) if document.marks[later]), len(document.ids))
 
 
 @settings(max_examples=30)
