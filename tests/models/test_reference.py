@@ -1,0 +1,61 @@
+"""The reference models: plain transformers load them, they are small, and they do what their cards say."""
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import baklava
+from baklava.budgets import Budgets
+from baklava.config import ModelConfig, compose
+from baklava.errors import UserError
+from baklava.evaluate import Cell, evaluate_sample
+from baklava.eviction import StreamingLLM
+from baklava.models.load import load_model
+
+NAMES = ("tiny-llama", "tiny-qwen2")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_transformers_loads_it(name):
+    folder = baklava.reference_model_path(name)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert type(model).__name__ == {"tiny-llama": "LlamaForCausalLM", "tiny-qwen2": "Qwen2ForCausalLM"}[name]
+    assert model.config.num_attention_heads == 8
+    assert model.config.num_key_value_heads == {"tiny-llama": 4, "tiny-qwen2": 2}[name]
+    assert model.config.max_position_embeddings >= 2048
+    assert len(tokenizer) == model.config.vocab_size <= 4096
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (model.config.bos_token_id, model.config.eos_token_id)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_half_precision_and_has_a_card(name):
+    folder = baklava.reference_model_path(name)
+    assert (folder / "model.safetensors").stat().st_size <= 12e6
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype.itemsize == 2
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl", ".py")]
+    assert "Measured" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_both_share_one_tokenizer():
+    first, second = (baklava.reference_model_path(name) / "tokenizer.json" for name in NAMES)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="tiny-llama, tiny-qwen2"):
+        baklava.reference_model_path("../tiny-llama")
+
+
+# Below the bars of the model cards by more than twelve samples can scatter.
+@pytest.mark.parametrize(("task", "least"), [("niah_single_1", 0.8), ("niah_multikey_1", 0.7), ("vt", 0.6)])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_answers_with_the_full_cache(name, task, least):
+    loaded = load_model(ModelConfig(name=name, path=f"reference:{name}", dtype="float32"))
+    asked = compose([f"task={task}"]).tasks[task].build()
+    full = Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads, ratio=0.0)
+    cell = Cell("full", "none", 0.0, full, StreamingLLM())
+    scores = []
+    for index in range(12):
+        sample = asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)
+        (record,) = evaluate_sample(loaded, asked, sample, [cell], protocol="question_agnostic", batch_rows=1)
+        scores.append(record["score"])
+    assert sum(scores) / len(scores) >= least
