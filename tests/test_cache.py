@@ -1,4 +1,4 @@
-"""`BudgetedCache`: exact where nothing is dropped, equal to a masked reference where something is, and really smaller."""
+"""`BudgetedCache`: exact where nothing is dropped, equal to a masked reference elsewhere, really smaller."""
 
 import numpy as np
 import pytest

@@ -181,6 +181,25 @@ class DocumentWriter:
         document.ids, document.marks = document.ids[:length], document.marks[:length]
         return document
 
+    def short_recall(self, length: int, rng: random.Random) -> Document:
+        """Word keys with short values, then the same keys again, in the needle's or the question's words."""
+        lead = rng.choice(("", "", "numbers for ", "One of the special magic numbers for "))
+        stated, asked = " is: ", rng.choice((" is: ", " mentioned in the provided text is "))
+        room = length - 1
+        keys = niah.word_keys(rng.randint(2, 6), rng)
+        pairs = [(key, str(rng.randrange(10, 100))) for key in keys]
+        document = Document()
+        document.add([self._begin])
+        for key, value in pairs:
+            document.add(self._encode(f"{lead}{key}{stated}{value}\n"))
+        while True:
+            key, value = rng.choice(pairs)
+            question, answer = self._encode(f"{lead}{key}{asked}"), self._encode(f"{value}\n")
+            if len(document.ids) + len(question) + len(answer) > room:
+                return document
+            document.add(question)
+            self._add_answer(document, answer)
+
     def variables(self, length: int, rng: random.Random) -> Document:
         """A chain of assignments in noise, after a solved example where both fit."""
         room = length - 1
@@ -213,5 +232,6 @@ class DocumentWriter:
             "association": self.association,
             "lookup": self.lookup,
             "recall": self.recall,
+            "short_recall": self.short_recall,
             "variables": self.variables,
         }
