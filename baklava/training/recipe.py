@@ -31,6 +31,7 @@ class Architecture(Strict):
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
+    attention_bias: bool = Field(default=False, description="biases of q, k, v and o; Llama only, Qwen2 has its own")
     max_position_embeddings: int = 4096
     rope_theta: float = 10_000.0
 

@@ -28,7 +28,9 @@ def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, 
         "llama": (LlamaConfig, LlamaForCausalLM),
         "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     }[architecture.family]
-    shape = architecture.model_dump(exclude={"family", "rope_theta"})
+    shape = architecture.model_dump(exclude={"family", "rope_theta", "attention_bias"})
+    if architecture.family == "llama":
+        shape["attention_bias"] = architecture.attention_bias
     config = config_class(
         vocab_size=len(tokenizer),
         tie_word_embeddings=True,
