@@ -97,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"baklava {options.command}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # no permission, no space, ...
+        print(f"baklava {options.command}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"baklava {options.command}: interrupted", file=sys.stderr)
         return 130
