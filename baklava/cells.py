@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from baklava.errors import UserError
 from baklava.parquet import read_parquet
+from baklava.records import COLUMNS, SCHEMA
 
-SCHEMA = 1
 FULL = "full"
 UNIFORM = "uniform"
 
@@ -66,25 +66,7 @@ class Samples:
 
 Cells = Mapping[Cell, Samples]
 
-_COLUMNS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("task", pa.string()),
-        ("allocator", pa.string()),
-        ("eviction", pa.string()),
-        ("ratio", pa.float64()),
-        ("protocol", pa.string()),
-        ("seed", pa.int64()),
-        ("length", pa.int64()),
-        ("sample", pa.int64()),
-        ("score", pa.float64()),
-        ("kept_entries", pa.int64()),
-        ("total_entries", pa.int64()),
-        ("kv_bytes", pa.int64()),
-        ("kv_bytes_full", pa.int64()),
-        ("seconds", pa.float64()),
-    ]
-)
+_COLUMNS = pa.schema([COLUMNS.field(name) for name in (*Cell._fields, *Samples.__annotations__)])
 
 
 def read_cells(paths: Iterable[Path]) -> Cells:

@@ -5,49 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, StreamingLLM
-from baklava.files import atomic
 from baklava.generation import cache_bytes, compressed_rows, greedy_answers, prefill
 from baklava.jobs import EvaluateJob
 from baklava.models.load import LoadedModel, load_model
+from baklava.parquet import write_parquet
+from baklava.records import COLUMNS, SCHEMA
 from baklava.tasks import Sample, Task
-
-SCHEMA = pa.schema(
-    [
-        ("model", pa.string()),
-        ("task", pa.string()),
-        ("allocator", pa.string()),
-        ("eviction", pa.string()),
-        ("ratio", pa.float64()),
-        ("protocol", pa.string()),
-        ("seed", pa.int64()),
-        ("sample", pa.int64()),
-        ("length", pa.int64()),
-        ("context_tokens", pa.int64()),
-        ("prediction", pa.string()),
-        ("answers", pa.list_(pa.string())),
-        ("score", pa.float64()),
-        ("kept_entries", pa.int64()),
-        ("total_entries", pa.int64()),
-        ("kv_bytes", pa.int64()),
-        ("kv_bytes_full", pa.int64()),
-        ("seconds", pa.float64()),
-    ],
-    metadata={"schema_version": "1"},
-)
 
 
 @dataclass(frozen=True)
-class Cell:
+class Compression:
     """A way to compress; `full` is the uncompressed cache."""
 
     allocator: str
@@ -57,14 +32,14 @@ class Cell:
     policy: EvictionPolicy
 
 
-def _cells(job: EvaluateJob, loaded: LoadedModel) -> list[Cell]:
+def _cells(job: EvaluateJob, loaded: LoadedModel) -> list[Compression]:
     full = Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads, ratio=0.0)
-    cells = [Cell("full", "none", 0.0, full, StreamingLLM())]
+    cells = [Compression("full", "none", 0.0, full, StreamingLLM())]
     for one in job.cells:
         budgets = Budgets.load(one.path)
         if budgets.ratio != one.ratio:
             raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
-        cells.append(Cell(one.allocator, one.eviction, one.ratio, budgets, job.evictions[one.eviction].build()))
+        cells.append(Compression(one.allocator, one.eviction, one.ratio, budgets, job.evictions[one.eviction].build()))
     return cells
 
 
@@ -79,7 +54,7 @@ def _split(sample: Sample, loaded: LoadedModel, protocol: str) -> tuple[list[int
 
 
 def evaluate_sample(
-    loaded: LoadedModel, task: Task, sample: Sample, cells: Sequence[Cell], *, protocol: str, batch_rows: int
+    loaded: LoadedModel, task: Task, sample: Sample, cells: Sequence[Compression], *, protocol: str, batch_rows: int
 ) -> Iterator[dict[str, Any]]:
     """One record per cell. Predictions do not depend on how the cells are split into batches."""
     started = time.perf_counter()
@@ -143,9 +118,4 @@ def evaluate(job: EvaluateJob) -> None:
                 totals[place] += record["score"]
                 records.append({**constant, **record})
             progress.set_postfix(full=f"{totals[0] / (index + 1):.2f}", worst=f"{min(totals) / (index + 1):.2f}")
-    _write(records, job.records)
-
-
-def _write(records: list[dict[str, Any]], path: Path) -> None:
-    with atomic(path) as unfinished:
-        pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), unfinished)
+    write_parquet(job.records, pa.Table.from_pylist(records, schema=COLUMNS), schema=SCHEMA)

@@ -5,10 +5,11 @@ import pytest
 from baklava.budgets import Budgets
 from baklava.config import ModelConfig
 from baklava.errors import UserError
-from baklava.evaluate import SCHEMA, Cell, evaluate, evaluate_sample
+from baklava.evaluate import Compression, evaluate, evaluate_sample
 from baklava.eviction import StreamingLLM
 from baklava.jobs import EvaluateJob
 from baklava.models.load import load_model
+from baklava.records import COLUMNS
 from baklava.tasks import NeedleInHaystack
 
 LENGTH = 400
@@ -25,7 +26,7 @@ def cells(loaded):
     shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
     ratios = (0.0, 0.3, 0.6, 0.9)
     return [
-        Cell(f"u{ratio}", "streaming_llm", ratio, Budgets.uniform(**shape, ratio=ratio), StreamingLLM())
+        Compression(f"u{ratio}", "streaming_llm", ratio, Budgets.uniform(**shape, ratio=ratio), StreamingLLM())
         for ratio in ratios
     ]
 
@@ -85,7 +86,7 @@ def test_the_job_writes_one_row_per_sample_and_cell(tmp_path, loaded):
     }
     evaluate(EvaluateJob.model_validate(job))
     table = pq.read_table(tmp_path / "r.parquet")
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(COLUMNS)
     assert table.schema.metadata[b"schema_version"] == b"1"
     keys = [(row["sample"], row["allocator"], row["ratio"]) for row in table.to_pylist()]
     assert keys == [(i, *cell) for i in range(3) for cell in (("full", 0.0), ("uniform", 0.5))]

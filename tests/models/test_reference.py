@@ -7,7 +7,7 @@ import baklava
 from baklava.budgets import Budgets
 from baklava.config import ModelConfig, compose
 from baklava.errors import UserError
-from baklava.evaluate import Cell, evaluate_sample
+from baklava.evaluate import Compression, evaluate_sample
 from baklava.eviction import StreamingLLM
 from baklava.models.load import load_model
 
@@ -52,7 +52,7 @@ def test_it_answers_with_the_full_cache(name, task, least):
     loaded = load_model(ModelConfig(name=name, path=f"reference:{name}", dtype="float32"))
     asked = compose([f"task={task}"]).tasks[task].build()
     full = Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads, ratio=0.0)
-    cell = Cell("full", "none", 0.0, full, StreamingLLM())
+    cell = Compression("full", "none", 0.0, full, StreamingLLM())
     scores = []
     for index in range(12):
         sample = asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)

@@ -1,0 +1,30 @@
+"""The records: one row per sample and cell, as `baklava evaluate` writes them and the summary reads them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA = 1
+
+COLUMNS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("allocator", pa.string()),
+        ("eviction", pa.string()),
+        ("ratio", pa.float64()),
+        ("protocol", pa.string()),
+        ("seed", pa.int64()),
+        ("sample", pa.int64()),
+        ("length", pa.int64()),
+        ("context_tokens", pa.int64()),
+        ("prediction", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("score", pa.float64()),
+        ("kept_entries", pa.int64()),
+        ("total_entries", pa.int64()),
+        ("kv_bytes", pa.int64()),
+        ("kv_bytes_full", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
