@@ -89,17 +89,44 @@ class DocumentWriter:
         keys = niah.word_keys(rng.randint(1, most_keys) if rng.random() < 0.5 else min(4, most_keys), rng)
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys for _ in range(n_values)]
         rng.shuffle(pairs)
-        needles = [niah.needle(key, value) for key, value in pairs]
-
         ask_many = len(keys) > 1 and n_values == 1 and rng.random() < 0.4
         rounds = [rng.sample(keys, min(4, len(keys)))] if ask_many else [[key] for key in rng.sample(keys, len(keys))]
-        plural = len(rounds[0]) * n_values > 1
+        answers = [tuple(value for key in asked for k, value in pairs if k == key) for asked in rounds]
+        return self._asked(length, rng, pairs, rounds, answers)
+
+    def single_needles(self, length: int, rng: random.Random) -> Document:
+        """Needles of different keys in noise, then questions for one key each."""
+        keys = niah.word_keys(rng.randint(1, 8) if length >= 500 and rng.random() < 0.3 else rng.randint(2, 4), rng)
+        pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
+        order = rng.sample(pairs, len(pairs))
+        return self._asked(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
+
+    def listed_needles(self, length: int, rng: random.Random) -> Document:
+        """Needles of one key or of several in noise, then one question for all, answered in the order of the text."""
+        n = 4 if rng.random() < 0.8 else rng.randint(2, 3)
+        several = niah.word_keys(n, rng)
+        keys = several if rng.random() < 0.5 else several[:1] * n
+        pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
+        asked = rng.sample(several, n) if keys == several else keys[:1]
+        return self._asked(length, rng, pairs, [asked], [tuple(value for _, value in pairs)])
+
+    def _asked(
+        self,
+        length: int,
+        rng: random.Random,
+        pairs: list[tuple[str, str]],
+        rounds: list[list[str]],
+        answers: list[tuple[str, ...]],
+    ) -> Document:
+        """Needles for `pairs` in noise, and as many rounds of question and answer as fit."""
+        needles = [niah.needle(key, value) for key, value in pairs]
+        plural = len(answers[0]) > 1
         header = niah.header(plural=plural)
-        room -= len(self._encode(header + "\n".join(needles) + "\n"))
+        room = length - 1 - len(self._encode(header + "\n".join(needles) + "\n"))
         encoded: list[tuple[list[int], list[int]]] = []
-        for asked in rounds:
+        for asked, values in zip(rounds, answers, strict=True):
             question = self._encode("".join(niah.question(asked, plural=plural)))
-            answer = [*self._encode(niah.answer(niah.values_of(asked, pairs))), self._end]
+            answer = [*self._encode(niah.answer(values)), self._end]
             if encoded and len(question) + len(answer) > room:
                 break
             room -= len(question) + len(answer)
@@ -229,6 +256,8 @@ class DocumentWriter:
             "repetition": self.repetition,
             "english": self.english,
             "needles": self.needles,
+            "single_needles": self.single_needles,
+            "listed_needles": self.listed_needles,
             "association": self.association,
             "lookup": self.lookup,
             "recall": self.recall,

@@ -19,6 +19,7 @@ class Stage(Strict):
     mix: dict[str, float]
     until: float = Field(default=1.1, description="above 1: the stage is left by its number of steps only")
     at_most: int = 1_000_000
+    doubled: float = Field(default=0.0, ge=0, le=1, description="part of the steps at twice the length")
 
 
 class Architecture(Strict):
@@ -54,7 +55,6 @@ class Recipe(Strict):
     answer_weight: float = 5.0
     choice_weight: float = 20.0
     clip_norm: float = 1.0
-    long_rows: float = Field(default=0.0, description="part of the last stage's steps at twice its length")
     save_every: int = 100
 
     def learning_rate_at(self, step: int) -> float:

@@ -63,7 +63,7 @@ def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int)
     stage = recipe.stages[progress.stage]
     rng = random.Random(f"train/{recipe.name}/{recipe.seed}/{progress.step}")
     length, rows = stage.length, stage.rows
-    if progress.stage == len(recipe.stages) - 1 and rng.random() < recipe.long_rows:
+    if stage.doubled and rng.random() < stage.doubled:
         length, rows = 2 * length, max(1, rows // 2)
     kinds = rng.choices(list(stage.mix), weights=list(stage.mix.values()), k=rows)
     documents = [writer.kinds()[kind](length, rng) for kind in kinds]
