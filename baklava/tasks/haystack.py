@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from baklava.errors import UserError
-from baklava.tasks.base import CountTokens
+from baklava.tasks.base import CountTokens, Sample
 
 # RULER's `noise` haystack (arXiv 2404.06654): one line, repeated.
 NOISE_LINE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -66,3 +67,17 @@ def fit(
             f"{total} tokens and one more is too long; ask for a greater length"
         )
     return n_lines
+
+
+def in_noise(
+    sample: Sample, context: Callable[[int], str], *, task: str, length: int, count_tokens: CountTokens
+) -> Sample:
+    """`sample` with `context(n_lines)` for its context, at most `length` tokens long including the generated ones."""
+    n_lines = fit(
+        lambda n: context(n) + sample.question + sample.answer_prefix,
+        task=task,
+        length=length,
+        max_new_tokens=sample.max_new_tokens,
+        count_tokens=count_tokens,
+    )
+    return replace(sample, context=context(n_lines))

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.haystack import fit, hide
+from baklava.tasks.haystack import hide, in_noise
 from baklava.tasks.scoring import string_match_all
 
 HEADER = (
@@ -110,21 +110,15 @@ class NeedleInHaystack(Task):
         def context(n_lines: int) -> str:
             return header(plural=plural) + hide(needles, n_lines, random.Random(places_seed)) + "\n"
 
-        n_lines = fit(
-            lambda n: context(n) + asked_text + answer_prefix,
-            task=self.name,
-            length=length,
-            max_new_tokens=self.max_new_tokens,
-            count_tokens=count_tokens,
-        )
-        return Sample(
+        sample = Sample(
             index=index,
-            context=context(n_lines),
+            context="",
             question=asked_text,
             answer_prefix=answer_prefix,
             answers=values_of(asked, pairs),
             max_new_tokens=self.max_new_tokens,
         )
+        return in_noise(sample, context, task=self.name, length=length, count_tokens=count_tokens)
 
     def score(self, prediction: str, answers: tuple[str, ...]) -> float:
         return string_match_all(prediction, answers)

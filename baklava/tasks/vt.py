@@ -11,7 +11,7 @@ from pydantic import Field
 
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.haystack import fit, hide, most_noise_lines
+from baklava.tasks.haystack import hide, in_noise, most_noise_lines
 from baklava.tasks.scoring import string_match_all
 
 HEADER = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
@@ -74,21 +74,15 @@ class VariableTracking(Task):
         def context(n_lines: int) -> str:
             return example + HEADER + hide(chain.statements(), n_lines, random.Random(places_seed)) + "\n"
 
-        n_lines = fit(
-            lambda n: context(n) + asked + answer_prefix,
-            task=self.name,
-            length=length,
-            max_new_tokens=self.max_new_tokens,
-            count_tokens=count_tokens,
-        )
-        return Sample(
+        sample = Sample(
             index=index,
-            context=context(n_lines),
+            context="",
             question=asked,
             answer_prefix=answer_prefix,
             answers=chain.names,
             max_new_tokens=self.max_new_tokens,
         )
+        return in_noise(sample, context, task=self.name, length=length, count_tokens=count_tokens)
 
     def _example(self, rng: random.Random, count_tokens: CountTokens) -> str:
         chain = Chain.draw(n_hops=self.n_hops, n_letters=3, rng=rng)
