@@ -168,19 +168,19 @@ MISTAKES = [
     ("profile.estimators=[guess]", "estimators", "'guess'"),
     ("profile.estimators=[]", "estimators", "value_output_cosine"),
     ("models.tiny-llama.dtype=int8", "models.tiny-llama.dtype", "'int8'"),
-    ("+models.tiny-llama.device=gpu", "models.tiny-llama.device", "'gpu'"),
+    ("models.tiny-llama.device=gpu", "models.tiny-llama.device", "'gpu'"),
     # parameters of tasks, allocators and eviction policies
     ("tasks.vt.family=riddle", "tasks.vt", "unknown task family 'riddle'; known: "),
     ("tasks.vt.n_hops=0", "tasks.vt.n_hops", "0"),
     ("tasks.niah_single_1.n_keys=0", "tasks.niah_single_1.n_keys", "0"),
     ("tasks.niah_single_1.n_queries=2", "tasks.niah_single_1", "n_queries (2) must not be more than n_keys (1)"),
     ("allocators.baklava.family=pie", "allocators.baklava", "unknown allocator 'pie'; known: "),
-    ("+allocators.baklava.slope=-1", "allocators.baklava.slope", "-1"),
-    ("+allocators.baklava.floor=2", "allocators.baklava.floor", "2"),
-    ("+allocators.baklava.whole=1.1", "allocators.baklava.whole", "1.1"),
-    ("+allocators.baklava.layer_mix=-0.1", "allocators.baklava.layer_mix", "-0.1"),
-    ("+allocators.baklava.pool=median", "allocators.baklava.pool", "'median'"),
-    ("+allocators.baklava.estimator=guess", "allocators.baklava.estimator", "unknown estimator 'guess'"),
+    ("allocators.baklava.slope=-1", "allocators.baklava.slope", "-1"),
+    ("allocators.baklava.floor=2", "allocators.baklava.floor", "2"),
+    ("allocators.baklava.whole=1.1", "allocators.baklava.whole", "1.1"),
+    ("allocators.baklava.layer_mix=-0.1", "allocators.baklava.layer_mix", "-0.1"),
+    ("allocators.baklava.pool=median", "allocators.baklava.pool", "'median'"),
+    ("allocators.baklava.estimator=guess", "allocators.baklava.estimator", "unknown estimator 'guess'"),
     ("evictions.streaming_llm.family=fifo", "evictions.streaming_llm", "unknown eviction policy 'fifo'"),
     ("evictions.streaming_llm.n_sink=-1", "evictions.streaming_llm.n_sink", "-1"),
     # unknown keys at each level
@@ -277,6 +277,6 @@ class TestSchema:
         assert list(walk(default)) == [("uniform", "streaming_llm"), ("baklava", "streaming_llm")]
 
     def test_parameters_that_no_file_mentions_can_be_added(self) -> None:
-        config = compose(["+allocators.baklava.search=false", "+allocators.baklava.slope=3"])
+        config = compose(["allocators.baklava.search=false", "allocators.baklava.slope=3"])
         allocator = config.allocators["baklava"].build()
         assert (allocator.name, allocator.search, allocator.slope) == ("baklava", False, 3.0)

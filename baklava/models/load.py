@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from baklava import attention
 from baklava.config import ModelConfig
 from baklava.errors import UserError
 from baklava.models import reference_model_path
+
+REFERENCE = "reference:"
 
 
 @dataclass(frozen=True)
@@ -53,15 +61,16 @@ class LoadedModel:
 
 def resolve(config: ModelConfig) -> str:
     """The folder or hub id to load from."""
-    prefix = "reference:"
-    if config.path.startswith(prefix):
-        return str(reference_model_path(config.path.removeprefix(prefix)))
+    if config.path.startswith(REFERENCE):
+        return str(reference_model_path(config.path.removeprefix(REFERENCE)))
     return config.path
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    # For a qwen2 model AutoTokenizer takes Qwen2Tokenizer, with its own splitting, whatever the folder declares.
+    kind = PreTrainedTokenizerFast if config.path.startswith(REFERENCE) else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(
+        return kind.from_pretrained(
             resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError) as error:

