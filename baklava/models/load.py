@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,7 +69,7 @@ def resolve(config: ModelConfig) -> str:
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     # For a qwen2 model AutoTokenizer takes Qwen2Tokenizer, with its own splitting, whatever the folder declares.
-    kind = PreTrainedTokenizerFast if config.path.startswith(REFERENCE) else AutoTokenizer
+    kind: Any = PreTrainedTokenizerFast if config.path.startswith(REFERENCE) else AutoTokenizer
     try:
         return kind.from_pretrained(
             resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
