@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,3 +139,12 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     for kind, metadata in empty.items():
         with atomic(folder / f"{name}.{kind}") as unfinished:
             figure.savefig(unfinished, format=kind, metadata=metadata)
+            if kind == "svg":
+                unfinished.write_text(_numbered(unfinished.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _numbered(svg: str) -> str:
+    """Clip paths and markers numbered in order: matplotlib's names for them come from memory addresses."""
+    names = dict.fromkeys(re.findall(r'id="([a-z][0-9a-f]{10})"', svg))
+    numbers = {name: f"{name[0]}{number}" for number, name in enumerate(names)}
+    return re.sub(r"(?<=[\"#])[a-z][0-9a-f]{10}(?=[\")])", lambda found: numbers.get(found[0], found[0]), svg)
