@@ -156,12 +156,12 @@ def allocate(job: AllocateJob) -> None:
     """Write the budgets of one method at every ratio, and the trace of the search (empty where nothing is searched)."""
     profile = Profile.load(job.profile)
     allocator = job.allocator.build()
-    candidates = {ratio: _candidates(allocator, profile, ratio, job.search) for ratio in job.budgets}
     trials: dict[float, list[Trial]] = {}
     if len(allocator.candidates(profile, n=job.search.n_candidates, seed=job.search.seed)) == 1:
         for ratio, path in job.budgets.items():
             _budgets(allocator, profile, ratio).save(path)
     else:
+        candidates = {ratio: _candidates(allocator, profile, ratio, job.search) for ratio in job.budgets}
         trials, loss_full = _run_search(job, profile, candidates)
         for ratio, path in job.budgets.items():
             _save_winner(job, trials[ratio], candidates[ratio][0], loss_full, path)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from baklava.files import atomic
 from baklava.training.documents import DocumentWriter, Mark
 from baklava.training.recipe import Architecture, Recipe, Stage
 from baklava.training.tokenizer import build_tokenizer
@@ -122,9 +123,9 @@ def _save(path: Path, model: ReferenceModel, optimizer: torch.optim.Optimizer, p
     for name, parameter in model.named_parameters():
         moments = optimizer.state[parameter]
         tensors |= {f"{moment}.{name}": moments[moment] for moment in ("exp_avg", "exp_avg_sq")}
-    unfinished = path.with_suffix(".unfinished")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, unfinished, {"progress": json.dumps(asdict(progress))})
-    unfinished.replace(path)
+    header = {"progress": json.dumps(asdict(progress))}
+    with atomic(path) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, header)
 
 
 def _resume(path: Path, model: ReferenceModel, optimizer: torch.optim.Optimizer) -> Progress:
