@@ -6,106 +6,75 @@ Importing this module registers it with transformers' attention and mask registr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.masking_utils import sdpa_mask
 
 from baklava.errors import UserError
 
 NAME = "baklava"
 
+# Soft-capped scores have no fused kernel; so many of them `[B, Hq, q, T]` are held at a time.
+MOST_SCORES = 2**25
+
 # Called with (attention module, query [B, Hq, T, D], key [B, Hkv, T, D], value, output [B, Hq, T, D]).
 Observer = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], None]
 
 
-@dataclass(frozen=True)
-class Run:
-    """KV caches of one layer that keep equally many entries, stored without a gap.
+class Attends(Protocol):
+    """A cache layer that does its own attention."""
 
-    `caches` `[P]` says which: row * n_kv_heads + head. `keys` and `values` are `[P, n, D]`.
-    """
-
-    caches: Tensor
-    keys: Tensor
-    values: Tensor
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Output `[B, Hq, Q, D]` for the tokens just put in; key, value and mask as the model passed them on."""
+        ...
 
 
-@dataclass(frozen=True)
-class RaggedEntries:
-    """All entries of one layer: the compressed context as runs, and the dense tokens after it `[B, Hkv, M, D]`."""
-
-    runs: Sequence[Run]
-    tail_keys: Tensor
-    tail_values: Tensor
-
-
-def attach_entries(keys: Tensor, entries: RaggedEntries) -> Tensor:
-    """Let `keys` carry a layer's entries to the attention function: a cache's only way to hand it more than tensors."""
+def attach(keys: Tensor, layer: Attends) -> Tensor:
+    """Let `keys` carry their cache layer to the attention function: a cache's only way to hand it more than tensors."""
     carrier = keys.view(keys.shape)
-    carrier.baklava_entries = entries  # type: ignore[attr-defined]
+    carrier.baklava_layer = layer  # type: ignore[attr-defined]
     return carrier
 
 
-@dataclass
-class _Partial:
-    """Softmax attention over some of the entries, to be merged with the rest: `[N, Q, D]`, `[N, Q, 1]`, `[N, Q, 1]`."""
-
-    weighted: Tensor
-    total: Tensor
-    highest: Tensor
-
-    @classmethod
-    def of(cls, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> _Partial:
-        """`query` `[N, Q, D]` is scaled; `hidden` `[Q, n]` is true where a query may not look."""
-        exact = torch.promote_types(query.dtype, torch.float32)
-        scores = torch.matmul(query, keys.transpose(-1, -2)).to(exact)  # [N, Q, n]
-        if hidden is not None:
-            scores.masked_fill_(hidden, float("-inf"))
-        highest = scores.amax(-1, keepdim=True)
-        weights = scores.sub_(highest).exp_()
-        return cls(torch.matmul(weights.to(values.dtype), values).to(exact), weights.sum(-1, keepdim=True), highest)
-
-    def merge(self, where: Tensor, other: _Partial) -> None:
-        """Add `other`, which belongs to the rows `where` `[P]` of this one."""
-        highest = torch.maximum(self.highest[where], other.highest)
-        keep, add = (self.highest[where] - highest).exp_(), (other.highest - highest).exp_()
-        self.weighted[where] = self.weighted[where] * keep + other.weighted * add
-        self.total[where] = self.total[where] * keep + other.total * add
-        self.highest[where] = highest
+def check_attention(config: PreTrainedConfig) -> None:
+    """Raises `UserError` for a model whose attention is another one."""
+    if config._attn_implementation != NAME:
+        raise UserError(
+            f"a BudgetedCache needs the attention {NAME!r}, the model has {config._attn_implementation!r}; "
+            f'call model.set_attn_implementation("{NAME}") first'
+        )
 
 
-def ragged_attention(query: Tensor, entries: RaggedEntries, *, scaling: float) -> Tensor:
-    """Attention of the last `Q` tokens to a compressed context and to the tokens since it.
+def dense_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Causal attention `[B, Hq, Q, D]` of the last `Q` of `T` positions, KV heads not repeated.
 
-    `query` is `[B, Hq, Q, D]` and belongs to the last `Q` positions of the tail. Every query sees the whole context
-    and, of the tail, itself and what is before it. Returns `[B, Hq, Q, D]`. Sums are kept in float32 at least.
+    `mask` `[B, 1, Q, T]` is true where a query may look; without one, it sees all up to itself.
     """
-    batch, n_heads, n_queries, head_dim = query.shape
-    n_kv_heads, n_tail = entries.tail_keys.shape[1:3]
-    group = n_heads // n_kv_heads
-    # Query heads that share a KV head become rows of one product: [B * Hkv, group * Q, D]
-    packed = (query * scaling).reshape(batch * n_kv_heads, group * n_queries, head_dim)
-    hidden = None
-    if n_queries > 1:
-        last = torch.arange(n_tail - n_queries, n_tail, device=query.device)
-        hidden = torch.arange(n_tail, device=query.device) > last[:, None]  # [Q, M]
-        hidden = hidden.repeat(group, 1)
-    merged = _Partial.of(packed, entries.tail_keys.flatten(0, 1), entries.tail_values.flatten(0, 1), hidden)
-    for run in entries.runs:
-        merged.merge(run.caches, _Partial.of(packed[run.caches], run.keys, run.values))
-    return (merged.weighted / merged.total).to(query.dtype).view(batch, n_heads, n_queries, head_dim)
-
-
-def dense_attention(query: Tensor, key: Tensor, value: Tensor, *, scaling: float, mask: Tensor | None = None) -> Tensor:
-    """Causal attention `[B, Hq, Q, D]` of the last `Q` of `T` positions, KV heads not repeated."""
-    n_queries, n_keys = query.shape[2], key.shape[2]
+    batch, n_heads, n_queries, _ = query.shape
+    n_kv_heads, n_keys = key.shape[1:3]
     if mask is None and 1 < n_queries < n_keys:
         position = torch.arange(n_keys, device=query.device)
         mask = position <= position[n_keys - n_queries :, None]
+    if softcap is not None:
+        return _softcapped(query, key, value, scaling=scaling, mask=mask, softcap=softcap)
+    if n_queries == 1 and n_heads != n_kv_heads:  # the heads of a group as queries of their KV head: one read of it
+        packed = query.reshape(batch, n_kv_heads, -1, query.shape[-1])
+        output = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
+        return output.reshape(batch, n_heads, 1, -1)
     return nn.functional.scaled_dot_product_attention(
         query,
         key,
@@ -113,8 +82,40 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, *, scaling: float
         attn_mask=mask,
         is_causal=mask is None and n_queries > 1,
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=n_heads != n_kv_heads,
     )
+
+
+def _softcapped(
+    query: Tensor, key: Tensor, value: Tensor, *, scaling: float, mask: Tensor | None, softcap: float
+) -> Tensor:
+    """Attention with bounded scores (Gemma 2, arXiv 2408.00118), a block of queries at a time."""
+    batch, n_heads, n_queries, _ = query.shape
+    n_kv_heads, n_keys = key.shape[1:3]
+    grouped = query.unflatten(1, (n_kv_heads, -1)) * scaling  # [B, Hkv, group, Q, D]
+    keys, values = key[:, :, None].transpose(-1, -2), value[:, :, None]
+    step = max(1, MOST_SCORES // (batch * n_heads * n_keys))
+    position = torch.arange(n_keys, device=query.device)
+    blocks = []
+    for start in range(0, n_queries, step):
+        scores = soft_cap(exact(torch.matmul(grouped[..., start : start + step, :], keys)), softcap)  # [.., q, T]
+        if mask is None:
+            visible = position <= position[n_keys - n_queries :][start : start + step, None]
+        else:
+            visible = mask[..., start : start + step, :].unsqueeze(-4)
+        # Finite, so that a query of padding, which may look at nothing, gives some output and not NaN.
+        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+        blocks.append(torch.matmul(scores.softmax(-1).to(value.dtype), values))
+    return torch.cat(blocks, -2).flatten(1, 2)
+
+
+def exact(scores: Tensor) -> Tensor:
+    """In float32 at least."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def soft_cap(scores: Tensor, softcap: float) -> Tensor:
+    return scores.div(softcap).tanh_().mul_(softcap)
 
 
 def baklava_attention(
@@ -126,6 +127,7 @@ def baklava_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     observer: Observer | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -135,26 +137,44 @@ def baklava_attention(
     """
     if dropout:
         raise UserError("the baklava attention is for inference and knows no dropout; call model.eval()")
-    if kwargs.get("sliding_window") is not None or kwargs.get("softcap") is not None:
-        raise UserError("the baklava attention does not support sliding windows or soft-capped scores yet")
+    if kwargs.get("s_aux") is not None:
+        raise UserError("the baklava attention does not support models with learnt attention sinks yet")
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    entries = getattr(key, "baklava_entries", None)
-    if entries is None:
-        output = dense_attention(query, key, value, scaling=scaling, mask=attention_mask)
+    layer: Attends | None = getattr(key, "baklava_layer", None)
+    if layer is None:
+        output = dense_attention(query, key, value, scaling=scaling, mask=attention_mask, softcap=softcap)
     else:
-        output = ragged_attention(query, entries, scaling=scaling)
+        output = layer.attend(query, key, value, attention_mask, scaling=scaling, softcap=softcap)
     if observer is not None:
         observer(module, query, key, value, output)
     return output.transpose(1, 2).contiguous(), None  # [B, Q, Hq, D]
 
 
-def baklava_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> None:
-    """No mask is ever built: causality is the attention's own business. Padding is refused, not ignored."""
-    if attention_mask is not None and not bool(attention_mask.all()):
-        raise UserError(
-            "the baklava attention does not support padded batches yet; pass prompts of equal length, or one at a time"
-        )
+def baklava_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Tensor | None:
+    """Visible positions `[B, 1, Q, T]`, only where there is more to say than causality: padding, sliding windows."""
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    plain = allow_is_causal_skip and not padded and q_offset + q_length == kv_length
+    if plain and local_size is None:
+        return None
+    return sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        attention_mask=attention_mask,
+        local_size=local_size,
+        allow_is_causal_skip=plain,
+        **kwargs,
+    )
 
 
 AttentionInterface.register(NAME, baklava_attention)

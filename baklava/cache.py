@@ -2,149 +2,153 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
 
-from baklava.attention import NAME, RaggedEntries, Run, attach_entries
+from baklava.attention import attach, check_attention
 from baklava.budgets import Budgets
+from baklava.compression import Compressed, RowSettings, compress
+from baklava.context import ContextCache, ContextLayer, cache_layers
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
+from baklava.ragged_attention import ragged_attention
+
+Decoding = Literal["grow", "fixed"]
 
 TAIL_GROWTH = 64
 
 
 class BudgetedLayer(CacheLayerMixin):
-    """One layer's entries: the first tokens it is given are the context, compressed at once; later ones are kept.
+    """One layer's entries: those of the context are compressed as soon as it is read; later ones are taken in.
 
-    `counts` `[B, Hkv]` is what each KV cache keeps; it is known once the context's length is.
+    `decoding` "grow" appends later tokens; "fixed" lets them overwrite entries, the least wanted first.
     """
 
     is_sliding = False
     is_compileable = False
     supports_early_init = False
 
-    def __init__(self, layer_index: int, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy]):
+    def __init__(
+        self, place: int, layer_index: int, config: PreTrainedConfig, settings: RowSettings, decoding: Decoding
+    ):
         super().__init__()
+        self._place = place
         self._layer_index = layer_index
-        self._budgets = budgets
-        self._policies = policies
-        self._forget()
+        self._config = config
+        self._settings = settings
+        self._decoding = decoding
+        self.is_croppable = decoding == "grow"
+        self.reset()
 
-    def _forget(self) -> None:
+    def reset(self) -> None:
         self.is_initialized = False
         self.seen = 0
-        self.runs: list[Run] = []
-        self.counts: Tensor | None = None
+        self.compressed: Compressed | None = None
         self._tail_keys: Tensor | None = None
         self._tail_values: Tensor | None = None
         self._tail_length = 0
+        self.expect(None, None)
+
+    def expect(self, length: int | None, padding: Tensor | None) -> None:
+        """The context will come in chunks, `length` tokens in all, rows `[B]` with so much padding before them."""
+        self._context: ContextLayer | None = ContextLayer(
+            self._layer_index, self._config, self._settings.policies, length, padding
+        )
+        self._context_length = length
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        empty = key_states[:, :, :0]
-        self._tail_keys, self._tail_values = empty.clone(), empty.clone()
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Take in keys and values `[B, Hkv, T, D]`; returns what the attention needs to see."""
+        """Take in keys and values `[B, Hkv, T, D]`; returns what the attention hands on to `attend`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.compress(key_states, value_states)
-            return key_states, value_states
-        self._append(key_states, value_states)
-        keys, values = self.tail
-        return attach_entries(keys, RaggedEntries(self.runs, keys, values)), values
+        if self._context is not None:
+            self._settings.check_rows(key_states.shape[0])
+            keys, values = self._context.update(key_states, value_states)
+        else:
+            keys, values = self._append(key_states, value_states)
+        self.seen += key_states.shape[2]
+        return attach(keys, self), values
 
-    def compress(self, keys: Tensor, values: Tensor) -> None:
-        """Keep of a context `[B or 1, Hkv, T, D]` what each row's policy and budgets say.
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Attention output `[B, Hq, Q, D]` of the tokens just taken in; compresses the context when it is complete."""
+        if self._context is not None:
+            output = self._context.attend(query, key, value, mask, scaling=scaling, softcap=softcap)
+            if self._context_length in (None, self.seen):
+                self.compress(self._context)
+            return output
+        assert self.compressed is not None
+        if mask is not None:
+            mask = mask[..., -key.shape[2] :]
+        output = ragged_attention(
+            query, self.compressed.entries, key, value, scaling=scaling, mask=mask, softcap=softcap
+        )
+        if self._decoding == "fixed":
+            if mask is not None and not bool(mask[:, :, -1].all()):
+                raise UserError('decoding "fixed" takes no padding after the context; use decoding="grow"')
+            self.compressed.overwrite(key, value)
+        return output
 
-        One context row serves all rows of the cache when there is just one.
-        """
-        if len(self._budgets) > 1 and keys.shape[0] not in (1, len(self._budgets)):
-            raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {keys.shape[0]}")
-        n_rows = max(len(self._budgets), keys.shape[0])
-        n_entries = keys.shape[2]
-        budgets = list(self._budgets) * (n_rows // len(self._budgets))
-        counts = torch.stack([torch.from_numpy(one.entries(n_entries)[self._layer_index]) for one in budgets])
-        self.counts = counts  # [B, Hkv]
-        self.seen = n_entries
-        self._resize_tail(n_rows)
-        policies = list(self._policies) * (n_rows // len(self._policies))
-        for policy in dict.fromkeys(policies):
-            rows = torch.tensor([row for row in range(n_rows) if policies[row] == policy])
-            scores = policy.score(keys, values)  # [B or 1, Hkv, T]
-            for n in counts[rows].unique().tolist():
-                row, head = (counts[rows] == n).nonzero(as_tuple=True)
-                row = rows[row]
-                if n:
-                    self.runs.append(_gather(keys, values, scores, row, head, n))
+    def compress(self, context: ContextLayer) -> None:
+        """Keep of a context what each row's policy and budgets say, and let go of the rest."""
+        if not self.is_initialized:
+            assert context.keys is not None and context.values is not None
+            self.lazy_initialization(context.keys, context.values)
+        self.compressed = compress(context, self._settings, self._place)
+        self.seen = context.seen
+        self._context = None
 
-    def _resize_tail(self, n_rows: int) -> None:
-        assert self._tail_keys is not None and self._tail_values is not None
-        if self._tail_keys.shape[0] != n_rows:
-            self._tail_keys = self._tail_keys.new_empty(n_rows, *self._tail_keys.shape[1:])
-            self._tail_values = self._tail_values.new_empty(n_rows, *self._tail_values.shape[1:])
-
-    def _append(self, keys: Tensor, values: Tensor) -> None:
-        assert self._tail_keys is not None and self._tail_values is not None
-        if keys.shape[0] != self._tail_keys.shape[0]:
+    def _append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.compressed is not None
+        n_rows = self.compressed.counts.shape[0]
+        if keys.shape[0] != n_rows:
             raise UserError(
-                f"the cache holds {self._tail_keys.shape[0]} rows and was given {keys.shape[0]}; "
+                f"the cache holds {n_rows} rows and was given {keys.shape[0]}; "
                 "make a new BudgetedCache for another batch size"
             )
+        if self._decoding == "fixed":
+            return keys, values
         end = self._tail_length + keys.shape[2]
+        if self._tail_keys is None or self._tail_values is None:
+            self._tail_keys, self._tail_values = keys[:, :, :0], values[:, :, :0]
         if end > self._tail_keys.shape[2]:  # grow in steps: a copy now and then, not one per token
-            room = max(end, self._tail_length + TAIL_GROWTH)
+            room = max(end, self._tail_length + TAIL_GROWTH, self._tail_length * 5 // 4)
             self._tail_keys = _grown(self._tail_keys, self._tail_length, room)
             self._tail_values = _grown(self._tail_values, self._tail_length, room)
         self._tail_keys[:, :, self._tail_length : end] = keys
         self._tail_values[:, :, self._tail_length : end] = values
         self._tail_length = end
-        self.seen += keys.shape[2]
-
-    @property
-    def tail(self) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, Hkv, M, D]` of the tokens since the context."""
-        assert self._tail_keys is not None and self._tail_values is not None
-        return self._tail_keys[:, :, : self._tail_length], self._tail_values[:, :, : self._tail_length]
+        return self._tail_keys[:, :, :end], self._tail_values[:, :, :end]
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these batch rows, in this order; a row may occur more than once."""
         if not self.is_initialized:
             return
-        assert self.counts is not None and self._tail_keys is not None and self._tail_values is not None
-        n_kv_heads = self.counts.shape[1]
-        self.counts = self.counts[rows.cpu()]
-        self._tail_keys, self._tail_values = self._tail_keys[rows], self._tail_values[rows]
-        runs = []
-        for run in self.runs:
-            old_row, head = run.caches // n_kv_heads, run.caches % n_kv_heads
-            new_row, member = (rows[:, None] == old_row).nonzero(as_tuple=True)
-            if len(member):
-                runs.append(Run(new_row * n_kv_heads + head[member], run.keys[member], run.values[member]))
-        self.runs = runs
-
-    def row_bytes(self) -> Tensor:
-        """Bytes of the compressed context's keys and values, per batch row `[B]`."""
-        assert self.counts is not None
-        sizes = torch.zeros(self.counts.shape[0], dtype=torch.int64)
-        for run in self.runs:
-            each = (run.keys[0].numel() + run.values[0].numel()) * run.keys.element_size()
-            sizes.index_add_(
-                0, run.caches.cpu() // self.counts.shape[1], torch.full((len(run.caches),), each, dtype=torch.int64)
-            )
-        return sizes
+        if self.compressed is None:
+            raise UserError("the rows of a cache cannot be rearranged while its context is being read")
+        self.compressed = self.compressed.select_rows(rows)
+        if self._tail_keys is not None and self._tail_values is not None:
+            here = rows.to(self._tail_keys.device)
+            self._tail_keys, self._tail_values = self._tail_keys[here], self._tail_values[here]
 
     def allocated_bytes(self) -> int:
         """Bytes of every tensor that holds keys or values, room for growth included."""
-        tensors = [tensor for run in self.runs for tensor in (run.keys, run.values)]
-        tensors += [tensor for tensor in (self._tail_keys, self._tail_values) if tensor is not None]
-        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        tensors = [self._tail_keys, self._tail_values]
+        if self._context is not None:
+            tensors += [self._context.keys, self._context.values]
+        if self.compressed is not None:
+            tensors += [self.compressed.entries.keys, self.compressed.entries.values]
+        return _bytes(tensors)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.seen + query_length, 0
@@ -156,12 +160,11 @@ class BudgetedLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
-    def reset(self) -> None:
-        self._forget()
-
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens (a negative number, as in transformers); never into the compressed context."""
         n = abs(tokens_to_remove)
+        if n and self._decoding == "fixed":
+            raise UserError('decoding "fixed" overwrites entries, so tokens cannot be taken back; use decoding="grow"')
         if n > self._tail_length:
             raise UserError(f"cannot crop {n} tokens: only {self._tail_length} came after the compressed context")
         self._tail_length -= n
@@ -174,9 +177,8 @@ class BudgetedLayer(CacheLayerMixin):
         self.select_rows(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.counts is not None:
-            rows = torch.arange(self.counts.shape[0], device=self.device)
-            self.select_rows(rows.repeat_interleave(repeats))
+        if self.compressed is not None:
+            self.select_rows(torch.arange(self.compressed.counts.shape[0]).repeat_interleave(repeats))
 
 
 def _grown(tensor: Tensor, length: int, room: int) -> Tensor:
@@ -185,28 +187,24 @@ def _grown(tensor: Tensor, length: int, room: int) -> Tensor:
     return grown
 
 
-def _gather(keys: Tensor, values: Tensor, scores: Tensor, row: Tensor, head: Tensor, n: int) -> Run:
-    """The `n` entries of highest score of each (row, head) `[P]`, in the order of the text."""
-    device = keys.device
-    caches = (row * keys.shape[1] + head).to(device)
-    row, head = (row if keys.shape[0] > 1 else torch.zeros_like(row)).to(device), head.to(device)
-    if n == keys.shape[2]:
-        return Run(caches, keys[row, head], values[row, head])
-    kept = scores[row, head].topk(n, dim=-1).indices.sort(dim=-1).values  # [P, n]
-    at = (row[:, None], head[:, None], kept)
-    return Run(caches, keys[at], values[at])
+def _bytes(tensors: Sequence[Tensor | None]) -> int:
+    """Bytes of the storages of tensors, one that is shared counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 class BudgetedCache(Cache):
     """A `transformers` cache that keeps, of the context, as many entries of each KV cache as its budget says.
 
-    The first tokens it sees are the context: each layer's are compressed before the next layer runs, so that the
-    peak is the compressed cache and one full layer. Tokens after it (question, answer) are all kept (`decoding`
-    "grow"). Entries that are evicted are gone: storage is ragged, and `get_seq_length()` is the number of tokens
-    seen, so that positions stay true.
+    The first tokens that it is given are the context (`prefill` reads one in chunks): each layer's are compressed
+    before the next layer runs, so that the peak is the compressed cache and one full layer. Entries that are evicted
+    are gone: storage is ragged. `get_seq_length()` is the number of tokens seen, so that positions stay true. What
+    comes after the context (question, answer) is appended (`decoding` "grow") or overwrites the least wanted entries,
+    so that no KV cache ever exceeds its budget ("fixed"; a step still sees all of itself).
 
     The model must use the attention `baklava`: `model.set_attn_implementation("baklava")`. `budgets` is one set for
-    all batch rows, or one per row. `eviction` is the name of a policy, a policy, or one per row.
+    all batch rows, or one per row; its layers are those that see all tokens (sliding windows are small already and
+    stay whole). `eviction` is the name of a policy, a policy, or one per row. Batches are padded on the left.
 
     Raises `UserError` (a `ValueError`) for budgets of another shape, an unknown policy, or a model whose attention
     is not set.
@@ -217,59 +215,109 @@ class BudgetedCache(Cache):
         config: PreTrainedConfig,
         budgets: Budgets | Sequence[Budgets],
         eviction: str | EvictionPolicy | Sequence[EvictionPolicy] = "streaming_llm",
-        decoding: str = "grow",
+        decoding: Decoding = "grow",
     ):
         config = config.get_text_config(decoder=True)
-        per_row = [budgets] if isinstance(budgets, Budgets) else list(budgets)
-        policies = _policies(eviction)
-        _check(config, per_row, policies, decoding)
+        if decoding not in get_args(Decoding):
+            raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
+        settings = RowSettings([budgets] if isinstance(budgets, Budgets) else list(budgets), _policies(eviction))
         self._config = config
-        super().__init__([BudgetedLayer(i, per_row, policies) for i in range(config.num_hidden_layers)])
+        layers = cache_layers(config, lambda place, i: BudgetedLayer(place, i, config, settings, decoding))
+        settings.check_shape((sum(isinstance(one, BudgetedLayer) for one in layers), config.num_key_value_heads))
+        super().__init__(layers)
 
     @classmethod
-    def from_prefill(
+    def from_context(
         cls,
         config: PreTrainedConfig,
-        prefill: DynamicCache,
-        budgets: Sequence[Budgets],
+        context: ContextCache,
+        budgets: Budgets | Sequence[Budgets],
         eviction: str | EvictionPolicy | Sequence[EvictionPolicy] = "streaming_llm",
+        decoding: Decoding = "grow",
     ) -> BudgetedCache:
-        """One row per element of `budgets`, all compressed from the same prefilled context (batch of one)."""
-        cache = cls(config, budgets, eviction)
-        for layer, full in zip(cache.budgeted_layers, prefill.layers, strict=True):
-            assert isinstance(full, DynamicLayer) and full.keys is not None and full.values is not None
-            layer.lazy_initialization(full.keys, full.values)
-            layer.compress(full.keys, full.values)
+        """A cache compressed from a context that was read before, one row per element of `budgets`.
+
+        The context stays as it is, and can be compressed again. It must have been watched by the same policies. One
+        context row serves all rows.
+        """
+        cache = cls(config, budgets, eviction, decoding)
+        layers: list[Any] = cache.layers
+        shared: list[Any] = context.layers
+        for i, full in enumerate(shared):
+            layer = layers[i]
+            if isinstance(layer, BudgetedLayer):
+                assert isinstance(full, ContextLayer)
+                layer.compress(full)
+            else:  # a sliding window: shared, and copied when it changes
+                layers[i] = layer = copy.copy(full)
+                n_rows = 1 if isinstance(budgets, Budgets) else len(budgets)
+                if layer.keys is not None and layer.keys.shape[0] != n_rows:
+                    layer.batch_repeat_interleave(n_rows)
         return cache
 
     @property
     def budgeted_layers(self) -> list[BudgetedLayer]:
+        """The layers that see all tokens; `budgets` and `kept_entries` count only these."""
         return [layer for layer in self.layers if isinstance(layer, BudgetedLayer)]
 
+    @torch.no_grad()
+    def prefill(
+        self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *, chunk: int = 1024
+    ) -> Tensor:
+        """Read a context `[B, T]` in chunks and compress it; returns the logits of the last token `[B, vocabulary]`.
+
+        Attention takes memory for `chunk * T` scores at most. Layers are compressed during the last chunk, so that
+        every token of the context saw all before it: the entries kept are those of a single pass.
+        """
+        if self.get_seq_length():
+            raise UserError("the cache holds a context already; call reset() or make a new one")
+        if chunk < 1 or input_ids.shape[1] < 1:
+            raise UserError(f"chunk and context must be at least one token, got {chunk} and {input_ids.shape[1]}")
+        length = input_ids.shape[1]
+        padding = None if attention_mask is None else (attention_mask.long().cumsum(-1) == 0).sum(-1).cpu()
+        for layer in self.budgeted_layers:
+            layer.expect(length, padding)
+        for start in range(0, length, chunk):
+            part = slice(start, start + chunk)
+            positions = torch.arange(length, device=input_ids.device)[None, part]
+            if padding is not None:
+                positions = (positions - padding[:, None].to(positions.device)).clamp(min=0)
+            logits = model(
+                input_ids[:, part],
+                attention_mask=None if attention_mask is None else attention_mask[:, : part.stop],
+                position_ids=positions,
+                past_key_values=self,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+        return logits[:, -1]
+
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        if self._config._attn_implementation != NAME:
-            raise UserError(
-                f"a BudgetedCache needs the attention {NAME!r}, the model has {self._config._attn_implementation!r}; "
-                f'call model.set_attn_implementation("{NAME}") first'
-            )
+        check_attention(self._config)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def kept_entries(self) -> Tensor:
         """Entries of the context that each KV cache keeps, int64 `[n_layers, batch, n_kv_heads]`."""
-        return torch.stack([layer.counts for layer in self.budgeted_layers if layer.counts is not None])
+        return torch.stack([layer.compressed.counts for layer in self.budgeted_layers if layer.compressed is not None])
 
     def row_bytes(self) -> Tensor:
         """Bytes that the compressed context takes, per batch row, int64 `[batch]`."""
-        return torch.stack([layer.row_bytes() for layer in self.budgeted_layers]).sum(0)
+        compressed = [layer.compressed for layer in self.budgeted_layers if layer.compressed is not None]
+        return torch.stack([one.counts.sum(-1) * one.entries.entry_bytes for one in compressed]).sum(0)
 
     def kv_bytes(self) -> int:
-        """Bytes really allocated for keys and values: context, later tokens and their room for growth."""
-        return sum(layer.allocated_bytes() for layer in self.budgeted_layers)
+        """Bytes really allocated for keys and values: context, later tokens, their room for growth, sliding windows."""
+        layers: list[Any] = self.layers
+        return sum(
+            layer.allocated_bytes() if isinstance(layer, BudgetedLayer) else _bytes([layer.keys, layer.values])
+            for layer in layers
+        )
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these batch rows, in this order."""
-        for layer in self.budgeted_layers:
-            layer.select_rows(rows)
+        layers: list[Any] = self.layers
+        for layer in layers:
+            layer.reorder_cache(rows)
 
 
 def _policies(eviction: str | EvictionPolicy | Sequence[EvictionPolicy]) -> list[EvictionPolicy]:
@@ -278,27 +326,3 @@ def _policies(eviction: str | EvictionPolicy | Sequence[EvictionPolicy]) -> list
             raise UserError(f"unknown eviction policy {eviction!r}; known: {', '.join(sorted(POLICIES))}")
         return [POLICIES[eviction]()]
     return [eviction] if isinstance(eviction, EvictionPolicy) else list(eviction)
-
-
-def _check(
-    config: PreTrainedConfig, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy], decoding: str
-) -> None:
-    if decoding != "grow":
-        raise UserError(f"unknown decoding {decoding!r}; known: grow")
-    if not budgets or len(policies) not in (1, len(budgets)):
-        raise UserError(
-            f"one eviction policy for all rows or one per row: got {len(policies)} for {len(budgets)} budgets"
-        )
-    shape = (config.num_hidden_layers, config.num_key_value_heads)
-    for one in budgets:
-        if one.shape != shape:
-            origin = f" (made for {one.model})" if one.model else ""
-            raise UserError(
-                f"budgets are [layers, KV heads] {list(one.shape)}{origin}, the model is {list(shape)}; "
-                "use budgets that were made for this model"
-            )
-    windowed = {"sliding_attention", "chunked_attention"} & set(getattr(config, "layer_types", None) or ())
-    if windowed:
-        raise UserError(
-            f"layers of type {', '.join(sorted(windowed))} are not supported yet; every layer must see all tokens"
-        )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, StreamingLLM
-from baklava.generation import cache_bytes, compressed_rows, greedy_answers, prefill
+from baklava.generation import compressed_rows, greedy_answers, prefill
 from baklava.jobs import EvaluateJob
 from baklava.models.load import LoadedModel, load_model
 from baklava.parquet import write_parquet
@@ -59,7 +59,7 @@ def evaluate_sample(
     """One record per cell. Predictions do not depend on how the cells are split into batches."""
     started = time.perf_counter()
     context, question = _split(sample, loaded, protocol)
-    full = prefill(loaded, context)
+    full = prefill(loaded, context, [cell.policy for cell in cells])
     per_cell_prefill = (time.perf_counter() - started) / len(cells)
     for start in range(0, len(cells), batch_rows):
         some = cells[start : start + batch_rows]
@@ -82,7 +82,7 @@ def evaluate_sample(
                 "kept_entries": n_kept,
                 "total_entries": loaded.n_layers * loaded.n_kv_heads * len(context),
                 "kv_bytes": n_bytes,
-                "kv_bytes_full": cache_bytes(full),
+                "kv_bytes_full": full.kv_bytes(),
                 "seconds": seconds,
             }
 

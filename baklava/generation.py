@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from baklava.budgets import Budgets
 from baklava.cache import BudgetedCache
+from baklava.context import ContextCache
 from baklava.eviction import EvictionPolicy
 from baklava.models.load import LoadedModel
 
 
 @torch.inference_mode()
-def prefill(loaded: LoadedModel, context: Sequence[int]) -> DynamicCache:
-    """The full cache of one context."""
-    cache = DynamicCache(config=loaded.model.config)
+def prefill(loaded: LoadedModel, context: Sequence[int], policies: Sequence[EvictionPolicy]) -> ContextCache:
+    """The full cache of one context, watched by the eviction policies that will compress it."""
+    cache = ContextCache(loaded.model.config, policies)
     ids = torch.tensor([list(context)], device=loaded.device)
     loaded.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return cache
 
 
-def cache_bytes(cache: DynamicCache) -> int:
-    """Bytes of the keys and values in a full cache."""
-    layers: Any = cache.layers
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-
-
 def compressed_rows(
-    loaded: LoadedModel, full: DynamicCache, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy]
+    loaded: LoadedModel, context: ContextCache, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy]
 ) -> BudgetedCache:
-    """One cache row per budget, all from the same full cache."""
-    return BudgetedCache.from_prefill(loaded.model.config, full, budgets, policies)
+    """One cache row per budget, all from the same context."""
+    return BudgetedCache.from_context(loaded.model.config, context, budgets, policies)
 
 
 @torch.inference_mode()

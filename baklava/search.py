@@ -58,7 +58,7 @@ class Replay:
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Mean loss per answer token of one prompt under each of the budgets."""
         context, question, answer = prompt.token_ids(self._loaded)
-        full = prefill(self._loaded, context)
+        full = prefill(self._loaded, context, [self._policy])
         parts = []
         for start in range(0, len(budgets), self._batch_rows):
             rows = budgets[start : start + self._batch_rows]

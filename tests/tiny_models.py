@@ -9,10 +9,16 @@ from torch import Tensor
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -21,11 +27,17 @@ from transformers import (
 )
 
 VOCABULARY = 60
+# In the last two every other layer has a sliding window; with two layers, one is budgeted.
+WINDOWED = ("gemma2", "gemma3")
+HYBRID = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
 CLASSES: dict[str, Any] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+    "phi3": (Phi3Config, Phi3ForCausalLM, {"pad_token_id": None, "sliding_window": None}),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM, {**HYBRID, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8}),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, {**HYBRID, "query_pre_attn_scalar": 8}),
 }
 
 
@@ -41,6 +53,7 @@ def random_model(
     """A model with random weights, large enough ones that attention is not flat."""
     config_class, model_class, more = CLASSES[family]
     torch.manual_seed(0)
+    settings = {**{"head_dim": 8}, **more} if family != "phi3" else more
     config = config_class(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -48,11 +61,10 @@ def random_model(
         num_hidden_layers=n_layers,
         num_attention_heads=n_heads,
         num_key_value_heads=n_kv_heads,
-        head_dim=8,
         initializer_range=0.3,
         bos_token_id=None,
         eos_token_id=None,
-        **more,
+        **settings,
     )
     model = model_class(config).to(dtype).eval()
     model.set_attn_implementation(attention)
@@ -64,10 +76,10 @@ def random_tokens(n: int, *, seed: int = 0, rows: int = 1) -> Tensor:
 
 
 class NaiveAttention:
-    """Full `T x T` attention; `dropped` `[L, Hkv, n_context]` entries are hidden from every later token."""
+    """Full `T x T` attention; beyond causality, `hidden` `[L, Hkv, T, T]` is true where a query may not look."""
 
     def __init__(self) -> None:
-        self.dropped: Tensor | None = None
+        self.hidden: Tensor | None = None
 
     def __call__(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, scaling: float, **_: Any
@@ -76,10 +88,9 @@ class NaiveAttention:
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         length = query.shape[2]
         scores = query @ key.transpose(-1, -2) * scaling
-        hidden = torch.ones(length, length, dtype=torch.bool).triu(1).expand(query.shape[1], -1, -1).clone()
-        if self.dropped is not None:
-            gone = self.dropped[module.layer_idx].repeat_interleave(group, 0)  # [Hq, n_context]
-            hidden[:, gone.shape[1] :, : gone.shape[1]] |= gone[:, None]
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1).expand(query.shape[1], -1, -1)
+        if self.hidden is not None:
+            hidden = hidden | self.hidden[module.layer_idx].repeat_interleave(group, 0)
         output = scores.masked_fill(hidden, float("-inf")).softmax(-1) @ value
         return output.transpose(1, 2).contiguous(), None
 
@@ -89,14 +100,22 @@ AttentionInterface.register("naive", NAIVE)
 AttentionMaskInterface.register("naive", lambda **_: None)
 
 
-def naive_logits(model: PreTrainedModel, ids: Tensor, dropped: Tensor | None = None) -> Tensor:
-    """Logits `[1, T, vocab]` of one pass over `ids` with the dropped entries masked."""
+def naive_logits(model: PreTrainedModel, ids: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Logits `[B, T, vocab]` of one pass over `ids` with more hidden than the future."""
     before = model.config._attn_implementation
     model.set_attn_implementation("naive")
-    NAIVE.dropped = dropped
+    NAIVE.hidden = hidden
     try:
         with torch.inference_mode():
             return model(ids, use_cache=False).logits
     finally:
-        NAIVE.dropped = None
+        NAIVE.hidden = None
         model.set_attn_implementation(before)
+
+
+def hidden_after(kept: Tensor, length: int) -> Tensor:
+    """`[L, Hkv, length, length]`: of the context, the tokens after it see only what is `kept` `[L, Hkv, n_context]`."""
+    n_context = kept.shape[-1]
+    hidden = torch.zeros(*kept.shape[:2], length, length, dtype=torch.bool)
+    hidden[..., n_context:, :n_context] = ~kept[:, :, None]
+    return hidden

@@ -1,0 +1,143 @@
+"""Ragged storage of one layer: every KV cache with its own number of entries, and not one entry more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+# A KV cache is stored in as many pieces of the first length as fit, then of the second; what is left is shorter.
+# Pieces of all KV caches lie side by side, so that they are one batch of equal products, however uneven the budgets.
+PIECES = (512, 64)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """`P` equally long pieces of KV caches: entries `start` to `start + P * length` of the storage."""
+
+    start: int
+    length: int
+    owners: Tensor  # [P], the KV cache that each belongs to
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left of the KV caches that do not end with a piece: entries `index` `[P, W]`, `hidden` past their end."""
+
+    owners: Tensor  # [P]
+    index: Tensor
+    hidden: Tensor  # [P, 1, W]
+
+
+class Layout:
+    """Where the entries of `C` KV caches lie in storage, from their numbers `counts` `[C]` (int64, on the CPU)."""
+
+    def __init__(self, counts: Tensor, device: torch.device):
+        self.counts = counts
+        self.device = device
+        left = counts
+        start = 0
+        self._pieces: list[Pieces] = []
+        self._starts: list[Tensor] = []  # where the pieces of each length begin, per cache
+        self._ends: list[Tensor] = []  # the slot at which they end
+        caches = torch.arange(len(counts))
+        for length in PIECES:
+            n_pieces = left // length
+            self._starts.append(start + length * _before(n_pieces))
+            self._ends.append(counts - left + length * n_pieces)
+            self._pieces.append(Pieces(start, length, caches.repeat_interleave(n_pieces).to(device)))
+            start += length * int(n_pieces.sum())
+            left = left - length * n_pieces
+        self._left = left
+        self._starts.append(start + _before(left))
+        self._ends.append(counts)
+        self.n_entries = start + int(left.sum())
+
+    def positions(self, caches: Tensor, slots: Tensor) -> Tensor:
+        """Index in storage of slot `slots` `[M]` of KV cache `caches` `[M]`; slots of a cache count from 0."""
+        position = torch.empty_like(slots)
+        begin = torch.zeros_like(slots)
+        todo = torch.ones_like(slots, dtype=torch.bool)
+        for starts, ends in zip(self._starts, self._ends, strict=True):
+            start, end = starts.to(slots.device)[caches], ends.to(slots.device)[caches]
+            here = todo & (slots < end)
+            position = torch.where(here, start + slots - begin, position)
+            todo &= ~here
+            begin = end
+        return position
+
+    def pieces(self) -> Iterator[Pieces]:
+        return (one for one in self._pieces if len(one.owners))
+
+    @cached_property
+    def rest(self) -> Rest | None:
+        owners = self._left.nonzero().squeeze(-1)
+        if not len(owners):
+            return None
+        left, column = self._left[owners, None], torch.arange(int(self._left.max()))
+        index = self._starts[-1][owners, None] + column.clamp(max=left - 1)  # [P, W]
+        return Rest(owners.to(self.device), index.to(self.device), (column >= left)[:, None].to(self.device))
+
+
+def _before(counts: Tensor) -> Tensor:
+    return counts.cumsum(0) - counts
+
+
+def slots_of(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """KV cache and slot of every entry, cache by cache: two `[N]` for `counts` `[C]`."""
+    caches = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    return caches, torch.arange(len(caches), device=counts.device) - _before(counts)[caches]
+
+
+class RaggedEntries:
+    """Keys `[N, D]` and values `[N, D]` of `C` KV caches with `counts` `[C]` entries each, N their sum."""
+
+    def __init__(self, keys: Tensor, values: Tensor, layout: Layout):
+        self.keys = keys
+        self.values = values
+        self.layout = layout
+
+    @classmethod
+    def gather(cls, keys: Tensor, values: Tensor, rows: Tensor, kept: Tensor) -> RaggedEntries:
+        """Of contexts `[B, Hkv, T, D]` the entries `kept` `[C, T]`, KV cache `r * Hkv + h` from row `rows[r]`.
+
+        In the order of the text within each cache.
+        """
+        n_kv_heads = keys.shape[1]
+        layout = Layout(kept.sum(-1).cpu(), keys.device)
+        caches, at = kept.nonzero(as_tuple=True)  # cache by cache
+        _, slots = slots_of(layout.counts.to(keys.device))
+        source = torch.empty_like(at)
+        source[layout.positions(caches, slots)] = torch.arange(len(at), device=keys.device)
+        caches, at = caches[source], at[source]
+        where = (rows[caches // n_kv_heads], caches % n_kv_heads, at)
+        return cls(keys[where], values[where], layout)
+
+    def select(self, caches: Tensor) -> RaggedEntries:
+        """These KV caches `[C']`, in this order; one may occur more than once."""
+        layout = Layout(self.layout.counts[caches.cpu()], self.keys.device)
+        new, slots = slots_of(layout.counts.to(self.keys.device))
+        old = self.layout.positions(caches.to(self.keys.device)[new], slots)
+        source = torch.empty_like(old)
+        source[layout.positions(new, slots)] = old
+        return RaggedEntries(self.keys[source], self.values[source], layout)
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one entry's key and value."""
+        return self.keys.shape[-1] * self.keys.element_size() + self.values.shape[-1] * self.values.element_size()
+
+    def write(self, caches: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Overwrite slots `[M]` of KV caches `[M]` with keys and values `[M, D]`."""
+        where = self.layout.positions(caches, slots)
+        self.keys[where] = keys
+        self.values[where] = values
+
+    def of(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
+        """Keys and values `[P, length, D]` of pieces, without a copy."""
+        end = pieces.start + pieces.length * len(pieces.owners)
+        shape = (len(pieces.owners), pieces.length, -1)
+        return self.keys[pieces.start : end].view(shape), self.values[pieces.start : end].view(shape)

@@ -1,0 +1,98 @@
+"""Attention of new tokens to a compressed context and to the tokens since it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baklava.attention import exact, soft_cap
+from baklava.ragged import RaggedEntries
+
+# So many scores `[C, group * q, n]` are held at a time; longer questions are split.
+MOST_SCORES = 2**25
+
+
+@dataclass
+class _Partial:
+    """Softmax attention of `R` queries over some of the entries: weighted values, sum of weights, highest score."""
+
+    weighted: Tensor  # [P, R, D]
+    total: Tensor  # [P, R, 1]
+    highest: Tensor  # [P, R, 1]
+
+    @classmethod
+    def of(cls, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, softcap: float | None) -> _Partial:
+        """Scaled queries `[P, R, D]`, entries `[P, n, D]`; `hidden` is true where a query may not look."""
+        scores = exact(torch.matmul(query, keys.transpose(-1, -2)))  # [P, R, n]
+        if softcap is not None:
+            scores = soft_cap(scores, softcap)
+        if hidden is not None:
+            scores = scores.masked_fill_(hidden, float("-inf"))
+        # A query that may look at nothing here keeps a finite maximum, so that its weights are 0 and not NaN.
+        highest = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
+        weights = scores.sub_(highest).exp_()
+        return cls(exact(torch.matmul(weights.to(values.dtype), values)), weights.sum(-1, keepdim=True), highest)
+
+
+def ragged_attention(
+    query: Tensor,
+    entries: RaggedEntries,
+    tail_keys: Tensor,
+    tail_values: Tensor,
+    *,
+    scaling: float,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attention `[B, Hq, Q, D]` of the last `Q` tokens of the tail `[B, Hkv, M, D]` to the context and the tail.
+
+    Every query sees the whole compressed context (KV cache `row * Hkv + head` of `entries`) and, of the tail, itself
+    and what is before it, unless `mask` `[B, 1, Q, M]` (true: visible) says otherwise. Sums are kept in float32 at
+    least.
+    """
+    batch, n_heads, n_queries, _ = query.shape
+    n_kv_heads, n_tail = tail_keys.shape[1:3]
+    group = n_heads // n_kv_heads
+    if mask is None and n_queries > 1:
+        position = torch.arange(n_tail, device=query.device)
+        mask = (position <= position[n_tail - n_queries :, None])[None, None]  # [1, 1, Q, M]
+    grouped = (query * scaling).unflatten(1, (n_kv_heads, group))  # [B, Hkv, group, Q, D]
+    longest = max([n_tail, *(one.length for one in entries.layout.pieces())])
+    step = max(1, MOST_SCORES // (batch * n_heads * longest + max(1, n_heads // n_kv_heads) * entries.layout.n_entries))
+    blocks = []
+    for start in range(0, n_queries, step):
+        block = grouped[..., start : start + step, :]
+        packed = block.flatten(2, 3).flatten(0, 1)  # [B * Hkv, group * q, D]
+        hidden = None
+        if mask is not None:
+            part = ~mask[:, :, None, start : start + step]  # [B or 1, 1, 1, q, M]
+            hidden = part.expand(batch, n_kv_heads, group, -1, -1).flatten(2, 3).flatten(0, 1)
+        tail = _Partial.of(packed, tail_keys.flatten(0, 1), tail_values.flatten(0, 1), hidden, softcap)
+        output = _with_context(tail, packed, entries, softcap)  # [B * Hkv, group * q, D]
+        blocks.append(output.unflatten(0, (batch, n_kv_heads)).unflatten(2, (group, -1)))
+    return torch.cat(blocks, -2).flatten(1, 2).to(query.dtype)
+
+
+def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap: float | None) -> Tensor:
+    """The tail's part merged with that of the context, by log-sum-exp."""
+    owners = [torch.arange(query.shape[0], device=query.device)]
+    parts = [tail]
+    for pieces in entries.layout.pieces():
+        owners.append(pieces.owners)
+        parts.append(_Partial.of(query[pieces.owners], *entries.of(pieces), None, softcap))
+    if (rest := entries.layout.rest) is not None:
+        owners.append(rest.owners)
+        keys, values = entries.keys[rest.index], entries.values[rest.index]
+        parts.append(_Partial.of(query[rest.owners], keys, values, rest.hidden, softcap))
+
+    highest = tail.highest.clone()
+    for owner, part in zip(owners[1:], parts[1:], strict=True):
+        highest.scatter_reduce_(0, owner[:, None, None].expand_as(part.highest), part.highest, "amax")
+    weighted, total = torch.zeros_like(tail.weighted), torch.zeros_like(tail.total)
+    for owner, part in zip(owners, parts, strict=True):
+        weight = part.highest.sub_(highest[owner]).exp_()
+        weighted.index_add_(0, owner, part.weighted.mul_(weight))
+        total.index_add_(0, owner, part.total.mul_(weight))
+    return weighted / total
