@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """The context of one layer, or as much of it as has been read: `S` entries of positions 0 to `S - 1`.
+
+    `keys` and `values` `[B, Hkv, S, D]` are as the cache stores them, keys with their positions. `scaling` multiplies
+    query-key products; `softcap` bounds them (Gemma 2) where the model does so. No entry is padding.
+    """
+
+    keys: Tensor
+    values: Tensor
+    scaling: float
+    softcap: float | None
+    layer_index: int
+    config: PreTrainedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,12 +31,50 @@ class EvictionPolicy:
     """Decides which entries a KV cache keeps within its budget: those of highest score.
 
     A subclass lives in a file of its own; its fields are its hyper-parameters. Unknown parameters are refused.
+    A context is read in one pass or in chunks: `observe` sees the queries of each, `score` comes at the end.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     family: ClassVar[str]
 
-    def score(self, keys: Tensor, values: Tensor) -> Tensor:
-        """Scores `[B, Hkv, T]` of the entries with `keys` and `values` `[B, Hkv, T, D]`; higher is kept."""
+    def protected_first(self, budget: int) -> int:
+        """So many entries at the start (attention sinks) outrank all others, the earliest most."""
+        return 0
+
+    def protected_last(self, budget: int) -> int:
+        """So many entries at the end outrank all but the sinks, the latest most."""
+        return 0
+
+    def observe(self, state: Any, queries: Tensor, context: LayerContext) -> Any:
+        """What `score` will need of the queries `[B, Hq, Q, D]` of the last `Q` entries read, on top of `state`.
+
+        `state` is what the chunk before returned, `None` at first. Most policies need nothing of the queries.
+        """
+        return state
+
+    def score(self, context: LayerContext, state: Any) -> Tensor:
+        """Scores `[B, Hkv, S]` of all entries of the context; higher is kept. Pooled over each GQA group."""
         raise NotImplementedError
+
+    def distribute(self, scores: Tensor, budgets: Tensor) -> Tensor:
+        """Entries that each KV cache keeps `[B, Hkv]`, from `scores` `[B, Hkv, S]` and the budgets `[B, Hkv]`.
+
+        The sum over a layer's KV heads must stay. Most policies keep the budgets as they are.
+        """
+        return budgets
+
+
+def ranking(scores: Tensor, policy: EvictionPolicy, budget: int) -> Tensor:
+    """Scores `[..., S]` in float32 at least, with the entries that the policy protects above all others."""
+    import torch
+
+    n = scores.shape[-1]
+    ranked = scores.to(torch.promote_types(scores.dtype, torch.float32), copy=True)
+    highest = ranked.amax(-1, keepdim=True) + 1.0
+    position = torch.arange(n, device=scores.device, dtype=ranked.dtype)
+    if last := min(policy.protected_last(budget), n):
+        ranked[..., n - last :] = highest + position[n - last :]
+    if first := min(policy.protected_first(budget), n):
+        ranked[..., :first] = highest + (2 * n - position[:first])
+    return ranked

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from baklava.eviction.base import EvictionPolicy
+from baklava.eviction.base import EvictionPolicy, LayerContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +24,12 @@ class StreamingLLM(EvictionPolicy):
 
     n_sink: Annotated[int, Field(ge=0)] = 4
 
-    def score(self, keys: Tensor, values: Tensor) -> Tensor:
+    def protected_first(self, budget: int) -> int:
+        return self.n_sink
+
+    def score(self, context: LayerContext, state: Any) -> Tensor:
         import torch
 
-        batch, n_kv_heads, n_entries, _ = keys.shape
-        position = torch.arange(n_entries, device=keys.device)
-        position[: self.n_sink] = 2 * n_entries - position[: self.n_sink]
+        batch, n_kv_heads, n_entries, _ = context.keys.shape
+        position = torch.arange(n_entries, device=context.keys.device, dtype=torch.float32)
         return position.expand(batch, n_kv_heads, n_entries)
