@@ -63,7 +63,7 @@ class Rotary:
     def _angles(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[1, Q, rotated dimensions]`."""
         kind = {} if self.layer_type is None else {"layer_type": self.layer_type}
-        return self.embedding(like, positions[None], **kind)
+        return self.embedding.to(like.device)(like, positions[None], **kind)
 
     def _rotate(self, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         turning, fixed = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]

@@ -39,7 +39,8 @@ class AdaKV(EvictionPolicy):
     Each KV cache keeps `floor` of its own budget in any case, and one entry at least; entries that `inner` protects
     come next, then all others by score. What a layer keeps in total stays. `inner` is a policy; in a configuration its
     name, or a mapping of its `family` and parameters. Policies whose scores are on one scale in all heads, as attention
-    is, make the most sense.
+    is, make the most sense. Where what `inner` protects depends on the budget, that is the cache's own in the
+    competition, and what it won afterwards.
 
     The paper starts from equal budgets; here each KV cache's own is the start, so that Ada-KV goes with any allocator.
     The floor is that of kvpress 0.5.5, a bound on the outcome of the competition; the paper's authors take a mean of
