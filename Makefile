@@ -9,12 +9,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SNAKEMAKE := $(BIN)/snakemake --cores all
 SNAKEFMT_LINE := 120
+KVPRESS := .venv-kvpress
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report ui test lint format
+.PHONY: help env demo report ui test test-kvpress lint format
 
 help: ## show these targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "  e.g. make report EXPERIMENT=$(EXPERIMENT), make ui PORT=$(PORT), make env PYTHON=python3.12"
 
 env: $(INSTALLED) ## build the virtual environment .venv, with everything pinned by constraints.txt
@@ -46,6 +47,15 @@ ui: env ## compare all runs in MLflow, in the browser
 
 test: env lint ## lint, unit tests, and one small experiment from end to end
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-kvpress: $(KVPRESS)/.installed ## compare the eviction policies with kvpress, in an environment of its own
+	HF_HUB_OFFLINE=1 $(KVPRESS)/bin/python -m pytest tests/kvpress
+
+$(KVPRESS)/.installed: requirements-kvpress.txt
+	@echo "Installing into $(KVPRESS) (minutes the first time)"
+	@test -x $(KVPRESS)/bin/python || $(PYTHON) -m venv $(KVPRESS)
+	@$(KVPRESS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kvpress.txt
+	@touch $@
 
 lint: env ## ruff, mypy, snakefmt and Snakemake's own linter
 	$(BIN)/ruff check .

@@ -183,6 +183,8 @@ MISTAKES = [
     ("allocators.baklava.estimator=guess", "allocators.baklava.estimator", "unknown estimator 'guess'"),
     ("evictions.streaming_llm.family=fifo", "evictions.streaming_llm", "unknown eviction policy 'fifo'"),
     ("evictions.streaming_llm.n_sink=-1", "evictions.streaming_llm.n_sink", "-1"),
+    ("+evictions.a={name: a, family: adakv, inner: fifo}", "evictions.a.inner", "unknown eviction policy 'fifo'"),
+    ("+evictions.a={name: a, family: adakv, inner: {family: h2o, recent: 2}}", "evictions.a.inner.recent", "2"),
     # unknown keys at each level
     ("nonsense=1", "nonsense", ""),
     ("+nonsense=1", "nonsense", "not permitted"),
@@ -192,6 +194,7 @@ MISTAKES = [
     ("+tasks.vt.nonsense=1", "tasks.vt.nonsense", "nexpected keyword"),
     ("+allocators.uniform.nonsense=1", "allocators.uniform.nonsense", "nexpected keyword"),
     ("+evictions.streaming_llm.nonsense=1", "evictions.streaming_llm.nonsense", "nexpected keyword"),
+    ("+evictions.a={name: a, family: adakv, inner: {family: h2o, x: 1}}", "evictions.a.inner.x", "nexpected keyword"),
     ("calibration.tasks=[{name: a, family: vt, nonsense: 1}]", "calibration.tasks.0.nonsense", "nexpected keyword"),
     # missing things
     ("~model", "models", "required"),

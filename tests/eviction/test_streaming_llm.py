@@ -5,17 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-import torch
+from layer_contexts import kept, random_layer, scores_of
 
 from baklava.eviction import StreamingLLM
 
 
-def kept(policy: StreamingLLM, *, n_entries: int, budget: int) -> list[set[int]]:
-    """Positions of the `budget` best scores, for each of 2 x 3 KV caches."""
-    scores = policy.score(torch.randn(2, 3, n_entries, 4), torch.randn(2, 3, n_entries, 4))
-    assert scores.shape == (2, 3, n_entries)
-    best = scores.reshape(6, n_entries).topk(budget, dim=-1).indices
-    return [set(row.tolist()) for row in best]
+def positions(policy: StreamingLLM, *, n_entries: int, budget: int) -> list[set[int]]:
+    """Positions kept in each of 2 x 3 KV caches."""
+    scores = scores_of(policy, *random_layer(n_entries, rows=2))
+    return [set(row) for row in kept(policy, scores, budget).flatten(0, 1).tolist()]
 
 
 def naive(*, n_entries: int, n_sink: int, budget: int) -> set[int]:
@@ -31,15 +29,15 @@ def test_every_budget_keeps_sinks_and_the_most_recent(n_sink: int, n_entries: in
     policy = StreamingLLM(n_sink=n_sink)
     for budget in range(n_entries + 1):
         expected = naive(n_entries=n_entries, n_sink=n_sink, budget=budget)
-        assert kept(policy, n_entries=n_entries, budget=budget) == [expected] * 6
+        assert positions(policy, n_entries=n_entries, budget=budget) == [expected] * 6
 
 
 def test_scores_never_tie() -> None:
-    scores = StreamingLLM(n_sink=4).score(torch.zeros(1, 1, 100, 2), torch.zeros(1, 1, 100, 2))
-    assert scores.unique().numel() == 100
+    scores = scores_of(StreamingLLM(n_sink=4), *random_layer(100))
+    assert scores[0, 0].unique().numel() == 100
 
 
 def test_a_larger_budget_keeps_all_that_a_smaller_one_keeps() -> None:
     policy = StreamingLLM(n_sink=4)
-    rows = [kept(policy, n_entries=12, budget=budget)[0] for budget in range(13)]
+    rows = [positions(policy, n_entries=12, budget=budget)[0] for budget in range(13)]
     assert all(smaller < larger for smaller, larger in pairwise(rows))

@@ -1,0 +1,92 @@
+"""Ada-KV: the KV heads of a layer compete for its budget (arXiv 2407.11550)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter
+
+from baklava.errors import UserError
+from baklava.eviction.base import EvictionPolicy, LayerContext, ranking
+from baklava.eviction.snapkv import SnapKV
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _policy(given: Any) -> EvictionPolicy:
+    """A policy, from itself, from its name, or from a mapping of `family` and parameters."""
+    from baklava.eviction import POLICIES
+
+    if isinstance(given, EvictionPolicy):
+        return given
+    if not isinstance(given, str | Mapping):
+        raise UserError(f"a policy's name or a mapping with its family and parameters is needed, got {given!r}")
+    parameters = {"family": given} if isinstance(given, str) else dict(given)
+    family = parameters.pop("family", None)
+    known = sorted(set(POLICIES) - {AdaKV.family})
+    if family not in known:
+        raise UserError(f"unknown eviction policy {family!r}; known here: {', '.join(known)}")
+    return TypeAdapter(POLICIES[family]).validate_python(parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaKV(EvictionPolicy):
+    """Scores as the policy `inner`; a layer's budget then goes to its best entries, whichever KV head has them.
+
+    Each KV cache keeps `floor` of its own budget in any case, and one entry at least; entries that `inner` protects
+    come next, then all others by score. What a layer keeps in total stays. `inner` is a policy; in a configuration its
+    name, or a mapping of its `family` and parameters. Policies whose scores are on one scale in all heads, as attention
+    is, make the most sense. Where what `inner` protects depends on the budget, that is the cache's own in the
+    competition, and what it won afterwards.
+
+    The paper starts from equal budgets; here each KV cache's own is the start, so that Ada-KV goes with any allocator.
+    The floor is that of kvpress 0.5.5, a bound on the outcome of the competition; the paper's authors take a mean of
+    that outcome and the equal budgets, with weight `floor`. kvpress masks entries that lost; here they are gone.
+    """
+
+    family: ClassVar[str] = "adakv"
+
+    inner: Annotated[InstanceOf[EvictionPolicy], BeforeValidator(_policy)] = field(default_factory=SnapKV)
+    floor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+
+    def protected_first(self, budget: int) -> int:
+        return self.inner.protected_first(budget)
+
+    def protected_last(self, budget: int) -> int:
+        return self.inner.protected_last(budget)
+
+    def observe(self, state: Any, queries: Tensor, context: LayerContext) -> Any:
+        return self.inner.observe(state, queries, context)
+
+    def score(self, context: LayerContext, state: Any) -> Tensor:
+        return self.inner.score(context, state)
+
+    def distribute(self, scores: Tensor, budgets: Tensor) -> Tensor:
+        import torch
+
+        counts = [self._compete(row, own.tolist()) for row, own in zip(scores, budgets, strict=True)]
+        return torch.stack(counts).to(budgets)
+
+    def _compete(self, scores: Tensor, budgets: list[int]) -> Tensor:
+        """Entries `[Hkv]` that each KV head of one batch row wins, from scores `[Hkv, S]`."""
+        import torch
+
+        n_kv_heads, n_entries = scores.shape
+        place = torch.arange(n_entries, device=scores.device)
+        bids = scores.to(torch.float64)  # one scale for all heads, on which places up to 2 S are exact
+        highest = bids.amax() + 1.0
+        ranked = []
+        for head, budget in enumerate(budgets):
+            order = ranking(scores[head], self.inner, budget).argsort(descending=True)  # what it would keep, best first
+            bid = bids[head, order]
+            n_protected = self.inner.protected_first(budget) + self.inner.protected_last(budget)
+            sure = int(self.floor * budget)
+            if self.floor > 0 and budget > 0:
+                sure = max(1, sure)
+            bid = torch.where(place < n_protected, highest + (n_entries - place), bid)
+            ranked.append(torch.where(place < sure, highest + 2 * n_entries, bid))
+        winners = torch.stack(ranked).flatten().argsort(descending=True, stable=True)[: sum(budgets)]
+        return torch.bincount(winners // n_entries, minlength=n_kv_heads)

@@ -1,0 +1,31 @@
+"""KeyDiff: keys that differ from the others matter (arXiv 2504.15364)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from baklava.eviction.base import EvictionPolicy, LayerContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyDiff(EvictionPolicy):
+    """Scores an entry by how far its key points away from the mean direction of all keys; needs no queries.
+
+    `-cos(k, a)` with the anchor `a`, the mean of the keys scaled to length 1. The paper evicts block after block while
+    it reads, with an anchor of the entries still there; here, as in kvpress 0.5.5's `KeyDiffPress`, the whole
+    context is ranked once.
+    """
+
+    family: ClassVar[str] = "keydiff"
+
+    def score(self, context: LayerContext, state: Any) -> Tensor:
+        import torch
+        from torch.nn import functional
+
+        keys = context.keys.to(torch.promote_types(context.keys.dtype, torch.float32))
+        anchor = functional.normalize(keys, dim=-1).mean(2, keepdim=True)  # [B, Hkv, 1, D]
+        return -functional.cosine_similarity(keys, anchor, dim=-1)  # [B, Hkv, S]

@@ -1,0 +1,27 @@
+"""Knorm: short keys matter (arXiv 2406.11430)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from baklava.eviction.base import EvictionPolicy, LayerContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knorm(EvictionPolicy):
+    """Scores an entry by the length of its key, the shortest highest; needs no queries.
+
+    The paper leaves the first two layers whole; here, as in kvpress 0.5.5, that is the allocator's business.
+    """
+
+    family: ClassVar[str] = "knorm"
+
+    def score(self, context: LayerContext, state: Any) -> Tensor:
+        import torch
+
+        exact = torch.promote_types(context.keys.dtype, torch.float32)
+        return -torch.linalg.vector_norm(context.keys, dim=-1, dtype=exact)  # [B, Hkv, S]

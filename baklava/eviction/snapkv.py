@@ -1,0 +1,59 @@
+"""SnapKV: what the last queries look at (arXiv 2404.14469)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from baklava.errors import UserError
+from baklava.eviction.base import EvictionPolicy, LayerContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise UserError(f"a pooling kernel has a middle, so its size must be odd, got {size}")
+    return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapKV(EvictionPolicy):
+    """Scores an entry by the attention it gets from the last `window_size` queries, smoothed over its neighbours.
+
+    The mean over the window's queries, average pooling over `kernel_size` entries, then the mean over the GQA group.
+    The window itself is protected, so that a context no longer than it is kept from its end. The paper sums over the
+    window, which ranks alike, and leaves GQA open; group mean, average pooling and the defaults are as in kvpress
+    0.5.5, which keeps arbitrary entries of the window, not the latest ones, when a budget is smaller than it.
+    """
+
+    family: ClassVar[str] = "snapkv"
+
+    window_size: Annotated[int, Field(ge=1)] = 64
+    kernel_size: Annotated[int, Field(ge=1), AfterValidator(_odd)] = 5
+
+    def protected_last(self, budget: int) -> int:
+        return self.window_size
+
+    def observe(self, state: Tensor | None, queries: Tensor, context: LayerContext) -> Tensor:
+        from baklava.eviction.observed import last_queries
+
+        return last_queries(state, queries, self.window_size)
+
+    def score(self, context: LayerContext, state: Tensor) -> Tensor:
+        import torch
+        from torch.nn import functional
+
+        from baklava.eviction.observed import received_attention
+
+        n_kv_heads, n_entries = context.keys.shape[1:3]
+        window = state.shape[2]
+        received = received_attention(state, context)  # [B, Hkv, group, S]
+        if window == n_entries:
+            return torch.zeros_like(received[:, :, 0])
+        before = received[..., :-window].flatten(1, 2) / window  # [B, Hq, S - window]
+        pooled = functional.avg_pool1d(before, self.kernel_size, stride=1, padding=self.kernel_size // 2)
+        return functional.pad(pooled.unflatten(1, (n_kv_heads, -1)).mean(2), (0, window))

@@ -1,0 +1,124 @@
+"""What holds for every eviction policy, whatever it looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from layer_contexts import N_KV_HEADS, kept, random_layer, rows_of, scores_of
+from pydantic import TypeAdapter, ValidationError
+
+from baklava.eviction import (
+    H2O,
+    POLICIES,
+    AdaKV,
+    EvictionPolicy,
+    ExpectedAttention,
+    SnapKV,
+    StreamingLLM,
+)
+
+CONF = Path(__file__).parents[2] / "conf" / "eviction"
+EVERY = [
+    *(family() for family in POLICIES.values()),
+    StreamingLLM(n_sink=0),
+    SnapKV(window_size=3, kernel_size=1),
+    H2O(recent=0.0),
+    ExpectedAttention(n_sink=0, n_future_positions=3, use_covariance=False, use_vnorm=False),
+    ExpectedAttention(epsilon=0.1),
+    AdaKV(inner=H2O()),
+    AdaKV(inner=ExpectedAttention(), floor=0.0),
+    AdaKV(inner=StreamingLLM(), floor=1.0),
+]
+every_policy = pytest.mark.parametrize("policy", EVERY, ids=str)
+LENGTHS = [1, 2, 3, 5, 9, 70]
+
+
+@every_policy
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("n_entries", LENGTHS)
+def test_every_entry_has_a_score(
+    policy: EvictionPolicy, n_entries: int, softcap: float | None, dtype: torch.dtype
+) -> None:
+    scores = scores_of(policy, *random_layer(n_entries, rows=2, dtype=dtype, softcap=softcap))
+    assert scores.shape == (2, N_KV_HEADS, n_entries)
+    assert scores.isfinite().all()
+    assert scores.dtype in (torch.float32, torch.float64)
+
+
+@every_policy
+@pytest.mark.parametrize("chunks", [[70], [69, 1], [1, 69], [2, 3, 30, 5, 30], [1] * 70], ids=len)
+def test_scores_do_not_depend_on_chunks(policy: EvictionPolicy, chunks: list[int]) -> None:
+    queries, context = random_layer(70, rows=2)
+    torch.testing.assert_close(scores_of(policy, queries, context, chunks=chunks), scores_of(policy, queries, context))
+
+
+@every_policy
+def test_scores_of_a_row_do_not_depend_on_the_others(policy: EvictionPolicy) -> None:
+    queries, context = random_layer(70, rows=3)
+    together = scores_of(policy, queries, context)
+    for row in range(3):
+        one = slice(row, row + 1)
+        torch.testing.assert_close(together[one], scores_of(policy, queries[one], rows_of(context, one)))
+
+
+@every_policy
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_observing_and_scoring_leave_their_inputs_alone(policy: EvictionPolicy, dtype: torch.dtype) -> None:
+    queries, context = random_layer(30, dtype=dtype)
+    before = [tensor.clone() for tensor in (queries, context.keys, context.values)]
+    scores = scores_of(policy, queries, context, chunks=[20, 10])
+    scores_before = scores.clone()
+    policy.distribute(scores, torch.full((1, N_KV_HEADS), 7))
+    assert all(map(torch.equal, before, (queries, context.keys, context.values)))
+    assert torch.equal(scores, scores_before)
+
+
+@every_policy
+@pytest.mark.parametrize("n_entries", LENGTHS)
+def test_protected_entries_are_kept(policy: EvictionPolicy, n_entries: int) -> None:
+    scores = scores_of(policy, *random_layer(n_entries))
+    for budget in range(1, n_entries + 1):
+        n_first = min(policy.protected_first(budget), budget)
+        n_last = min(policy.protected_last(budget), budget - n_first)
+        expected = {*range(n_first), *range(n_entries - n_last, n_entries)}
+        for row in kept(policy, scores, budget)[0].tolist():
+            assert expected <= set(row)
+            assert len(set(row)) == budget
+
+
+@every_policy
+def test_a_layer_keeps_what_its_budgets_add_up_to(policy: EvictionPolicy) -> None:
+    scores = scores_of(policy, *random_layer(40, rows=4))
+    budgets = torch.tensor([[10, 10, 10], [40, 0, 3], [40, 40, 40], [0, 0, 0]])
+    counts = policy.distribute(scores, budgets)
+    assert counts.shape == budgets.shape
+    assert counts.dtype == budgets.dtype
+    assert counts.sum(1).tolist() == [30, 43, 120, 0]
+    assert bool((counts >= 0).all() and (counts <= 40).all())
+
+
+@every_policy
+def test_keys_of_length_zero_do_no_harm(policy: EvictionPolicy) -> None:
+    queries, context = random_layer(12)
+    context.keys.zero_()
+    context.values.zero_()
+    assert scores_of(policy, queries, context).isfinite().all()
+
+
+@pytest.mark.parametrize("family", POLICIES)
+def test_defaults_are_valid_and_unknown_parameters_refused(family: str) -> None:
+    adapter = TypeAdapter(POLICIES[family])
+    assert adapter.validate_python({}) == POLICIES[family]()
+    with pytest.raises(ValidationError, match="nonsense"):
+        adapter.validate_python({"nonsense": 1})
+
+
+def test_every_policy_has_its_own_file_and_a_choice_in_conf() -> None:
+    files = {path.stem for path in (Path(__file__).parents[2] / "baklava" / "eviction").glob("*.py")}
+    chosen = {yaml.safe_load(path.read_text())["family"] for path in CONF.glob("*.yaml")}
+    assert set(POLICIES) <= files
+    assert set(POLICIES) == chosen
