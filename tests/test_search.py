@@ -103,7 +103,7 @@ def test_replayed_losses_do_not_depend_on_the_batch_and_equal_the_model_s_own():
 def test_a_shared_prefill_is_not_changed_by_its_rows():
     loaded = LoadedModel("random", random_model(), tokenizer=None)
     context, question, answer = FixedPrompt("none", 0, "", "", "").token_ids(loaded)
-    full = prefill(loaded, context)
+    full = prefill(loaded, context, [StreamingLLM()])
     before = [layer.keys.clone() for layer in full.layers]
     budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio) for ratio in (0.0, 0.5)]
     continuation_losses(loaded, compressed_rows(loaded, full, budgets, [StreamingLLM()] * 2), question, answer)

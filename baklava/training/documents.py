@@ -36,19 +36,17 @@ class Document:
 
 
 class DocumentWriter:
-    """Writes one kind of document at a time, at most `length` tokens long."""
+    """Writes one kind of document at a time, at most `length` tokens long (`variables` takes 160 where that is less)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self._tokenizer = tokenizer
-        begin, end, *characters = (
-            tokenizer.get_vocab()[token]
-            for token in (tokenizer.bos_token, tokenizer.eos_token, *string.digits, *string.ascii_uppercase)
+        end, *characters = (
+            tokenizer.get_vocab()[token] for token in (tokenizer.eos_token, *string.digits, *string.ascii_uppercase)
         )
-        self._begin: int = begin
         self._end: int = end
         self._noise_tokens = len(self._encode(NOISE_LINE + "\n"))
         digits, capitals = characters[:10], characters[10:]
-        everything = list(range(3, len(tokenizer)))
+        everything = [token for token in range(len(tokenizer)) if token != end]
         self._alphabets = (digits, capitals, everything, everything)
         self._copied = {*digits, *capitals}
 
@@ -68,7 +66,7 @@ class DocumentWriter:
         alphabet = rng.choice(self._alphabets)
         base = rng.choices(alphabet, k=period)
         document = Document()
-        document.add([self._begin, *base, *base[:2]])
+        document.add([*base, *base[:2]])
         document.add((base * (length // period + 1))[2:], Mark.ANSWER)
         document.ids, document.marks = document.ids[:length], document.marks[:length]
         return document
@@ -78,21 +76,8 @@ class DocumentWriter:
         text = english_text()
         start = rng.randrange(len(text) - 6 * length)
         document = Document()
-        document.add([self._begin, *self._encode(text[start : start + 6 * length])][:length])
+        document.add(self._encode(text[start : start + 6 * length])[:length])
         return document
-
-    def needles(self, length: int, rng: random.Random) -> Document:
-        """Needles in noise, then questions about them, one after another, as far as they fit."""
-        room = length - 1
-        n_values = 4 if length >= 288 and rng.random() < 0.3 else 1
-        most_keys = max(1, min(8, (room - 40) // (50 + 25 * n_values)))  # so many that most can be asked for
-        keys = niah.word_keys(rng.randint(1, most_keys) if rng.random() < 0.5 else min(4, most_keys), rng)
-        pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys for _ in range(n_values)]
-        rng.shuffle(pairs)
-        ask_many = len(keys) > 1 and n_values == 1 and rng.random() < 0.4
-        rounds = [rng.sample(keys, min(4, len(keys)))] if ask_many else [[key] for key in rng.sample(keys, len(keys))]
-        answers = [tuple(value for key in asked for k, value in pairs if k == key) for asked in rounds]
-        return self._asked(length, rng, pairs, rounds, answers)
 
     def single_needles(self, length: int, rng: random.Random) -> Document:
         """Needles of different keys in noise, then questions for one key each."""
@@ -122,7 +107,7 @@ class DocumentWriter:
         needles = [niah.needle(key, value) for key, value in pairs]
         plural = len(answers[0]) > 1
         header = niah.header(plural=plural)
-        room = length - 1 - len(self._encode(header + "\n".join(needles) + "\n"))
+        room = length - len(self._encode(header + "\n".join(needles) + "\n"))
         encoded: list[tuple[list[int], list[int]]] = []
         for asked, values in zip(rounds, answers, strict=True):
             question = self._encode("".join(niah.question(asked, plural=plural)))
@@ -134,89 +119,20 @@ class DocumentWriter:
 
         document = Document()
         context = header + hide(needles, max(0, room // self._noise_tokens), rng) + "\n"
-        document.add([self._begin, *self._encode(context)])
+        document.add(self._encode(context))
         for question, answer in encoded:
             document.add(question)
             self._add_answer(document, answer)
-        return document
-
-    def association(self, length: int, rng: random.Random) -> Document:
-        """Random keys with values behind a filler, asked for in random order: matching a key across other tokens.
-
-        Without a filler it is copying; the longer the filler, the further the key must be carried.
-        """
-        everything = self._alphabets[-1]
-        stated = rng.choices(everything, k=rng.randint(0, 6))
-        asked = stated if rng.random() < 0.5 else rng.choices(everything, k=rng.randint(0, 8))
-        key_length, value_length = rng.randint(1, 3), rng.randint(1, 3)
-        n_lines = (length - 1) // (key_length + value_length + max(len(stated), len(asked)) + 1)
-        values_from = rng.choice(self._alphabets)
-        pairs = [
-            (rng.choices(everything, k=key_length), rng.choices(values_from, k=value_length))
-            for _ in range(max(2, min(12, n_lines // 3)))
-        ]
-        end_of_line = rng.choice(everything)
-        document = Document()
-        document.add([self._begin])
-        for key, value in pairs:
-            document.add([*key, *stated, *value, end_of_line])
-        for _ in range(n_lines - len(pairs)):
-            key, value = rng.choice(pairs)
-            document.add([*key, *asked])
-            document.add(value[:1], Mark.CHOICE)
-            document.add([*value[1:], end_of_line], Mark.ANSWER)
-        return document
-
-    def lookup(self, length: int, rng: random.Random) -> Document:
-        """Associations at their densest: few keys, values of one token, mostly short fillers."""
-        everything = self._alphabets[-1]
-        stated = rng.choices(everything, k=rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 5, 6)))
-        asked = stated if rng.random() < 0.7 else rng.choices(everything, k=rng.randint(1, 8))
-        key_length = rng.choice((1, 1, 2))
-        n_lines = (length - 1) // (key_length + max(len(stated), len(asked)) + 1)
-        pairs = [
-            (rng.choices(everything, k=key_length), rng.choice(everything))
-            for _ in range(max(2, min(rng.randint(3, 10), n_lines // 3)))
-        ]
-        document = Document()
-        document.add([self._begin])
-        for key, value in pairs:
-            document.add([*key, *stated, value])
-        for _ in range(n_lines - len(pairs)):
-            key, value = rng.choice(pairs)
-            document.add([*key, *asked])
-            document.add([value], Mark.CHOICE)
-        return document
-
-    def recall(self, length: int, rng: random.Random) -> Document:
-        """Needles, then the same needles again in random order: the dense signal from which keys are matched."""
-        header = self._encode(niah.header(plural=True))
-        n_lines = max(2, (length - 1 - len(header)) // 26)
-        keys = niah.word_keys(rng.randint(2, max(2, n_lines // 2)), rng)
-        values = {key: str(rng.randint(1_000_000, 9_999_999)) for key in keys}
-        document = Document()
-        document.add([self._begin, *header])
-        for line in range(n_lines):
-            key = keys[line] if line < len(keys) else rng.choice(keys)
-            sentence = self._encode(niah.needle(key, values[key]) + "\n")
-            if line < len(keys):
-                document.add(sentence)
-            else:
-                start = len(sentence) - len(values[key]) - 2  # the value, a full stop and a newline
-                document.add(sentence[:start])
-                self._add_answer(document, sentence[start:])
-        document.ids, document.marks = document.ids[:length], document.marks[:length]
         return document
 
     def short_recall(self, length: int, rng: random.Random) -> Document:
         """Word keys with short values, then the same keys again, in the needle's or the question's words."""
         lead = rng.choice(("", "", "numbers for ", "One of the special magic numbers for "))
         stated, asked = " is: ", rng.choice((" is: ", " mentioned in the provided text is "))
-        room = length - 1
+        room = length
         keys = niah.word_keys(rng.randint(2, 6), rng)
         pairs = [(key, str(rng.randrange(10, 100))) for key in keys]
         document = Document()
-        document.add([self._begin])
         for key, value in pairs:
             document.add(self._encode(f"{lead}{key}{stated}{value}\n"))
         while True:
@@ -229,7 +145,7 @@ class DocumentWriter:
 
     def variables(self, length: int, rng: random.Random) -> Document:
         """A chain of assignments in noise, after a solved example where both fit."""
-        room = length - 1
+        room = length
         n_hops = 4 if length >= 288 else rng.randint(1, 2)
         chains = [vt.Chain.draw(n_hops=n_hops, n_letters=5, rng=rng)]
         if length >= 512 and rng.random() < 0.8:
@@ -240,7 +156,6 @@ class DocumentWriter:
         )
         n_lines = max(0, room // self._noise_tokens)
         document = Document()
-        document.add([self._begin])
         for left, chain in zip(range(len(chains) - 1, -1, -1), chains, strict=True):
             share = min(n_lines // 2, rng.randint(0, 14)) if left else n_lines
             n_lines -= share
@@ -255,12 +170,8 @@ class DocumentWriter:
         return {
             "repetition": self.repetition,
             "english": self.english,
-            "needles": self.needles,
             "single_needles": self.single_needles,
             "listed_needles": self.listed_needles,
-            "association": self.association,
-            "lookup": self.lookup,
-            "recall": self.recall,
             "short_recall": self.short_recall,
             "variables": self.variables,
         }

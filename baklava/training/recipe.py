@@ -33,6 +33,7 @@ class Architecture(Strict):
     num_key_value_heads: int
     head_dim: int
     attention_bias: bool = Field(default=False, description="biases of q, k, v and o; Llama only, Qwen2 has its own")
+    initializer_range: float = Field(default=0.02, description="a small model learns to copy sooner with more")
     max_position_embeddings: int = 4096
     rope_theta: float = 10_000.0
 

@@ -1,4 +1,8 @@
-"""The one tokenizer of the reference models: byte-level BPE, every digit and every lone capital a token of its own."""
+"""The one tokenizer of the reference models: byte-level BPE; every digit and every letter of a name is a token.
+
+It splits text as Qwen2 does, so that `AutoTokenizer`, which reads every model of the type qwen2 with Qwen2's own class,
+yields the same tokens as the file that we save (up to Qwen2's NFC normalisation of decomposed characters).
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,31 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from baklava.tasks import niah, vt
 from baklava.tasks.haystack import NOISE_LINE
 from baklava.training.english import english_text
 
-VOCAB_SIZE = 2048
-BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
+VOCAB_SIZE = 4096
+END = "<|endoftext|>"  # Qwen2's: end of an answer, and padding
 
-# Words with their leading space, then single capitals and digits, then punctuation, then the space that is left.
-PIECES = r" ?\p{Lu}?[\p{Ll}\p{Lo}\p{Lm}\p{Lt}\p{M}]+|\p{Lu}|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# How Qwen2 splits text: contractions, words with the character before them, digits, punctuation, line ends, spaces.
+PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Finer, for learning the merges only: a capital starts a piece, so that no merge joins a capital to what is before it.
+TRAINING_PIECES = PIECES.replace(r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{Lu}\p{Ll}*|[^\r\n\p{L}\p{N}]?[^\P{L}\p{Lu}]+")
+
+
+def _split(pieces: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def _corpus(seed: int) -> Iterator[str]:
@@ -36,28 +53,20 @@ def _corpus(seed: int) -> Iterator[str]:
 def build_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
     """Train the tokenizer. Round-trips any UTF-8 text, since every byte is in the vocabulary."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _split(TRAINING_PIECES)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
-        special_tokens=[AddedToken(token, special=True) for token in (PAD, BEGIN, END)],
+        special_tokens=[AddedToken(END, special=True)],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(seed), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A", pair=f"{BEGIN} $A $B", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
-    )
+    tokenizer.pre_tokenizer = _split(PIECES)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=BEGIN,
         eos_token=END,
-        pad_token=PAD,
+        pad_token=END,
         model_max_length=2048,
         padding_side="left",
         clean_up_tokenization_spaces=False,

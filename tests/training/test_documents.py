@@ -15,11 +15,12 @@ from baklava.config import compose_training
 from baklava.tasks import niah, vt
 from baklava.training.documents import Document, DocumentWriter, Mark
 from baklava.training.recipe import Recipe
-from baklava.training.tokenizer import BEGIN, END
+from baklava.training.tokenizer import END
 
 RECIPES = [Recipe.model_validate(compose_training(name)) for name in ("tiny-llama", "tiny-qwen2")]
 KINDS = sorted({kind for recipe in RECIPES for stage in recipe.stages for kind in stage.mix})
 SEEDS = st.integers(0, 2**40)
+LEAST = {"variables": 160}  # a chain of two hops with its question, without any noise
 
 NEEDLE = re.compile(r"One of the special magic numbers for (.+?-.+?) is: (\d+)\.")
 QUESTION = re.compile(
@@ -69,7 +70,7 @@ def test_recipes_ask_for_kinds_that_exist(writer: DocumentWriter, kind: str) -> 
 def test_is_never_longer_than_asked(writer: DocumentWriter, kind: str, data: st.DataObject, seed: int) -> None:
     length = data.draw(st.sampled_from(lengths_of(kind)))
     document = write(writer, kind, length, seed)
-    assert 0 < len(document.ids) <= length
+    assert 0 < len(document.ids) <= max(length, LEAST.get(kind, 0))
     assert len(document.ids) == len(document.marks)
 
 
@@ -82,15 +83,7 @@ def test_depends_on_the_random_stream_alone(
     assert write(DocumentWriter(tokenizer), kind, 560, seed=1) == first
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_begins_with_the_begin_token(writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
-    document = write(writer, kind, 560, seed=0)
-    assert document.ids[0] == tokenizer.bos_token_id
-    assert tokenizer.bos_token_id not in document.ids[1:]
-    assert document.marks[0] == Mark.BACKGROUND
-
-
-@pytest.mark.parametrize("kind", ["needles", "single_needles", "listed_needles"])
+@pytest.mark.parametrize("kind", ["single_needles", "listed_needles"])
 @settings(max_examples=20)
 @given(length=st.sampled_from([320, 560, 1024]), seed=SEEDS)
 def test_answers_to_needle_questions_are_marked_and_right(
@@ -104,9 +97,7 @@ def test_answers_to_needle_questions_are_marked_and_right(
     expected = []
     for question in questions:
         keys = {key for key, _ in pairs if re.search(rf"(^|, |and ){re.escape(key)}(,|$)", question)}
-        asked = sorted(keys, key=question.index)
-        in_asked_order = tuple(value for one in asked for key, value in pairs if key == one)
-        expected.append(in_asked_order if kind == "needles" else niah.values_of(asked, pairs))
+        expected.append(niah.values_of(sorted(keys), pairs))
     assert marked(document, tokenizer) == [niah.answer(values) + END for values in expected]
     assert chosen(document, tokenizer) == [value[0] for values in expected for value in values]
 
@@ -117,7 +108,7 @@ def test_chains_of_variables_are_marked_and_right(
     writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, length: int, seed: int
 ) -> None:
     document = write(writer, "variables", length, seed)
-    texts = tokenizer.decode(document.ids).removeprefix(BEGIN).split(vt.HEADER)[1:]
+    texts = tokenizer.decode(document.ids).split(vt.HEADER)[1:]
     chains = []
     for text in texts:
         names = [name for name, _, _ in STATEMENT.findall(text)]
@@ -129,39 +120,19 @@ def test_chains_of_variables_are_marked_and_right(
 
 
 @settings(max_examples=30)
-@given(length=st.sampled_from([320, 560, 1024]), seed=SEEDS)
-def test_recall_marks_the_values_that_were_given_before(
+@given(length=st.sampled_from([128, 320]), seed=SEEDS)
+def test_recall_asks_for_values_that_were_given_before(
     writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast, length: int, seed: int
 ) -> None:
-    document = write(writer, "recall", length, seed)
-    pairs = NEEDLE.findall(tokenizer.decode(document.ids))
-    given = dict(pairs)  # each key has one value throughout
-    assert all(given[key] == value for key, value in pairs)
-    again = [value for place, (key, value) in enumerate(pairs) if (key, value) in pairs[:place]]
+    document = write(writer, "short_recall", length, seed)
+    lines = tokenizer.decode(document.ids).splitlines()
+    stated = [re.search(r"(\S+) is: (\d\d)$", line) for line in lines]
+    asked = [re.search(r"(\S+?)(?: is: | mentioned in the provided text is )(\d\d)$", line) for line in lines]
+    given = {one[1]: one[2] for one in reversed(stated) if one}
     answers = marked(document, tokenizer)
-    assert answers[: len(again)] == [f"{value}.\n" for value in again] or cut_short(answers, again)
+    n_stated = len(lines) - len(answers)
+    assert answers == [f"{given[one[1]]}\n" for one in asked[n_stated:] if one]
     assert chosen(document, tokenizer) == [answer[0] for answer in answers]
-
-
-def cut_short(answers: list[str], again: list[str]) -> bool:
-    """Whether `answers` are those of `again`, but for the last ones that the length cut."""
-    *whole, last = answers
-    expected = [f"{value}.\n" for value in again]
-    return whole == expected[: len(whole)] and (len(expected) == len(whole) or expected[-1].startswith(last))
-
-
-@settings(max_examples=30)
-@given(length=st.sampled_from([192, 320]), seed=SEEDS)
-def test_associations_ask_for_what_was_stated(writer: DocumentWriter, length: int, seed: int) -> None:
-    document = write(writer, "association", length, seed)
-    place = document.marks.index(Mark.CHOICE)
-    while place < len(document.ids):
-        end = place + 1
-        while end < len(document.ids) and document.marks[end] == Mark.ANSWER:
-            end += 1
-        asked = document.ids[place:end]  # the value and the end of its line
-        assert any(document.ids[start : start + len(asked)] == asked for start in range(place - len(asked) + 1))
-        place = next((later for later in range(end, len(document.ids)) if document.marks[later]), len(document.ids))
 
 
 @settings(max_examples=30)
@@ -171,8 +142,8 @@ def test_repetition_marks_what_has_been_seen_before(writer: DocumentWriter, leng
     answers = [place for place, mark in enumerate(document.marks) if mark == Mark.ANSWER]
     assert answers == list(range(len(document.ids) - len(answers), len(document.ids)))
     if answers:
-        period = answers[0] - 3  # after the begin token, one period and two tokens that say where it starts again
-        assert document.ids[1 + period :] == document.ids[1:-period]
+        period = answers[0] - 2  # one period, and two tokens that say where it starts again
+        assert document.ids[period:] == document.ids[:-period]
 
 
 def test_english_is_background_and_a_window_of_the_source(
@@ -182,4 +153,4 @@ def test_english_is_background_and_a_window_of_the_source(
 
     document = write(writer, "english", 320, seed=0)
     assert set(document.marks) == {Mark.BACKGROUND}
-    assert tokenizer.decode(document.ids[1:-2]) in english_text()  # the last tokens may be parts of a character
+    assert tokenizer.decode(document.ids[:-2]) in english_text()  # the last tokens may be parts of a character

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from baklava.tasks import NeedleInHaystack, VariableTracking
 from baklava.tasks.niah import word_keys
-from baklava.training.tokenizer import BEGIN, END, PAD, build_tokenizer
+from baklava.training.tokenizer import END, build_tokenizer
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -25,7 +27,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 @example("")
 @example("  two  spaces , and . punctuation 's")
 @example("naïve — 猫 🥮 \x00 \u2028 \r\n")
-@example(f"{BEGIN} as text {END}")
+@example(f"{END} as text {END}")
 def test_any_text_comes_back_as_it_was(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode(encode(tokenizer, text)) == text
 
@@ -64,21 +66,28 @@ def test_comes_back_from_its_files(tokenizer: PreTrainedTokenizerFast, tmp_path:
     text = f"A needle — 1234567.{END}\nVAR ABCDE = 12345"
     assert loaded.encode(text) == tokenizer.encode(text)
     assert loaded.decode(encode(loaded, text)) == text
-    assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == (BEGIN, END, PAD)
+    assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == (None, END, END)
     assert loaded.padding_side == "left"
 
 
-def test_a_prompt_begins_with_the_begin_token_and_does_not_end(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens = tokenizer.encode("text")
-    assert tokens[0] == tokenizer.bos_token_id
-    assert tokens[1:] == encode(tokenizer, "text")
-    assert tokenizer.eos_token_id not in tokens
+def test_nothing_is_put_around_a_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.encode("text") == encode(tokenizer, "text")
+    assert tokenizer.eos_token_id not in tokenizer.encode("text")
+
+
+@given(st.text() | st.text(alphabet=" \n\tAaé1٣.,-'\u200d🥮"))
+@example("VAR ABCDE = VAR FGHIJ\n\nThe special magic number is: 123. don't  two\n\n  \t")
+def test_qwen2_s_own_class_splits_alike(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    """`AutoTokenizer` takes it for every model of the type qwen2; it composes characters first."""
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    other = Qwen2Tokenizer(tokenizer.get_vocab(), [tuple(pair) for pair in merges])
+    assert encode(other, text) == encode(tokenizer, unicodedata.normalize("NFC", text))
 
 
 def test_word_keys_take_few_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     """A needle of many tokens would leave little room in contexts of 1,024."""
     keys = word_keys(200, random.Random(1))
-    assert sum(len(encode(tokenizer, f" {key}")) for key in keys) / len(keys) < 10
+    assert sum(len(encode(tokenizer, f" {key}")) for key in keys) / len(keys) < 5
 
 
 @pytest.mark.parametrize("task", [NeedleInHaystack(name="niah"), VariableTracking(name="vt")], ids=lambda one: one.name)
