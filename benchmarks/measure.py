@@ -1,0 +1,76 @@
+"""What the benchmarks share: side-by-side timing, the description of the machine, JSON and a table."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse(parser: ArgumentParser) -> Namespace:
+    """Arguments with the common ones added, and torch set up accordingly."""
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if cuda else "float32")
+    parser.add_argument(
+        "--repeats", type=int, default=15, help="timed rounds, in each of which every candidate runs once"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    return arguments
+
+
+def medians(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device: str) -> dict[Any, dict[str, float]]:
+    """Median and spread in milliseconds. Candidates take turns, so that whatever else the machine does hits all."""
+    times: dict[Any, list[float]] = {name: [] for name in candidates}
+    for round_ in range(repeats + 2):
+        for name, candidate in candidates.items():
+            started = time.perf_counter()
+            candidate()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            if round_ >= 2:  # warm-up
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {
+        name: {"ms": statistics.median(some), "lowest": min(some), "highest": max(some)} for name, some in times.items()
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    cuda = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name(device)
+        if cuda
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "cuda": torch.version.cuda if cuda else None,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def report(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any], arguments: Namespace
+) -> None:
+    """Print a table, and write the figures as JSON where asked."""
+    if arguments.json:
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+        content = {"machine": machine(arguments.device), "settings": settings, **figures}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=140).print(table)
