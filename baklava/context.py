@@ -176,28 +176,32 @@ def _groups(padding: Tensor | None) -> list[RowGroup]:
     return [RowGroup((padding == n).nonzero().squeeze(-1), n) for n in different]
 
 
-def cache_layers(config: PreTrainedConfig, budgeted: Callable[[int, int], CacheLayerMixin]) -> list[Any]:
-    """A cache layer for every layer of the model: `budgeted(place among them, layer index)` where all tokens are seen.
+def budgeted_layers(config: PreTrainedConfig) -> list[int]:
+    """The layers that see all tokens, whose KV caches have budgets; those with a sliding window are small already.
 
-    Layers with a sliding window get transformers' own. Raises `UserError` for other kinds, and where none is left.
+    Raises `UserError` for layers of another kind, and where none is left.
     """
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         windowed = getattr(config, "sliding_window", None) is not None
         kinds = ["sliding_attention" if windowed else "full_attention"] * config.num_hidden_layers
-    layers: list[Any] = []
-    n_budgeted = 0
-    for i, kind in enumerate(kinds):
-        if kind == "full_attention":
-            layers.append(budgeted(n_budgeted, i))
-            n_budgeted += 1
-        elif kind == "sliding_attention":
-            layers.append(DynamicSlidingWindowLayer(sliding_window=config.sliding_window))
-        else:
-            raise UserError(f"layers of type {kind!r} are not supported; known: full_attention, sliding_attention")
-    if not n_budgeted:
+    if odd := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+        raise UserError(f"layers of type {odd[0]!r} are not supported; known: full_attention, sliding_attention")
+    if "full_attention" not in kinds:
         raise UserError("every layer of this model has a sliding window, so there is nothing to budget")
-    return layers
+    return [i for i, kind in enumerate(kinds) if kind == "full_attention"]
+
+
+def cache_layers(config: PreTrainedConfig, budgeted: Callable[[int, int], CacheLayerMixin]) -> list[Any]:
+    """A cache layer for every layer of the model: `budgeted(place among them, layer index)` where all tokens are seen.
+
+    Layers with a sliding window get transformers' own.
+    """
+    places = {layer: place for place, layer in enumerate(budgeted_layers(config))}
+    return [
+        budgeted(places[i], i) if i in places else DynamicSlidingWindowLayer(sliding_window=config.sliding_window)
+        for i in range(config.num_hidden_layers)
+    ]
 
 
 class ContextCache(Cache):

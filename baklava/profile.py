@@ -96,6 +96,7 @@ class _Recorder:
             name: import_module(ESTIMATORS[name]).importance for name in settings.estimators
         }
         self._settings = settings
+        self._places = {layer: place for place, layer in enumerate(loaded.budgeted_layers)}
         n_layers, n_heads = loaded.n_layers, loaded.n_q_heads
         self.heads = {name: torch.zeros(n_layers, n_heads) for name in self._estimators}
         self.layers = torch.zeros(n_layers)
@@ -103,9 +104,11 @@ class _Recorder:
 
     def observe(self, module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
         """Called by the attention with `[1, H, T, D]` tensors of one layer."""
+        if module.layer_idx not in self._places:
+            return  # a sliding window
         view = self._view(module, query[0], key[0], value[0], output[0])
         for name, estimate in self._estimators.items():
-            self.heads[name][module.layer_idx] = estimate(view).cpu()
+            self.heads[name][self._places[module.layer_idx]] = estimate(view).cpu()
 
     def _view(self, module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> HeadView:
         group = query.shape[0] // key.shape[0]
@@ -159,7 +162,7 @@ def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: Pr
     recorder = _Recorder(loaded, settings)
     layers = loaded.model.get_decoder().layers
     hooks = []
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate(layers[index] for index in loaded.budgeted_layers):
         hooks.append(layer.register_forward_pre_hook(recorder.keep_residual(i), with_kwargs=True))
         hooks.append(layer.self_attn.register_forward_hook(recorder.layer_hook(i), with_kwargs=True))
     heads: dict[str, list[Tensor]] = {name: [] for name in settings.estimators}

@@ -123,3 +123,12 @@ def test_a_truncated_profile_is_refused_by_name(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"p\.safetensors: not a readable profile"):
         Profile.load(path)
+
+
+def test_layers_with_a_sliding_window_are_left_out():
+    loaded = LoadedModel("random", random_model("gemma3"), tokenizer=None)
+    profile = profile_prompts(loaded, prompts(2), SETTINGS)
+    assert loaded.budgeted_layers == [1]
+    assert profile.head_importance["eviction_shift"].shape == (2, 1, 4)
+    assert (profile.head_importance["eviction_shift"] > 0).all()
+    assert (profile.layer_importance != 0).all() and profile.layer_importance.shape == (2, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import (
 
 from baklava import attention
 from baklava.config import ModelConfig
+from baklava.context import budgeted_layers
 from baklava.errors import UserError
 from baklava.models import reference_model_path
 
@@ -36,9 +38,15 @@ class LoadedModel:
     def device(self) -> torch.device:
         return self.model.device
 
+    @cached_property
+    def budgeted_layers(self) -> list[int]:
+        """Indices of the layers that see all tokens, whose KV caches have budgets."""
+        return budgeted_layers(self.model.config.get_text_config(decoder=True))
+
     @property
     def n_layers(self) -> int:
-        return self.model.config.num_hidden_layers
+        """How many layers have budgets."""
+        return len(self.budgeted_layers)
 
     @property
     def n_q_heads(self) -> int:
