@@ -36,7 +36,7 @@ class Document:
 
 
 class DocumentWriter:
-    """Writes one kind of document at a time, at most `length` tokens long (`variables` takes 160 where that is less)."""
+    """Writes one kind of document at a time, at most `length` tokens long (`variables`: at least 160)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self._tokenizer = tokenizer

@@ -33,7 +33,6 @@ class Architecture(Strict):
     num_key_value_heads: int
     head_dim: int
     attention_bias: bool = Field(default=False, description="biases of q, k, v and o; Llama only, Qwen2 has its own")
-    initializer_range: float = Field(default=0.02, description="a small model learns to copy sooner with more")
     max_position_embeddings: int = 4096
     rope_theta: float = 10_000.0
 
@@ -46,6 +45,7 @@ class Recipe(Strict):
     architecture: Architecture
     stages: tuple[Stage, ...]
     steps: int = Field(ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     warmup_steps: int = 100
     decay_steps: int = 1_000
     learning_rate: float = 2e-3
