@@ -10,7 +10,7 @@ from typing import ClassVar
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.haystack import hide, in_noise
-from baklava.tasks.scoring import string_match_all
+from baklava.tasks.metrics.string_match import string_match_all
 
 HEADER = (
     "{some} special magic {kind} hidden within the following text. Make sure to memorize it. "

@@ -12,7 +12,7 @@ from pydantic import Field
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.haystack import hide, in_noise, most_noise_lines
-from baklava.tasks.scoring import string_match_all
+from baklava.tasks.metrics.string_match import string_match_all
 
 HEADER = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
