@@ -10,7 +10,6 @@ from typing import ClassVar
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.haystack import hide, in_noise
-from baklava.tasks.metrics.string_match import string_match_all
 
 HEADER = (
     "{some} special magic {kind} hidden within the following text. Make sure to memorize it. "
@@ -120,8 +119,8 @@ class NeedleInHaystack(Task):
         )
         return in_noise(sample, context, task=self.name, length=length, count_tokens=count_tokens)
 
-    def score(self, prediction: str, answers: tuple[str, ...]) -> float:
-        return string_match_all(prediction, answers)
+    def metric_name(self) -> str:
+        return "string_match_all"
 
     def reference_answer(self, sample: Sample) -> str:
         return answer(sample.answers)
