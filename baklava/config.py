@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -234,6 +235,19 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
     values = _compose(conf_folder(), "config", overrides)
     return check(ExperimentConfig, values, source="config")
+
+
+def compose_task(name: str) -> TaskConfig:
+    """The task of `conf/task/<name>.yaml`. Raises `UserError` for an unknown one."""
+    folder = conf_folder()
+    known = sorted(
+        path.relative_to(folder / "task").with_suffix("").as_posix() for path in (folder / "task").rglob("*.yaml")
+    )
+    if name not in known:
+        near = get_close_matches(name, known, n=3, cutoff=0.5) or known
+        raise UserError(f"no task {name!r} in {folder / 'task'}; try {', '.join(near)}")
+    [values] = _compose(folder, f"task/{name}", ())["tasks"].values()
+    return check(TaskConfig, values, source=f"task {name}")
 
 
 def compose_training(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

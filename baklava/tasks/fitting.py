@@ -21,10 +21,10 @@ def largest_fitting(build: Callable[[int], str], *, room: int, count_tokens: Cou
         return -1
     high, above = 16, count_tokens(build(16))
     while above <= room:
-        if above <= below:
+        if high > 1000 * (room + 16):
             raise ValueError("the text does not grow")
         low, below = high, above
-        high = 16 + high * (room + room // 32) // above  # a little further than where a straight line ends
+        high += 16 + high * (room + room // 32 - above) // max(1, above)  # a little beyond where a straight line ends
         above = count_tokens(build(high))
     steps = 0
     while high - low > 1:

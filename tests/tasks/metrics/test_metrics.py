@@ -43,7 +43,9 @@ class TestQaF1:
 
 class TestChinese:
     def test_f1_is_over_words_without_punctuation(self) -> None:
-        assert score("qa_f1_zh", "北京。", "《北京》") == pytest.approx(2 / 3)  # the left mark stays a word, as published
+        assert score("qa_f1_zh", "北京。", "《北京》") == pytest.approx(
+            2 / 3
+        )  # the left mark stays a word, as published
         assert score("qa_f1_zh", "北京，上海", "北京") == pytest.approx(2 / 3)
         assert score("qa_f1_zh", "北京", "上海") == 0.0
 
@@ -58,7 +60,9 @@ class TestChinese:
             "METRICS['qa_f1_zh']('a', ('b',), ())"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "UserError: Chinese metrics need jieba; install it with `pip install 'baklava-kv[chinese]'`" in done.stderr
+        assert (
+            "UserError: Chinese metrics need jieba; install it with `pip install 'baklava-kv[chinese]'`" in done.stderr
+        )
 
 
 class TestRouge:
