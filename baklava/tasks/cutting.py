@@ -25,7 +25,7 @@ def cut_middle(
     special = count_tokens("")  # tokens put before every text, which the end of the prompt does not have
     half = room // 2
     head = largest_fitting(lambda n: prompt[:n], room=half, count_tokens=count_tokens)
-    tail = largest_fitting(lambda n: prompt[len(prompt) - n :], room=half + special, count_tokens=count_tokens)
+    tail = largest_fitting(lambda n: prompt[max(0, len(prompt) - n) :], room=half + special, count_tokens=count_tokens)
     while head > 0 and count_tokens(prompt[:head] + prompt[len(prompt) - tail :]) > room:
         head -= 1  # where the two halves meet, tokens may fall apart
     end = (sample.question if keep_question else "") + sample.answer_prefix

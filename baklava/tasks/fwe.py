@@ -46,7 +46,7 @@ class FrequentWords(Task):
 
     family: ClassVar[str] = "fwe"
 
-    alpha: Annotated[float, Field(gt=1.0, le=10.0)] = 2.0
+    alpha: Annotated[float, Field(gt=1.0, le=4.0)] = 2.0
     n_letters: Annotated[int, Field(ge=4, le=32)] = 6
     max_new_tokens: Count = 50
 

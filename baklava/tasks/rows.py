@@ -92,7 +92,7 @@ class JsonLines(Rows):
         number, line = self._lines[index]
         place = f"{self._file}, line {number}"
         try:
-            values = json.loads(line)
+            values = json.loads(line.decode("utf-8-sig"))
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{place}: not JSON ({error.msg} at column {error.colno}); each line is one object"
