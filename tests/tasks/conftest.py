@@ -45,7 +45,7 @@ def essay_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("essay") / "essay.txt"
     things, places = ("boats", "trees", "letters", "winters", "stories"), ("the harbour", "the hills", "town")
     sentences = (
-        f"In year {year} the {things[year % 5]} near {places[year % 3]} were counted again, and {year // 2} were missing."
+        f"In year {year} the {things[year % 5]} near {places[year % 3]} were counted again; {year // 2} were missing."
         for year in range(700)
     )
     path.write_text("\n\n".join(sentences), encoding="utf-8")

@@ -76,7 +76,7 @@ def test_a_list_longer_than_the_lexicon_asks_for_more_words(tmp_path: Path) -> N
 
 
 def test_bad_word_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="task cwe: more_words: no such file: /no/words.txt"):
+    with pytest.raises(UserError, match=r"task cwe: more_words: no such file: /no/words\.txt"):
         CommonWords(name="cwe", more_words="/no/words.txt").check()
     (tmp_path / "words.json").write_text("[1, 2]")
     with pytest.raises(UserError, match=r"words\.json: expected an object whose values are words"):

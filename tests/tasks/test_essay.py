@@ -63,7 +63,7 @@ class TestCheck:
             check_essay(None, task="t")
 
     def test_a_path_that_is_not_there_is_named(self) -> None:
-        with pytest.raises(UserError, match="task t: essay: no such file or folder: /no/essay.txt"):
+        with pytest.raises(UserError, match=r"task t: essay: no such file or folder: /no/essay\.txt"):
             check_essay("/no/essay.txt", task="t")
 
     def test_the_stand_in_must_be_in_the_name(self) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from invented import CLASSES, longbench_row, write_jsonl
 
 from baklava.config import TaskConfig
 from baklava.errors import UserError
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.longbench import LongBench, Spec, length_class, specs
-from invented import CLASSES, longbench_row, write_jsonl
 
 CONF = Path(__file__).parents[2] / "conf" / "task" / "longbench"
 

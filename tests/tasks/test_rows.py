@@ -104,7 +104,7 @@ class TestSources:
         rows = load_dataset_rows(str(tmp_path / "mine"), name=None, split="test", revision=None)
         assert [(one.text("a"), one.texts("b")) for one in rows] == [("x", ("y",)), ("z", ("w",))]
         assert rows[1].place == f"data set {tmp_path / 'mine'}, row 1"
-        with pytest.raises(UserError, match="split train, revision None.* cannot be loaded") as error:
+        with pytest.raises(UserError, match=r"split train, revision None.* cannot be loaded") as error:
             load_dataset_rows(str(tmp_path / "mine"), name=None, split="train", revision=None)
         assert "\n" not in str(error.value)
 

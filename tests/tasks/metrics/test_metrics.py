@@ -43,10 +43,9 @@ class TestQaF1:
 
 class TestChinese:
     def test_f1_is_over_words_without_punctuation(self) -> None:
-        assert score("qa_f1_zh", "北京。", "《北京》") == pytest.approx(
-            2 / 3
-        )  # the left mark stays a word, as published
-        assert score("qa_f1_zh", "北京，上海", "北京") == pytest.approx(2 / 3)
+        # The left mark stays a word, as published.
+        assert score("qa_f1_zh", "北京。", "《北京》") == pytest.approx(2 / 3)
+        assert score("qa_f1_zh", "北京、上海", "北京") == pytest.approx(2 / 3)
         assert score("qa_f1_zh", "北京", "上海") == 0.0
 
     def test_rouge_is_over_words(self) -> None:
@@ -185,6 +184,7 @@ def test_a_perfect_answer_scores_one(metric: str) -> None:
 
 
 def test_metrics_need_no_torch_to_import() -> None:
-    code = "import sys, baklava.tasks.metrics; print([m for m in ('torch', 'transformers', 'datasets', 'jieba') if m in sys.modules])"
+    heavy = ("torch", "transformers", "datasets", "jieba")
+    code = f"import sys, baklava.tasks.metrics; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
