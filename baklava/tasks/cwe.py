@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -107,12 +108,8 @@ class CommonWords(Task):
         order = rng.getrandbits(64)
 
         def context(n: int) -> str:
-            if n > len(others):
-                raise UserError(
-                    f"task {self.name}: length {length} takes more than the {len(drawn)} words there are; set "
-                    f"tasks.{self.name}.more_words to a file with more, such as RULER's english_words.json"
-                )
-            return example + HEADER + word_list(common, others[:n], repeats, random.Random(order)) + "\n"
+            some = list(islice(cycle(others), n))  # more than there are only while the length is searched
+            return example + HEADER + word_list(common, some, repeats, random.Random(order)) + "\n"
 
         n = fill(
             lambda n: context(n) + question + answer_prefix,
@@ -122,6 +119,11 @@ class CommonWords(Task):
             max_new_tokens=self.max_new_tokens,
             count_tokens=count_tokens,
         )
+        if n > len(others):
+            raise UserError(
+                f"task {self.name}: length {length} takes more than the {len(drawn)} words there are; set "
+                f"tasks.{self.name}.more_words to a file with more, such as RULER's english_words.json"
+            )
         return Sample(
             index=index,
             context=context(n),

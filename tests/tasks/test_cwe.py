@@ -66,6 +66,11 @@ def test_perfect_answer_is_a_numbered_list() -> None:
     assert TASK.score(", ".join(sample.answers[:5]), sample.answers) >= 0.5
 
 
+def test_nearly_all_words_can_be_used() -> None:
+    sample = draw(length=49_500)
+    assert 49_000 < words(sample.prompt) + sample.max_new_tokens <= 49_500
+
+
 def test_a_list_longer_than_the_lexicon_asks_for_more_words(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"length 90000 takes more than the 8166 words there are; set tasks.cwe.more_w"):
         draw(length=90_000)

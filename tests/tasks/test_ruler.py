@@ -81,6 +81,8 @@ def test_stand_ins_differ_in_the_text_and_the_name_alone(name: str) -> None:
     ours, theirs = (
         yaml.safe_load((CONF / folder / f"{name}.yaml").read_text()) for folder in ("ruler_standin", "ruler")
     )
+    for only_of_a_data_set in ("essay_split", "essay_revision"):
+        del theirs[only_of_a_data_set]
     assert ours == {**theirs, "name": f"ruler_standin_{name}", "essay": "standin"}
 
 

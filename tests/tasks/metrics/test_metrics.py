@@ -162,7 +162,7 @@ class TestCodeSimilarity:
         assert score("code_similarity", line, answer) == round(SequenceMatcher(None, line, answer).ratio(), 2)
 
 
-text = st.text(st.sampled_from("ab 12.,#/`\n\t段落北京。the"), max_size=30)
+text = st.text(st.sampled_from("ab 12.,#/`\n\t段落北京。the"), max_size=30) | st.text(max_size=10)
 
 
 @settings(max_examples=60)
