@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from baklava.errors import UserError
 
@@ -75,6 +76,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
     table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
     table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    score = commands.add_parser(
+        "score",
+        help="score predictions made elsewhere",
+        description="Score predictions made elsewhere: one line with the metric's name and the mean score in [0, 1].",
+    )
+    score.add_argument("--task", required=True, metavar="NAME", help="a file of conf/task, e.g. longbench/hotpotqa")
+    score.add_argument(
+        "--predictions",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="JSONL with the fields prediction and answers (a list); all_classes for the metric classification; "
+        "length for the classes of length of LongBench-E",
+    )
     train = commands.add_parser(
         "train-reference", help="train a reference model", description="Train a reference model."
     )
@@ -92,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run_stage(options.command, options.overrides, options.job)
         elif options.command == "table":
             _load("baklava.table:print_table")(options.overrides)  # type: ignore[operator]
+        elif options.command == "score":
+            _load("baklava.score:score")(options.task, options.predictions)  # type: ignore[operator]
         else:
             _load("baklava.training.command:train_reference")(options.overrides)  # type: ignore[operator]
     except UserError as error:

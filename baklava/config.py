@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -171,6 +172,12 @@ def _named_by_keys(group: dict[str, Any]) -> dict[str, Any]:
     return group
 
 
+def _ready(tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+    for task in tasks.values():
+        task.build().check()
+    return tasks
+
+
 NamedByKeys = AfterValidator(_named_by_keys)  # files carry the key, their rows the name
 
 
@@ -180,7 +187,7 @@ class ExperimentConfig(Strict):
     name: Name
     results: Path = Path("results")
     models: Annotated[dict[Name, ModelConfig], NamedByKeys] = Field(min_length=1)
-    tasks: Annotated[dict[Name, TaskConfig], NamedByKeys] = Field(min_length=1)
+    tasks: Annotated[dict[Name, TaskConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)
     allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys] = Field(min_length=1)
     evictions: Annotated[dict[Name, EvictionConfig], NamedByKeys] = Field(min_length=1)
     ratios: Annotated[tuple[Ratio, ...], AfterValidator(_distinct)]
@@ -228,6 +235,19 @@ def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
     values = _compose(conf_folder(), "config", overrides)
     return check(ExperimentConfig, values, source="config")
+
+
+def compose_task(name: str) -> TaskConfig:
+    """The task of `conf/task/<name>.yaml`. Raises `UserError` for an unknown one."""
+    folder = conf_folder()
+    known = sorted(
+        path.relative_to(folder / "task").with_suffix("").as_posix() for path in (folder / "task").rglob("*.yaml")
+    )
+    if name not in known:
+        near = get_close_matches(name, known, n=3, cutoff=0.5) or known
+        raise UserError(f"no task {name!r} in {folder / 'task'}; try {', '.join(near)}")
+    [values] = _compose(folder, f"task/{name}", ())["tasks"].values()
+    return check(TaskConfig, values, source=f"task {name}")
 
 
 def compose_training(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def evaluate_sample(
                 "context_tokens": len(context),
                 "prediction": prediction,
                 "answers": list(sample.answers),
-                "score": task.score(prediction, sample.answers),
+                "score": task.score(prediction, sample.answers, sample.all_classes),
                 "kept_entries": n_kept,
                 "total_entries": loaded.n_layers * loaded.n_kv_heads * len(context),
                 "kv_bytes": n_bytes,
@@ -102,7 +102,8 @@ def evaluate(job: EvaluateJob) -> None:
     }
     records: list[dict[str, Any]] = []
     totals = [0.0] * len(cells)
-    with tqdm(range(settings.n_samples), desc=f"evaluate {job.model.name} {task.name}", unit="sample") as progress:
+    n_samples = task.n_samples(settings.n_samples)
+    with tqdm(range(n_samples), desc=f"evaluate {job.model.name} {task.name}", unit="sample") as progress:
         for index in progress:
             sample = task.sample(
                 split="evaluation",

@@ -17,7 +17,9 @@ from baklava.training.recipe import Recipe
 
 CONF = Path(__file__).parents[1] / "conf"
 CHOICES = sorted(
-    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name not in ("training",)
+    "=".join(path.relative_to(CONF).with_suffix("").as_posix().split("/", 1))
+    for path in CONF.rglob("*/*.yaml")
+    if path.parent.name != "training"
 )
 
 
@@ -28,9 +30,18 @@ def default() -> ExperimentConfig:
 
 class TestConfFolder:
     @pytest.mark.parametrize("choice", CHOICES)
-    def test_every_choice_composes(self, choice: str) -> None:
+    def test_every_choice_composes(self, choice: str, tmp_path: Path) -> None:
         group, name = choice.split("=")
-        config = compose([choice])
+        given = []
+        if group == "task":
+            values = yaml.safe_load((CONF / "task" / f"{name}.yaml").read_text())
+            name = name.replace("/", "_")  # the name of a task is also that of a file
+            required = [key for key in ("data", "essay") if key in values and values[key] is None]
+            given = [f"tasks.{name}.{key}={tmp_path}" for key in required]
+            if required:
+                with pytest.raises(UserError, match=rf"config: tasks: task {name}: {required[0]}: .*tasks\.{name}\."):
+                    compose([choice])
+        config = compose([choice, *given])
         chosen = {
             "model": config.models,
             "task": config.tasks,

@@ -94,3 +94,24 @@ def test_the_job_writes_one_row_per_sample_and_cell(tmp_path, loaded):
     job["cells"][0]["ratio"] = 0.7
     with pytest.raises(UserError, match=r"b\.json: budgets for ratio 0\.5, expected 0\.7"):
         evaluate(EvaluateJob.model_validate(job))
+
+
+def test_a_task_with_few_samples_gives_all_of_them(tmp_path):
+    import json
+
+    import pyarrow.parquet as pq
+
+    data = tmp_path / "mine.jsonl"
+    row = {"context": "The boats left. ", "question": "Good?", "answer_prefix": " It is", "answers": ["good", "fine"]}
+    rows = [{**row, "all_classes": ["good", "bad"], "max_new_tokens": 2} for _ in range(2)]
+    data.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    job = {
+        "model": {"name": "tiny-llama", "path": "reference:tiny-llama", "dtype": "float32"},
+        "task": {"name": "mine", "family": "jsonl", "data": str(data), "metric": "classification"},
+        "evictions": {},
+        "evaluate": {"n_samples": 64, "length": LENGTH},
+        "cells": [],
+        "records": str(tmp_path / "r.parquet"),
+    }
+    evaluate(EvaluateJob.model_validate(job))
+    assert [one["sample"] for one in pq.read_table(tmp_path / "r.parquet").to_pylist()] == [0, 1]

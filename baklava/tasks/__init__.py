@@ -1,9 +1,25 @@
-"""Tasks: text in, score out. One file per family; `conf/task/*.yaml` sets the parameters."""
+"""Tasks: text in, score out. One file per family; `conf/task/` sets the parameters."""
 
 from baklava.tasks.base import Sample, Task
+from baklava.tasks.cwe import CommonWords
+from baklava.tasks.fwe import FrequentWords
+from baklava.tasks.jsonl import JsonlTask
+from baklava.tasks.longbench import LongBench
+from baklava.tasks.needle_grid import NeedleGrid
 from baklava.tasks.niah import NeedleInHaystack
+from baklava.tasks.ruler_qa import RulerQa
 from baklava.tasks.vt import VariableTracking
 
-FAMILIES: dict[str, type[Task]] = {family.family: family for family in (NeedleInHaystack, VariableTracking)}
+_ALL: tuple[type[Task], ...] = (
+    CommonWords,
+    FrequentWords,
+    JsonlTask,
+    LongBench,
+    NeedleGrid,
+    NeedleInHaystack,
+    RulerQa,
+    VariableTracking,
+)
+FAMILIES: dict[str, type[Task]] = {task.family: task for task in _ALL}
 
 __all__ = ["FAMILIES", "NeedleInHaystack", "Sample", "Task", "VariableTracking"]

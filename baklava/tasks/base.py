@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+
+from baklava.tasks.metrics import METRICS
 
 # Number of tokens that the target model's tokenizer makes of a text, special tokens not counted.
 CountTokens = Callable[[str], int]
@@ -17,12 +19,18 @@ Count = Annotated[int, Field(ge=1)]
 # Samples of different splits come from different random streams, whatever their seeds.
 SPLITS = ("train", "calibration", "evaluation")
 
+# How far the user's turn of a chat template reaches: to the end of the question, so that the answer prefix begins the
+# model's turn (RULER); to the end of the prompt (LongBench); or no template at all.
+Chat = Literal["question", "prompt", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One prompt, in the parts that a compression protocol treats differently.
 
-    The prompt is `context + question + answer_prefix`; the model continues it with the answer.
+    The prompt is `context + question + answer_prefix`; the model continues it with the answer. `all_classes` is what
+    the metric `classification` asks for, `id` the sample's name in the file that it comes from, and `group` what it is
+    averaged with inside its task, such as a class of lengths.
     """
 
     index: int
@@ -31,6 +39,10 @@ class Sample:
     answer_prefix: str
     answers: tuple[str, ...]
     max_new_tokens: int
+    all_classes: tuple[str, ...] = ()
+    chat: Chat = "question"
+    group: str = ""
+    id: str = ""
 
     @property
     def prompt(self) -> str:
@@ -41,8 +53,8 @@ class Sample:
 class Task:
     """Interface of a task; the fields of a subclass are its parameters.
 
-    A subclass lives in a file of its own, names its `family`, and implements `sample`, `score` and `reference_answer`.
-    Unknown parameters are refused.
+    A subclass lives in a file of its own, names its `family`, and implements `sample`, `metric_name` and
+    `reference_answer`. Unknown parameters are refused.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -60,13 +72,32 @@ class Task:
         """
         raise NotImplementedError
 
-    def score(self, prediction: str, answers: tuple[str, ...]) -> float:
-        """Quality of one prediction, in [0, 1]."""
+    def metric_name(self) -> str:
+        """Which of `METRICS` scores the predictions."""
         raise NotImplementedError
+
+    def score(self, prediction: str, answers: tuple[str, ...], all_classes: tuple[str, ...] = ()) -> float:
+        """Quality of one prediction, in [0, 1]."""
+        return METRICS[self.metric_name()](prediction, answers, all_classes)
 
     def reference_answer(self, sample: Sample) -> str:
         """The text that a perfect model writes after the prompt; used for training and for losses."""
         raise NotImplementedError
+
+    def n_available(self) -> int | None:
+        """How many samples there are; None: any number, since they are made and not read."""
+        return None
+
+    def n_samples(self, asked: int) -> int:
+        """As many samples as were asked for, or all that there are."""
+        available = self.n_available()
+        return asked if available is None else min(asked, available)
+
+    def check(self) -> None:
+        """Look, before the first job and without reading much, whether what the samples are made of is there.
+
+        Raises `UserError` that says what to provide.
+        """
 
     def random_stream(self, *, split: str, seed: int, index: int) -> random.Random:
         """The generator of one sample: equal arguments, equal sample, on every machine."""

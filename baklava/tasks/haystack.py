@@ -6,24 +6,31 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from baklava.errors import UserError
 from baklava.tasks.base import CountTokens, Sample
+from baklava.tasks.fitting import checked
 
 # RULER's `noise` haystack (arXiv 2404.06654): one line, repeated.
 NOISE_LINE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
-SHORTEST = 0.9
+
+def put(needles: Sequence[str], places: Sequence[int], hay: Sequence[str]) -> list[str]:
+    """The pieces of hay with each needle before the piece of its place; places rise."""
+    pieces: list[str] = []
+    done = 0
+    for needle, place in zip(needles, places, strict=True):
+        pieces += [*hay[done:place], needle]
+        done = place
+    return [*pieces, *hay[done:]]
+
+
+def places_between(n_needles: int, n_pieces: int, rng: random.Random) -> list[int]:
+    """Random places for needles before, between and after `n_pieces` pieces, in rising order."""
+    return sorted(rng.randrange(n_pieces + 1) for _ in range(n_needles))
 
 
 def hide(needles: Sequence[str], n_lines: int, rng: random.Random) -> str:
     """Needles in their order at random places among `n_lines` noise lines, one line each."""
-    places = sorted(rng.randrange(n_lines + 1) for _ in needles)
-    lines: list[str] = []
-    done = 0
-    for place, needle in zip(places, needles, strict=True):
-        lines += [NOISE_LINE] * (place - done) + [needle]
-        done = place
-    return "\n".join(lines + [NOISE_LINE] * (n_lines - done))
+    return "\n".join(put(needles, places_between(len(needles), n_lines, rng), [NOISE_LINE] * n_lines))
 
 
 def most_noise_lines(build: Callable[[int], str], *, room: int, count_tokens: CountTokens) -> int:
@@ -54,19 +61,15 @@ def fit(
     too coarse a step for so short a length.
     """
     n_lines = most_noise_lines(build, room=length - max_new_tokens, count_tokens=count_tokens)
-    if n_lines < 0:
-        needed = count_tokens(build(0)) + max_new_tokens
-        raise UserError(
-            f"task {task}: length {length} is too short: the needles, the question and {max_new_tokens} "
-            f"generated tokens take {needed}; ask for a length of at least {needed}"
-        )
-    total = count_tokens(build(n_lines)) + max_new_tokens
-    if total < SHORTEST * length:
-        raise UserError(
-            f"task {task}: no sample between {SHORTEST:.1f} and 1.0 of length {length}: {n_lines} noise lines give "
-            f"{total} tokens and one more is too long; ask for a greater length"
-        )
-    return n_lines
+    return checked(
+        n_lines,
+        build,
+        unit="noise lines",
+        task=task,
+        length=length,
+        max_new_tokens=max_new_tokens,
+        count_tokens=count_tokens,
+    )
 
 
 def in_noise(

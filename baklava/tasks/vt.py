@@ -12,7 +12,6 @@ from pydantic import Field
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.haystack import hide, in_noise, most_noise_lines
-from baklava.tasks.scoring import string_match_all
 
 HEADER = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
@@ -101,8 +100,8 @@ class VariableTracking(Task):
             )
         return text(n_lines)
 
-    def score(self, prediction: str, answers: tuple[str, ...]) -> float:
-        return string_match_all(prediction, answers)
+    def metric_name(self) -> str:
+        return "string_match_all"
 
     def reference_answer(self, sample: Sample) -> str:
         return " ".join(sample.answers)

@@ -1,4 +1,4 @@
-"""What holds for the samples of every task: each configuration of `conf/task` runs through these."""
+"""What holds for the samples of every task that makes its own: each such file of `conf/task` runs through these."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from baklava.errors import UserError
 from baklava.tasks import Sample, Task
 from baklava.tasks.base import SPLITS, CountTokens
 
-CONFIGURED = sorted((Path(__file__).parents[2] / "conf" / "task").glob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf" / "task"
+READ = ("jsonl", "longbench", "ruler_qa")  # families whose samples are those of a file
+CONFIGURED = [
+    path
+    for path in sorted(CONF.rglob("*.yaml"))
+    if yaml.safe_load(path.read_text())["family"] not in (*READ, "needle_grid")  # the grid has lengths of its own
+]
 LENGTHS = (512, 777, 1024, 2048, 4096)
 
 
-@pytest.fixture(params=CONFIGURED, ids=lambda path: path.stem)
-def task(request: pytest.FixtureRequest) -> Task:
-    return TaskConfig.model_validate(yaml.safe_load(request.param.read_text())).build()
+@pytest.fixture(params=CONFIGURED, ids=lambda path: path.relative_to(CONF).with_suffix("").as_posix())
+def task(request: pytest.FixtureRequest, essay_file: Path) -> Task:
+    values = yaml.safe_load(request.param.read_text())
+    given = {"essay": str(essay_file)} if "essay" in values and values["essay"] is None else {}
+    return TaskConfig.model_validate({**values, **given}).build()
 
 
 def words(text: str) -> int:
@@ -55,7 +63,9 @@ def test_unknown_split_is_refused(task: Task) -> None:
 @pytest.mark.parametrize("length", LENGTHS)
 def test_length_is_the_asked_one_to_a_tenth(task: Task, length: int, count_tokens: CountTokens) -> None:
     # Only where the prompt without any noise comes near the length may there be none.
-    none = suppress(UserError) if length < 2048 else nullcontext()
+    # The 300 common words of cwe's long lists take 5,000 tokens of the reference models.
+    possible = length >= 2048 and not (task.family == "cwe" and length >= 4096)
+    none = nullcontext() if possible else suppress(UserError)
     for index in range(3):
         sample = None
         with none:
@@ -88,14 +98,16 @@ def test_answers_are_in_the_context_and_only_there(task: Task, seed: int, index:
     assert len(sample.answers) >= 1
     for answer in sample.answers:
         assert answer in sample.context
-        assert answer not in sample.question + sample.answer_prefix
+        # Any English word may be common: `most` and `list` are in the question, too.
+        assert answer not in sample.question + sample.answer_prefix or task.family == "cwe"
 
 
 def test_perfect_answer_scores_one_and_none_scores_zero(task: Task) -> None:
     sample = draw(task)
     assert task.score(task.reference_answer(sample), sample.answers) == 1.0
     assert task.score("", sample.answers) == 0.0
-    assert task.score(task.reference_answer(draw(task, index=1)), sample.answers) == 0.0
+    # A common English word may be a part of another.
+    assert task.score(task.reference_answer(draw(task, index=1)), sample.answers) <= (task.family == "cwe") * 0.2
 
 
 def test_perfect_answer_fits_into_the_generated_tokens(task: Task, count_reference_tokens: CountTokens) -> None:

@@ -1,0 +1,96 @@
+"""Running text as a haystack: RULER's `essay` (arXiv 2404.06654), read from a file that the user gives."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from baklava.errors import UserError
+from baklava.tasks.rows import is_local, load_dataset_rows, read_bytes, read_jsonl
+
+# The language reference inside CPython, in place of the essays; tasks that use it carry the name.
+STAND_IN = "standin"
+
+WANTED = (
+    "RULER's PaulGrahamEssays.json, a text file, a folder of text files, or a JSONL file or a data set that `datasets` "
+    f"loads with the field text; or choose the task from ruler_{STAND_IN}/, which takes the CPython language reference"
+)
+
+# RULER puts needles at 40 depths, in percent of the sentences.
+DEPTHS = tuple(round(100 * i / 39) for i in range(40))
+
+# RULER cuts sentences with NLTK, whose data would have to be downloaded; abbreviations are all that tells them apart.
+_END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')\]])\s+")
+
+
+def check_essay(essay: str | None, *, task: str) -> str:
+    """The essay that a task asks for. Raises `UserError` where there is none, or the stand-in goes unnamed."""
+    if essay is None:
+        raise UserError(f"task {task}: essay: no text given; set tasks.{task}.essay to {WANTED}")
+    if essay == STAND_IN and STAND_IN not in task:
+        raise UserError(
+            f"task {task}: essay: {STAND_IN} is not RULER's text, so the name of the task must contain {STAND_IN!r}; "
+            f"choose it from ruler_{STAND_IN}/"
+        )
+    if essay != STAND_IN and is_local(essay) and not Path(essay).expanduser().exists():
+        raise UserError(f"task {task}: essay: no such file or folder: {essay}; set tasks.{task}.essay to {WANTED}")
+    return essay
+
+
+@cache
+def essay_words(essay: str, split: str, revision: str | None) -> tuple[str, ...]:
+    """The words of a text, in order. Raises `UserError` where it cannot be read or is empty."""
+    words = tuple(_text(essay, split, revision).split())
+    if not words:
+        raise UserError(f"{essay}: no words in this text; give {WANTED}")
+    return words
+
+
+def _text(essay: str, split: str, revision: str | None) -> str:
+    if essay == STAND_IN:
+        from baklava.training.english import english_text
+
+        return english_text()
+    if not is_local(essay):
+        rows = load_dataset_rows(essay, name=None, split=split, revision=revision)
+        return "\n".join(row.text("text") for row in rows)
+    path = Path(essay).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
+        return "\n".join(_decoded(file) for file in files)
+    if path.suffix == ".jsonl":
+        return "\n".join(row.text("text") for row in read_jsonl(path))
+    return _text_of_json(path) if path.suffix == ".json" else _decoded(path)
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8 (byte {error.start}); convert it") from None
+
+
+def _text_of_json(path: Path) -> str:
+    try:
+        text = json.loads(_decoded(path))["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise UserError(f'{path}: text: expected an object with this field, as in RULER: {{"text": "..."}}')
+    return text
+
+
+def sentences(words: Sequence[str], n_words: int) -> list[str]:
+    """The first `n_words` words as sentences; the text starts over where it is too short."""
+    times = -(-n_words // len(words))
+    text = " ".join((tuple(words) * times)[:n_words])
+    return _END_OF_SENTENCE.split(text) if text else []
+
+
+def places_at_depths(n_needles: int, n_pieces: int, rng: random.Random) -> list[int]:
+    """Places at different depths of RULER's 40, in rising order."""
+    return sorted(n_pieces * depth // 100 for depth in rng.sample(DEPTHS, n_needles))

@@ -1,0 +1,120 @@
+"""LongBench and LongBench-E (arXiv 2308.14508): 21 sets of English, Chinese and code, read from the published data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from baklava.errors import UserError
+from baklava.tasks.base import CountTokens, Sample
+from baklava.tasks.cutting import cut_middle
+from baklava.tasks.from_file import FileTask
+
+# LongBench-E averages within classes of length, in words (characters for Chinese): below 4,000, below 8,000, the rest.
+LENGTH_CLASSES = ("0-4k", "4-8k", "8k+")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the benchmark fixes for one of its sets; `longbench.json` holds them and says where they come from."""
+
+    metric: str
+    max_new_tokens: int
+    chat: bool  # whether chat models get the prompt in their template
+    first_line: bool  # whether only the first line of a prediction counts
+    in_e: bool  # whether LongBench-E has this set
+    prompt: str  # with {context} once and {input} at most once, after it
+
+
+@cache
+def specs() -> dict[str, Spec]:
+    """All 21 sets by name."""
+    sets = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))["sets"]
+    return {name: Spec(**values) for name, values in sets.items()}
+
+
+def length_class(length: int) -> str:
+    return LENGTH_CLASSES[(length >= 4000) + (length >= 8000)]
+
+
+def first_line(prediction: str) -> str:
+    return prediction.lstrip("\n").split("\n")[0]
+
+
+def at_last_line(text: str) -> int:
+    """Where the last line with anything in it begins."""
+    return text.rstrip().rfind("\n") + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongBench(FileTask):
+    """One set of LongBench, or with `extended` of LongBench-E.
+
+    A sample's context goes from the beginning of the template to the end of the row's context; the last line of the
+    prompt, such as `Answer:`, is the answer prefix. A prompt that is too long loses its middle; the published lengths
+    (3,500 for a model of 4,096 positions) are without the generated tokens, which `length` includes. `max_new_tokens` 0
+    is the published number. Where the published run stops samsum at a new line, here the first-line rule alone does.
+    """
+
+    family: ClassVar[str] = "longbench"
+
+    dataset: str
+    extended: bool = False
+    max_new_tokens: Annotated[int, Field(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.dataset not in specs():
+            raise UserError(f"dataset: LongBench has no {self.dataset!r}; it has {', '.join(specs())}")
+        if self.extended and not self.spec.in_e:
+            known = ", ".join(name for name, spec in specs().items() if spec.in_e)
+            raise UserError(f"extended: LongBench-E has no {self.dataset!r}; it has {known}")
+        if self.max_new_tokens == 0:
+            object.__setattr__(self, "max_new_tokens", self.spec.max_new_tokens)
+
+    @property
+    def spec(self) -> Spec:
+        return specs()[self.dataset]
+
+    def file_name(self) -> str:
+        return f"{self.dataset}{'_e' if self.extended else ''}.jsonl"
+
+    def _wanted(self) -> str:
+        return (
+            f"LongBench's data.zip, the folder with its {self.file_name()}, or a data set that `datasets` loads "
+            "(data.zip is at https://huggingface.co/datasets/THUDM/LongBench)"
+        )
+
+    def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
+        row = self.row(split=split, index=index)
+        before, after = self.spec.prompt.split("{context}")
+        if "{input}" in after:
+            after = after.replace("{input}", row.text("input"))
+        answer_at = at_last_line(after)
+        sample = Sample(
+            index=index,
+            context=before + row.text("context"),
+            question=after[:answer_at],
+            answer_prefix=after[answer_at:],
+            answers=row.texts("answers"),
+            max_new_tokens=self.max_new_tokens,
+            all_classes=row.texts("all_classes") if self.spec.metric == "classification" else (),
+            chat="prompt" if self.spec.chat else "none",
+            group=length_class(row.count("length")) if self.extended else "",
+            id=row.name("_id") if row.has("_id") else "",
+        )
+        return cut_middle(sample, task=self.name, place=row.place, length=length, count_tokens=count_tokens)
+
+    def metric_name(self) -> str:
+        return self.spec.metric
+
+    def score(self, prediction: str, answers: tuple[str, ...], all_classes: tuple[str, ...] = ()) -> float:
+        counted = first_line(prediction) if self.spec.first_line else prediction
+        return super().score(counted, answers, all_classes)
+
+    def reference_answer(self, sample: Sample) -> str:
+        return sample.answers[0] if sample.answer_prefix.endswith((" ", "\n")) else " " + sample.answers[0]

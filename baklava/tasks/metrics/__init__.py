@@ -1,0 +1,26 @@
+"""Every metric by name: a prediction and its answers in, a number in [0, 1] out. No torch in here."""
+
+from baklava.tasks.metrics.base import Metric, best_of
+from baklava.tasks.metrics.chinese import qa_f1_zh
+from baklava.tasks.metrics.classification import classification
+from baklava.tasks.metrics.code_similarity import code_similarity
+from baklava.tasks.metrics.numbers import count, retrieval
+from baklava.tasks.metrics.qa_f1 import qa_f1
+from baklava.tasks.metrics.rouge import rouge_l, rouge_l_zh
+from baklava.tasks.metrics.string_match import string_match_all, string_match_part
+
+METRICS: dict[str, Metric] = {
+    "string_match_all": string_match_all,
+    "string_match_part": string_match_part,
+    "qa_f1": best_of(qa_f1),
+    "qa_f1_zh": best_of(qa_f1_zh),
+    "rouge_l": best_of(rouge_l),
+    "rouge_l_zh": best_of(rouge_l_zh),
+    "classification": classification,
+    "retrieval": best_of(retrieval("Paragraph ")),
+    "retrieval_zh": best_of(retrieval("段落")),
+    "count": best_of(count),
+    "code_similarity": best_of(code_similarity),
+}
+
+__all__ = ["METRICS", "Metric"]

@@ -1,0 +1,18 @@
+"""What a metric is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+# (prediction, answers, all_classes) -> quality in [0, 1]. Only `classification` looks at the classes.
+Metric = Callable[[str, Sequence[str], Sequence[str]], float]
+
+
+def best_of(score: Callable[[str, str], float]) -> Metric:
+    """The metric that compares with each answer and keeps the best, as LongBench does."""
+
+    def metric(prediction: str, answers: Sequence[str], all_classes: Sequence[str] = ()) -> float:
+        return max(score(prediction, answer) for answer in answers)
+
+    metric.__doc__ = score.__doc__
+    return metric
