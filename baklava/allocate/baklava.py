@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from baklava.allocate.base import Allocator
 from baklava.errors import UserError
-from baklava.importance import ESTIMATORS
+from baklava.importance import CONTROLS, ESTIMATORS
 
 if TYPE_CHECKING:
     from baklava.profile import Profile
@@ -75,7 +75,7 @@ class Baklava(Allocator):
     fills caches in order of importance. No cache gains when the total shrinks.
 
     With `search` (the default) the parameters are starting values and the search picks them per ratio, among all
-    estimators that the profile holds.
+    estimators that the profile holds but the control.
     """
 
     family: ClassVar[str] = "baklava"
@@ -128,6 +128,7 @@ class Baklava(Allocator):
         return [
             replace(candidate, estimator=estimator)
             for estimator in profile.head_importance
+            if estimator not in CONTROLS
             for candidate in (*fixed, *swept)
         ]
 
