@@ -212,10 +212,10 @@ def _named_by_keys(group: dict[str, Any]) -> dict[str, Any]:
     return group
 
 
-def _ready(tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
-    for task in tasks.values():
-        task.build().check()
-    return tasks
+def _ready(group: dict[str, Any]) -> dict[str, Any]:
+    for choice in group.values():
+        choice.build().check()
+    return group
 
 
 NamedByKeys = AfterValidator(_named_by_keys)  # files carry the key, their rows the name
@@ -228,7 +228,7 @@ class ExperimentConfig(Strict):
     results: Path = Path("results")
     models: Annotated[dict[Name, ModelConfig], NamedByKeys] = Field(min_length=1)
     tasks: Annotated[dict[Name, TaskConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)
-    allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys] = Field(min_length=1)
+    allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)
     evictions: Annotated[dict[Name, EvictionConfig], NamedByKeys] = Field(min_length=1)
     ratios: Annotated[tuple[Ratio, ...], AfterValidator(_distinct)]
     calibration: CalibrationConfig
