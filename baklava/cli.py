@@ -74,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=stage.summary, description=stage.summary.capitalize() + ".")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of conf/config.yaml")
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
+    plan = commands.add_parser(
+        "plan",
+        help="the ratio and the budgets that fit a memory cap",
+        description="Work out what weights, activations and KV caches take, and the ratio that fits a memory cap: "
+        "`baklava plan model=llama-3-8b plan.gpu_memory=24GiB plan.context=32768 plan.batch=8`. With "
+        "plan.allocator=NAME and a profile, write the budgets for it.",
+    )
+    plan.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; see `plan` in config.yaml")
     table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
     table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     score = commands.add_parser(
@@ -107,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run_stage(options.command, options.overrides, options.job)
         elif options.command == "table":
             _load("baklava.table:print_table")(options.overrides)  # type: ignore[operator]
+        elif options.command == "plan":
+            _load("baklava.plan:plan")(options.overrides)  # type: ignore[operator]
         elif options.command == "score":
             _load("baklava.score:score")(options.task, options.predictions)  # type: ignore[operator]
         else:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from baklava.allocate import ALLOCATORS, Allocator
 from baklava.errors import UserError
@@ -188,6 +198,34 @@ class SummaryConfig(Strict):
     seed: int = 0
 
 
+def _n_bytes(value: Any) -> Any:
+    """A size like 24GiB or 800MB in bytes; other values are left to the schema."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B|B)\s*", value)
+    if match is None:
+        raise ValueError(f"expected a size such as 24GiB or 800MB, got {value!r}")
+    number, prefix, binary = match.groups()
+    return round(float(number) * (1024 if binary else 1000) ** (" KMGT".index(prefix or " ")))
+
+
+Bytes = Annotated[int, BeforeValidator(_n_bytes), Field(ge=0)]
+
+
+class PlanConfig(Strict):
+    """A memory cap, and what has to fit under it (`baklava plan`)."""
+
+    gpu_memory: Annotated[Bytes, Field(ge=2**20)] | None = Field(default=None, description="none: that of the device")
+    context: int = Field(default=32768, ge=1, description="tokens per sequence that are compressed")
+    new_tokens: int = Field(default=256, ge=0, description="tokens per sequence after them, which are not")
+    batch: int = Field(default=1, ge=1, description="sequences at once")
+    prefill_rows: int = Field(default=1, ge=1, description="sequences whose contexts are read together")
+    prefill_chunk: int = Field(default=1024, ge=1, description="tokens, where reading in chunks takes less than a pass")
+    reserve: Bytes = Field(default="1GiB", validate_default=True, description="for the device and its allocator")
+    largest_ratio: Ratio = 0.95
+    allocator: Name | None = Field(default=None, description="which one of `allocators` writes budgets")
+
+
 class TrackingConfig(Strict):
     """Where MLflow keeps the runs."""
 
@@ -236,6 +274,7 @@ class ExperimentConfig(Strict):
     search: SearchConfig
     evaluate: EvaluateConfig
     summary: SummaryConfig
+    plan: PlanConfig
     tracking: TrackingConfig
 
     @property

@@ -32,6 +32,9 @@ class Layout:
         ratio = ratio if isinstance(ratio, str) else ratio_name(ratio)
         return self.root / "budgets" / model / allocator / eviction / f"{ratio}.json"
 
+    def plan(self, model: str, allocator: str, eviction: str, ratio: float) -> Path:
+        return self.root / "plan" / model / allocator / eviction / f"{ratio_name(ratio)}.json"
+
     def search_trace(self, model: str, allocator: str, eviction: str) -> Path:
         return self.root / "search" / model / allocator / f"{eviction}.parquet"
 

@@ -18,7 +18,7 @@ from baklava.cli import STAGES, main
 from baklava.config import compose
 from baklava.layout import Layout
 
-COMMANDS = (*STAGES, "table", "train-reference")
+COMMANDS = (*STAGES, "plan", "table", "train-reference")
 HEAVY = (
     *("torch", "transformers", "tokenizers", "datasets", "mlflow", "snakemake"),
     *("pandas", "numpy", "scipy", "matplotlib", "pyarrow", "hydra", "omegaconf", "pydantic"),

@@ -1,0 +1,130 @@
+"""What a checkpoint says of a model without a weight being read: its shape, and the bytes that it takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from baklava.config import ModelConfig
+from baklava.context import budgeted_layers
+from baklava.errors import UserError
+from baklava.models.load import resolve
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+# Kinds of numbers in safetensors files that loading turns into the model's own; others are quantised and stay.
+FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder. `n_layers` see all tokens and have budgets, `n_windowed` see the last `window` only."""
+
+    n_layers: int
+    n_windowed: int
+    window: int
+    n_q_heads: int
+    n_kv_heads: int
+    head_dim: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+
+    def kv_bytes_per_token(self, itemsize: int) -> int:
+        """Bytes of one token's keys and values in one layer."""
+        return 2 * self.n_kv_heads * self.head_dim * itemsize
+
+
+def read_shape(model: ModelConfig) -> ModelShape:
+    """From the checkpoint's config. Raises `UserError` naming the model where there is none, or it is no decoder's."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            resolve(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+        ).get_text_config(decoder=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model {model.name}: cannot read the config of {model.path}: {str(error).strip().splitlines()[0]}"
+        ) from None
+    budgeted = len(budgeted_layers(config))
+    try:
+        return ModelShape(
+            n_layers=budgeted,
+            n_windowed=config.num_hidden_layers - budgeted,
+            window=getattr(config, "sliding_window", None) or 0,
+            n_q_heads=config.num_attention_heads,
+            n_kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+        )
+    except AttributeError as error:
+        raise UserError(f"model {model.name}: its config is not a decoder's with KV heads ({error})") from None
+
+
+def weight_bytes(model: ModelConfig) -> int:
+    """Bytes of the weights once loaded in the model's arithmetic, from the headers of its safetensors files.
+
+    Raises `UserError` naming the model where there are no such files.
+    """
+    n_bytes = sum(
+        math.prod(shape) * (ITEMSIZE[model.dtype] if kind in FLOATS else _stored_size(kind))
+        for kind, shape in _tensors(model)
+    )
+    if not n_bytes:
+        raise UserError(f"model {model.name}: {model.path} has no safetensors files, so the weights cannot be sized")
+    return n_bytes
+
+
+def _stored_size(kind: str) -> int:
+    """Bytes of one number: F8_E4M3, I8, U32, BOOL, ..."""
+    bits = "".join(character for character in kind.partition("_")[0] if character.isdigit())
+    return max(1, int(bits or 8) // 8)
+
+
+def _tensors(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
+    """Kind of number and shape of every tensor."""
+    folder = _local_folder(model)
+    if folder is not None:
+        for path in sorted(folder.glob("*.safetensors")):
+            yield from _header(path)
+        return
+    from huggingface_hub import get_safetensors_metadata
+
+    try:
+        metadata = get_safetensors_metadata(model.path, revision=model.revision)
+    except Exception as error:  # no network, no such repository, no safetensors, ...
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model {model.name}: cannot read the sizes of {model.path}'s weights: {line}") from None
+    for file in metadata.files_metadata.values():
+        for tensor in file.tensors.values():
+            yield tensor.dtype, tensor.shape
+
+
+def _local_folder(model: ModelConfig) -> Path | None:
+    """Where the files lie on this machine, if they do."""
+    folder = Path(resolve(model)).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    snapshot = Path(cached).parent if isinstance(cached, str) else None
+    return snapshot if snapshot is not None and any(snapshot.glob("*.safetensors")) else None
+
+
+def _header(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """A safetensors file begins with the length of its JSON header, in eight bytes."""
+    try:
+        with path.open("rb") as file:
+            header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            tensors = [(one["dtype"], one["shape"]) for name, one in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    yield from tensors
