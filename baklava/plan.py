@@ -71,7 +71,8 @@ def _misfit(model: ModelConfig, settings: PlanConfig, found: Division, *, memory
     left = memory - weights - settings.reserve - found.reading - found.kept_whole
     remains = f"leave {_size(left)}" if left > 0 else f"are {_size(-left)} too much"
     return (
-        f"{model.name} does not fit: of {_size(memory)}, weights ({_size(weights)}), reserve ({_size(settings.reserve)}), "
+        f"{model.name} does not fit: of {_size(memory)}, weights ({_size(weights)}), "
+        f"reserve ({_size(settings.reserve)}), "
         f"reading a context ({_size(found.reading)}) and what is kept whole ({_size(found.kept_whole)}) {remains}, and "
         f"{settings.batch} x {settings.context} tokens take {_size(least)} at the largest ratio, "
         f"{settings.largest_ratio:g}; lower plan.context or plan.batch, or raise plan.gpu_memory"

@@ -73,7 +73,7 @@ def test_layers_with_a_window_are_told_apart(tmp_path: Path) -> None:
 
 class TestMistakes:
     def test_no_weights_are_named(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="model m: .* has no safetensors files"):
+        with pytest.raises(UserError, match=r"model m: .* has no safetensors files"):
             weight_bytes(config(tmp_path))
 
     @pytest.mark.parametrize("content", [b"", b"\x05", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]"])
