@@ -37,7 +37,12 @@ def _load(reference: str) -> object:
     return getattr(importlib.import_module(module), name)
 
 
-def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> None:
+# Exit status where some of the work failed and the rest was done.
+PARTLY_FAILED = 3
+
+
+def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
+    """Run a stage's jobs; returns how many pieces of work failed without ending it."""
     from baklava import jobs
     from baklava.config import check, compose
     from baklava.layout import Layout
@@ -58,8 +63,7 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> None:
         config = compose(overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run = _load(stage.run)
-    for one in work:
-        run(one)  # type: ignore[operator]
+    return sum(run(one) or 0 for one in work)  # type: ignore[operator]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command in STAGES:
-            _run_stage(options.command, options.overrides, options.job)
+            n_failed = _run_stage(options.command, options.overrides, options.job)
+            if n_failed:
+                print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)
+                return PARTLY_FAILED
         elif options.command == "table":
             _load("baklava.table:print_table")(options.overrides)  # type: ignore[operator]
         elif options.command == "score":

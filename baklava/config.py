@@ -136,7 +136,10 @@ class EvaluateConfig(Strict):
     length: int = Field(ge=64, description="tokens per sample, generated ones included")
     seed: int = 0
     protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
-    batch_rows: int = Field(default=16, ge=1, description="cells decoded together")
+    batch_rows: int = Field(default=32, ge=1, description="rows (cells of one sample or of several) decoded together")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="memory for the KV of these rows; null: half of what is free"
+    )
 
 
 class SummaryConfig(Strict):

@@ -100,6 +100,7 @@ class EvaluateJob(Strict):
     evictions: dict[str, EvictionConfig]
     evaluate: EvaluateConfig
     cells: tuple[MethodBudgets, ...]
+    store: Path
     records: Path
 
     @classmethod
@@ -119,6 +120,7 @@ class EvaluateJob(Strict):
                 for allocator, eviction in walk(config)
                 for ratio in config.compressed_ratios
             ),
+            store=layout.store(model, task),
             records=layout.records(model, task),
         )
 

@@ -38,6 +38,10 @@ class Layout:
     def records(self, model: str, task: str) -> Path:
         return self.root / "records" / model / f"{task}.parquet"
 
+    def store(self, model: str, task: str) -> Path:
+        """Finished answers, which outlive changes of the experiment; no target of the workflow."""
+        return self.root / "store" / model / f"{task}.lines"
+
     @property
     def summary_csv(self) -> Path:
         return self.root / "summary.csv"
