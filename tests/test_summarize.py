@@ -191,7 +191,7 @@ def test_a_sample_that_failed_somewhere_is_left_out_everywhere_and_counted(tmp_p
     table = read_summary(job.parquet)
     assert table["n"].tolist() == [2, 2] and table["n_failed"].tolist() == [1, 1]
     assert table["score"].tolist() == [1.0, 0.5]
-    refused(tmp_path, full.assign(failed="no"), r"every sample failed; its column `failed` says why")
+    refused(tmp_path / "all", full.assign(failed="no"), r"every sample failed; its column `failed` says why")
 
 
 def test_cells_that_cannot_be_paired_are_refused(tmp_path):
