@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from baklava.files import atomic
+from baklava.training import attention
 from baklava.training.documents import DocumentWriter, Mark
 from baklava.training.recipe import Architecture, Recipe, Stage
 from baklava.training.tokenizer import build_tokenizer
@@ -174,6 +175,8 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
     tokenizer = build_tokenizer()
     model = build_model(recipe.architecture, tokenizer, seed=recipe.seed)
     nn.Module.to(model, device)
+    if device == "cpu":
+        model.set_attn_implementation(attention.NAME)
     optimizers = build_optimizers(model, recipe)
     checkpoint = folder / "checkpoint.safetensors"
     progress = _resume(checkpoint, model, optimizers) if checkpoint.exists() else Progress()
