@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
     table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
     table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    table.add_argument("--format", choices=("text", "markdown", "latex"), default="text", help="default: text")
     score = commands.add_parser(
         "score",
         help="score predictions made elsewhere",
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)
                 return PARTLY_FAILED
         elif options.command == "table":
-            _load("baklava.table:print_table")(options.overrides)  # type: ignore[operator]
+            _load("baklava.table:print_table")(options.overrides, options.format)  # type: ignore[operator]
         elif options.command == "score":
             _load("baklava.score:score")(options.task, options.predictions)  # type: ignore[operator]
         else:

@@ -17,6 +17,7 @@ from baklava.eviction import EvictionPolicy, StreamingLLM
 from baklava.fingerprint import fingerprint
 from baklava.generation import Sequences, compressed, greedy_answers, prefill
 from baklava.models.load import LoadedModel
+from baklava.prompts import split_prompt
 from baklava.tasks import Sample, Task
 
 # Part of every fingerprint: raise it with a change after which the engine may give other answers.
@@ -102,11 +103,9 @@ class Engine:
 
     def work(self, sample: Sample, cells: Sequence[Compression]) -> Work:
         """The sample in tokens, split as the protocol says; at least one token is read after compression."""
-        encode = self._loaded.encode
-        if self._settings.protocol == "question_agnostic":
-            context, rest = encode(sample.context, begin=True), encode(sample.question + sample.answer_prefix)
-        else:
-            context, rest = encode(sample.context + sample.question, begin=True), encode(sample.answer_prefix)
+        settings = self._settings
+        parts = split_prompt(sample, self._loaded.tokenizer, protocol=settings.protocol, chat=settings.chat_template)
+        context, rest = self._loaded.encode(parts.context, begin=parts.begin), self._loaded.encode(parts.rest)
         if not rest:
             context, rest = context[:-1], context[-1:]
         return Work(sample, context, rest, cells)

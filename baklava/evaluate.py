@@ -69,7 +69,7 @@ class _Run:
     def _fingerprints(self) -> list[str]:
         """Of each cell, with everything but the sample that determines an answer."""
         job = self._job
-        shared = [_identity(job), job.task.model_dump(mode="json"), job.evaluate.protocol]
+        shared = [_identity(job), job.task.model_dump(mode="json"), job.evaluate.protocol, job.evaluate.chat_template]
         return [cell.fingerprint(*shared) for cell in self._cells]
 
     def _keys_of(self, sample: Sample) -> list[str]:

@@ -12,7 +12,7 @@ NAME = "baklava_training"
 
 
 def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-    """Causal attention `[N, T, D]` in the tensors' own precision, a block of queries against all keys before its end."""
+    """Causal attention `[N, T, D]` in the tensors' own precision, a block of queries at a time."""
     length = query.shape[1]
     block = 64 if length <= 256 else 128
     future = torch.full((block, block), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
