@@ -143,6 +143,17 @@ class EvaluateConfig(Strict):
     )
 
 
+class MeasureConfig(Strict):
+    """Memory and speed of every cell by itself."""
+
+    enabled: bool = Field(default=False, description="whether the workflow measures; `baklava measure` always does")
+    context: int = Field(default=1024, ge=1, description="tokens of each context")
+    batch: int = Field(default=1, ge=1)
+    tokens: int = Field(default=32, ge=1, description="new tokens")
+    repeats: int = Field(default=3, ge=1)
+    seed: int = 0
+
+
 class SummaryConfig(Strict):
     """Statistics of the summary."""
 
@@ -199,6 +210,7 @@ class ExperimentConfig(Strict):
     profile: ProfileConfig
     search: SearchConfig
     evaluate: EvaluateConfig
+    measure: MeasureConfig
     summary: SummaryConfig
     tracking: TrackingConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from baklava.budgets import Budgets
-from baklava.config import EvaluateConfig
+from baklava.config import EvaluateConfig, EvictionConfig
+from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, StreamingLLM
 from baklava.fingerprint import fingerprint
 from baklava.generation import Sequences, compressed, greedy_answers, prefill
+from baklava.jobs import MethodBudgets
 from baklava.models.load import LoadedModel
 from baklava.prompts import split_prompt
 from baklava.tasks import Sample, Task
@@ -52,6 +54,19 @@ class Compression:
         shares = [[round(float(share), 12) for share in row] for row in self.budgets.shares]
         policy = [self.policy.family, asdict(self.policy)] if self.budgets.ratio else None
         return fingerprint(VERSION, shares, self.budgets.ratio, policy, *more)
+
+
+def cells_of(
+    methods: Iterable[MethodBudgets], evictions: Mapping[str, EvictionConfig], *, n_layers: int, n_kv_heads: int
+) -> list[Compression]:
+    """The full cache, then the cells of a job. Raises `UserError` for budgets of another ratio than asked for."""
+    cells = [Compression.full(n_layers=n_layers, n_kv_heads=n_kv_heads)]
+    for one in methods:
+        budgets = Budgets.load(one.path)
+        if budgets.ratio != one.ratio:
+            raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
+        cells.append(Compression(one.allocator, one.eviction, one.ratio, budgets, evictions[one.eviction].build()))
+    return cells
 
 
 @dataclass(frozen=True)

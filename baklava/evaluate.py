@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from baklava.budgets import Budgets
-from baklava.engine import Answer, Compression, Engine, Work, batches
+from baklava.engine import Answer, Compression, Engine, Work, batches, cells_of
 from baklava.errors import UserError
 from baklava.fingerprint import fingerprint, folder_fingerprint
 from baklava.jobs import EvaluateJob
@@ -146,17 +146,10 @@ def _identity(job: EvaluateJob) -> dict[str, Any]:
 
 
 def _cells(job: EvaluateJob) -> list[Compression]:
-    """The full cache, then the job's cells."""
-    cells = []
-    for one in job.cells:
-        budgets = Budgets.load(one.path)
-        if budgets.ratio != one.ratio:
-            raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
-        cells.append(Compression(one.allocator, one.eviction, one.ratio, budgets, job.evictions[one.eviction].build()))
-    n_layers, n_kv_heads = cells[0].budgets.shape if cells else _shape(job)
-    return [Compression.full(n_layers=n_layers, n_kv_heads=n_kv_heads), *cells]
-
-
-def _shape(job: EvaluateJob) -> tuple[int, int]:
-    loaded = load_model(job.model)
-    return loaded.n_layers, loaded.n_kv_heads
+    """The full cache, then the job's cells; their budgets tell the model's shape without loading it."""
+    if job.cells:
+        n_layers, n_kv_heads = Budgets.load(job.cells[0].path).shape
+    else:
+        loaded = load_model(job.model)
+        n_layers, n_kv_heads = loaded.n_layers, loaded.n_kv_heads
+    return cells_of(job.cells, job.evictions, n_layers=n_layers, n_kv_heads=n_kv_heads)

@@ -42,6 +42,9 @@ class Layout:
         """Finished answers, which outlive changes of the experiment; no target of the workflow."""
         return self.root / "store" / model / f"{task}.lines"
 
+    def measurements(self, model: str) -> Path:
+        return self.root / "measurements" / f"{model}.parquet"
+
     @property
     def summary_csv(self) -> Path:
         return self.root / "summary.csv"

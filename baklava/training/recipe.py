@@ -45,6 +45,7 @@ class Recipe(Strict):
     architecture: Architecture
     stages: tuple[Stage, ...]
     steps: int = Field(ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     warmup_steps: int = 100
     decay_steps: int = 1_000
     learning_rate: float = 2e-3

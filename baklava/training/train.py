@@ -23,6 +23,8 @@ from baklava.training.tokenizer import build_tokenizer
 
 ReferenceModel = LlamaForCausalLM | Qwen2ForCausalLM
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # what the optimisers keep per weight
+
 
 def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> ReferenceModel:
     """An untrained model of the recipe's shape, in float32."""
@@ -84,7 +86,7 @@ def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int)
 
 
 def _step(
-    model: ReferenceModel, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: tuple[Tensor, Tensor, Tensor]
+    model: ReferenceModel, optimizers: list[torch.optim.Optimizer], recipe: Recipe, batch: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, float | None]:
     """One update; returns the loss and the accuracy on the tokens that count (None where the batch has none)."""
     device = next(model.parameters()).device
@@ -96,10 +98,11 @@ def _step(
     targets, weight = ids[:, 1:][wanted], weights[:, 1:][wanted]
     losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     loss = (losses * weight).sum() / weight.sum()
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     scored = counts[:, 1:][wanted]
     if not scored.any():
         return loss.item(), None
@@ -118,27 +121,47 @@ def _advance(progress: Progress, stage: Stage, n_stages: int, accuracy: float | 
         progress.accuracy = 0.0
 
 
-def _save(path: Path, model: ReferenceModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """One safetensors file with weights and moments, written atomically."""
-    tensors = {f"weight.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+def build_optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon (arXiv 2502.16982) for the matrices inside the layers and AdamW for the rest."""
+    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    inside: list[Tensor] = []
+    others: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        moments = optimizer.state[parameter]
-        tensors |= {f"{moment}.{name}": moments[moment] for moment in ("exp_avg", "exp_avg_sq")}
+        muon = recipe.optimizer == "muon" and parameter.ndim == 2 and ".layers." in name
+        (inside if muon else others).append(parameter)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, betas=(0.9, 0.95), **settings)]
+    if inside:
+        optimizers.append(torch.optim.Muon(inside, adjust_lr_fn="match_rms_adamw", **settings))
+    return optimizers
+
+
+def _save(path: Path, model: ReferenceModel, optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
+    """One safetensors file with weights and moments, written atomically."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach()
+        for moments in (optimizer.state[parameter] for optimizer in optimizers if parameter in optimizer.state):
+            tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moment in moments}
     header = {"progress": json.dumps(asdict(progress))}
     with atomic(path) as unfinished:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, header)
 
 
-def _resume(path: Path, model: ReferenceModel, optimizer: torch.optim.Optimizer) -> Progress:
+def _resume(path: Path, model: ReferenceModel, optimizers: list[torch.optim.Optimizer]) -> Progress:
+    names = {parameter: name for name, parameter in model.named_parameters()}
     with safe_open(path, "pt") as file:
         progress = Progress(**json.loads(file.metadata()["progress"]))
-        for name, parameter in model.named_parameters():
+        saved = set(file.keys())
+        for parameter, name in names.items():
             parameter.data.copy_(file.get_tensor(f"weight.{name}"))
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(progress.step)),
-                "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
-                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
-            }
+        for optimizer in optimizers:
+            for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+                keys = {moment: f"{moment}.{names[parameter]}" for moment in MOMENTS}
+                optimizer.state[parameter] = {
+                    moment: file.get_tensor(key).to(parameter.device) for moment, key in keys.items() if key in saved
+                }
+                if isinstance(optimizer, torch.optim.AdamW):
+                    optimizer.state[parameter]["step"] = torch.tensor(float(progress.step))
     return progress
 
 
@@ -154,20 +177,18 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
     nn.Module.to(model, device)
     if device == "cpu":
         model.set_attn_implementation(attention.NAME)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
-    )
+    optimizers = build_optimizers(model, recipe)
     checkpoint = folder / "checkpoint.safetensors"
-    progress = _resume(checkpoint, model, optimizer) if checkpoint.exists() else Progress()
+    progress = _resume(checkpoint, model, optimizers) if checkpoint.exists() else Progress()
     writer = DocumentWriter(tokenizer)
     started = time.monotonic() - progress.seconds
     with tqdm(total=recipe.steps, initial=progress.step, desc=recipe.name, unit="step", mininterval=5) as bar:
         while progress.step < recipe.steps:
             stage = recipe.stages[progress.stage]
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = recipe.learning_rate_at(progress.step)
             batch = _batch(recipe, progress, writer, tokenizer.pad_token_id)
-            loss, accuracy = _step(model, optimizer, recipe, batch)
+            loss, accuracy = _step(model, optimizers, recipe, batch)
             _advance(progress, stage, len(recipe.stages), accuracy)
             progress.seconds = time.monotonic() - started
             bar.update()
@@ -176,7 +197,7 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
                 with (folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps({**asdict(progress), "length": stage.length, "loss": loss}) + "\n")
             if progress.step % recipe.save_every == 0 or progress.step == recipe.steps:
-                _save(checkpoint, model, optimizer, progress)
+                _save(checkpoint, model, optimizers, progress)
     nn.Module.to(model, torch.bfloat16)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
