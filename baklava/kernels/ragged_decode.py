@@ -9,6 +9,7 @@ log-sum-exp, always in the same order.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,15 +19,16 @@ from torch import Tensor
 
 from baklava.ragged import RaggedEntries
 
-# Reckoned for an H100, not yet measured on any GPU: a block of so many bytes of keys and one of values is in use while
-# the next are on their way, so that a multiprocessor holds that many programs and has 96 KiB on their way.
+# Reckoned, and seen in what the compiler makes of it, but not yet measured on any GPU: blocks of so many bytes of keys
+# and of values, two of each at a time, so that the next are on their way while one is in use.
 BLOCK_BYTES = 2**14
-STAGES = 2
-PROGRAMS = 3
+STAGES = 3
+# Shared memory of a program, which limits how many of them a multiprocessor holds: these blocks, queries and weights.
+SHARED_BYTES = 4 * BLOCK_BYTES + 2**13
 # A longer stretch gains nothing; shorter ones share out better what is left when the others are done.
 LONGEST = 1024
-# Query rows that a program holds: no fewer than a tensor core multiplies, no more than registers hold.
-LEAST_ROWS, MOST_ROWS, MOST_QUERY = 16, 64, 2**13
+# Query rows of a program: a tensor core multiplies 16 at least, and registers must hold their outputs.
+LEAST_ROWS, MOST_ROWS = 16, 64
 # Results that are merged at a time.
 BLOCK_RESULTS = 16
 
@@ -56,12 +58,10 @@ def ragged_decode(
     n_caches, n_rows = batch * n_kv_heads, group * n_queries
     query, tail_keys, tail_values = (_dense_vectors(one) for one in (query, tail_keys, tail_values))
 
-    padded, value_padded = _padded(dim), _padded(value_dim)
-    block_rows = min(MOST_ROWS, MOST_QUERY // max(padded, value_padded), max(LEAST_ROWS, _padded(n_rows)))
-    block_entries = min(128, max(16, BLOCK_BYTES // (max(padded, value_padded) * query.element_size())))
-    n_tiles = triton.cdiv(n_rows, block_rows)
+    blocks = block_sizes(n_rows, dim, value_dim, query.dtype)
+    n_tiles = triton.cdiv(n_rows, blocks["BLOCK_ROWS"])
     if longest is None:
-        longest = _longest(entries.layout.n_entries, n_tiles, block_entries, query.device)
+        longest = _longest(entries.layout.n_entries, n_tiles, blocks["BLOCK_ENTRIES"], query.device)
     items = entries.layout.work_items(longest)
     n_tail_items = triton.cdiv(n_tail, longest)
     n_results = len(items) + n_caches * n_tail_items
@@ -95,15 +95,9 @@ def ragged_decode(
             longest,
             GROUP=group,
             KV_HEADS=n_kv_heads,
-            DIM=dim,
-            DIM_PADDED=padded,
-            VALUE_DIM=value_dim,
-            VALUE_DIM_PADDED=value_padded,
             MASKED=mask is not None,
             CAPPED=softcap is not None,
-            PRODUCTS=_type_of_products(query.dtype),
-            BLOCK_ROWS=block_rows,
-            BLOCK_ENTRIES=block_entries,
+            **blocks,
             num_warps=4,
             num_stages=STAGES,
         )
@@ -118,7 +112,7 @@ def ragged_decode(
             GROUP=group,
             KV_HEADS=n_kv_heads,
             VALUE_DIM=value_dim,
-            VALUE_DIM_PADDED=value_padded,
+            VALUE_DIM_PADDED=blocks["VALUE_DIM_PADDED"],
             BLOCK_RESULTS=BLOCK_RESULTS,
             num_warps=4,
         )
@@ -129,9 +123,25 @@ def _dense_vectors(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _padded(n: int) -> int:
-    """Blocks have powers of two as sizes, and 16 at least where a tensor core takes them."""
-    return max(16, triton.next_power_of_2(n))
+@lru_cache
+def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What the kernel is compiled for: head dimensions, and the query rows and entries that it multiplies at a time.
+
+    Blocks have powers of two as sizes.
+    """
+    padded, value_padded = (max(16, triton.next_power_of_2(one)) for one in (dim, value_dim))
+    n_vectors = max(16, BLOCK_BYTES // (max(padded, value_padded) * dtype.itemsize))
+    interpreted = not isinstance(_attend, triton.JITFunction)
+    products = torch.float32 if interpreted and dtype == torch.bfloat16 else dtype  # of which the interpreter has none
+    return {
+        "DIM": dim,
+        "DIM_PADDED": padded,
+        "VALUE_DIM": value_dim,
+        "VALUE_DIM_PADDED": value_padded,
+        "PRODUCTS": {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[products],
+        "BLOCK_ROWS": min(MOST_ROWS, n_vectors, max(LEAST_ROWS, triton.next_power_of_2(n_rows))),
+        "BLOCK_ENTRIES": min(128, n_vectors),
+    }
 
 
 def _mask_strides(mask: Tensor | None) -> tuple[int, int, int]:
@@ -147,19 +157,18 @@ def _longest(n_entries: int, n_tiles: int, block_entries: int, device: torch.dev
     Each stretch is read once per tile of query rows. It depends on the context alone: the table of work items serves
     for all tokens that are decoded with it.
     """
-    n_at_once = PROGRAMS * (
-        torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-    )
+    n_at_once = _programs_at_once(device)
     n_rounds = max(1, triton.cdiv(n_entries, n_at_once * LONGEST))
     fair = triton.cdiv(n_entries * n_tiles, n_at_once * n_rounds)
     return block_entries * max(1, triton.cdiv(fair, block_entries))
 
 
-def _type_of_products(dtype: torch.dtype) -> Any:
-    """Triton's interpreter knows no products of bfloat16."""
-    if dtype == torch.float32 or (triton.knobs.runtime.interpret and dtype == torch.bfloat16):
-        return tl.float32
-    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float16
+@lru_cache
+def _programs_at_once(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 8
+    gpu = torch.cuda.get_device_properties(device)
+    return gpu.multi_processor_count * max(1, gpu.shared_memory_per_multiprocessor // SHARED_BYTES)
 
 
 @triton.jit(do_not_specialize=["n_items", "mask_b", "mask_q", "mask_m", "n_tail", "n_tail_items", "longest"])
@@ -222,7 +231,7 @@ def _attend(
         length = tl.minimum(n_tail - start, longest).to(tl.int32)
         place = item
     batch = (cache // KV_HEADS).to(tl.int64)
-    kv_head = cache % KV_HEADS
+    kv_head = (cache % KV_HEADS).to(tl.int64)
 
     row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     real = row < GROUP * n_queries
@@ -253,7 +262,8 @@ def _attend(
     else:
         k_start = tail_keys + batch * key_b + kv_head * key_h + start * key_m + dim[:, None]
         v_start = tail_values + batch * value_b + kv_head * value_h + start * value_m + value_dim[None, :]
-        for first in range(0, length, BLOCK_ENTRIES):
+        # Not pipelined: the tail is short, and blocks on their way would take as much shared memory again.
+        for first in tl.range(0, length, BLOCK_ENTRIES, num_stages=1):
             n = first + entry
             here = n < length
             k = tl.load(k_start + n[None, :] * key_m, mask=here[None, :] & (dim < DIM)[:, None], other=0.0)
