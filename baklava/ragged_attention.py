@@ -94,7 +94,7 @@ def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap
         weight = part.highest.sub_(highest[owner]).exp_()
         weighted.index_add_(0, owner, part.weighted.mul_(weight))
         total.index_add_(0, owner, part.total.mul_(weight))
-    return weighted / total
+    return weighted / total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 for a query that may look at nothing
 
 
 def _of_context(

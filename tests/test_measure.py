@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from baklava import reference_model_path
 from baklava.budgets import Budgets
 from baklava.jobs import MeasureJob
 from baklava.measure import COLUMNS, measure
@@ -26,7 +28,8 @@ def test_every_cell_has_its_bytes_and_speeds(tmp_path: Path) -> None:
     assert table.schema.equals(COLUMNS)
     full, quarter = table.to_pylist()
     assert (full["allocator"], quarter["allocator"], quarter["ratio"]) == ("full", "uniform", 0.75)
-    entry = 2 * 32 * 4
+    config = json.loads((reference_model_path("tiny-llama") / "config.json").read_text())
+    entry = 2 * config["head_dim"] * 4
     tail = 2 * 24 * 64 * entry  # rows, KV caches, room for later tokens
     assert full["kv_bytes"] == 2 * 24 * 400 * entry + tail
     assert quarter["kv_bytes"] == 2 * 24 * 100 * entry + tail

@@ -17,13 +17,14 @@ NAMES = ("tiny-llama", "tiny-qwen2")
 @pytest.mark.parametrize("name", NAMES)
 def test_plain_transformers_loads_it(name):
     folder = baklava.reference_model_path(name)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert type(model).__name__ == {"tiny-llama": "LlamaForCausalLM", "tiny-qwen2": "Qwen2ForCausalLM"}[name]
     assert model.config.num_attention_heads == 8
     assert model.config.num_key_value_heads == {"tiny-llama": 4, "tiny-qwen2": 2}[name]
     assert model.config.max_position_embeddings >= 2048
     assert len(tokenizer) == model.config.vocab_size <= 4096
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (model.config.bos_token_id, model.config.eos_token_id)
+    assert tokenizer.eos_token == "<|endoftext|>"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,20 +36,7 @@ def test_it_is_small_half_precision_and_has_a_card(name):
     assert "Measured" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "tiny-llama",
-        pytest.param(
-            "tiny-qwen2",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="AutoTokenizer takes Qwen2Tokenizer for every qwen2 model, which splits and normalises its own "
-                "way; to be mended by training with a tokenizer that splits so",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_auto_tokenizer_splits_as_in_training(name):
     folder = baklava.reference_model_path(name)
     text = "VAR ABCDE = VAR FGHIJ\n\nThe special magic number is: 123."
