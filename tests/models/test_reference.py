@@ -4,11 +4,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import baklava
-from baklava.budgets import Budgets
-from baklava.config import ModelConfig, compose
+from baklava.config import EvaluateConfig, ModelConfig, compose
+from baklava.engine import Compression, Engine
 from baklava.errors import UserError
-from baklava.evaluate import Compression, evaluate_sample
-from baklava.eviction import StreamingLLM
 from baklava.models.load import load_model
 
 NAMES = ("tiny-llama", "tiny-qwen2")
@@ -55,16 +53,18 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 
 # Below the scores of the model cards by more than twelve samples can scatter.
-@pytest.mark.parametrize(("task", "least"), [("niah_single_1", 0.8), ("niah_multikey_1", 0.35), ("vt", 0.6)])
+@pytest.mark.parametrize(("task", "least"), [("niah_single_1", 0.9), ("niah_multikey_1", 0.7), ("vt", 0.7)])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_answers_with_the_full_cache(name, task, least):
     loaded = load_model(ModelConfig(name=name, path=f"reference:{name}", dtype="float32"))
     asked = compose([f"task={task}"]).tasks[task].build()
-    full = Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads, ratio=0.0)
-    cell = Compression("full", "none", 0.0, full, StreamingLLM())
-    scores = []
-    for index in range(12):
-        sample = asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)
-        (record,) = evaluate_sample(loaded, asked, sample, [cell], protocol="question_agnostic", batch_rows=1)
-        scores.append(record["score"])
+    cell = Compression.full(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
+    engine = Engine(loaded, asked, EvaluateConfig(n_samples=12, length=1024))
+    samples = [
+        asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)
+        for index in range(12)
+    ]
+    answers = engine.answers([engine.work(sample, [cell]) for sample in samples])
+    scores = [answer.record["score"] for some in answers for answer in some]
+    assert len(scores) == 12
     assert sum(scores) / len(scores) >= least
