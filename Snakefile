@@ -13,7 +13,6 @@ report: "workflow/report/workflow.rst"
 
 localrules:
     all,
-    prompts,
     summary,
     figures,
     tracking,

@@ -1,37 +1,70 @@
-"""Calibration prompts: texts with a known continuation, from random streams of their own."""
+"""Calibration prompts: texts with a known continuation, from random streams that nothing else uses."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
+from baklava.config import CalibrationConfig, TextConfig
 from baklava.errors import UserError
 from baklava.files import read_json, write_json
 from baklava.jobs import CalibrateJob
-from baklava.models.load import LoadedModel, load_tokenizer
+from baklava.look_back import positions_that_look_back
+from baklava.models.load import LoadedModel, load_model, load_tokenizer
+from baklava.plain_text import open_documents, pieces, split_tokens
+from baklava.tasks.base import random_stream
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A context, the question about it (with the beginning of its answer), and the answer."""
+    """A context, the question about it (with the beginning of its answer), and the answer.
+
+    Of plain text, `question` is the beginning of what follows the context and `answer` the rest; the text then goes on
+    (`ends` is false). `look_back` are the positions that must look back to the context, counted in tokens from its
+    end; None: all of question and answer.
+    """
 
     task: str
     index: int
     context: str
     question: str
     answer: str
+    look_back: tuple[int, ...] | None = None
+    ends: bool = True
 
     def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
-        """Context, question and answer as token ids; the answer ends with the end-of-sequence token."""
-        end = model.tokenizer.eos_token_id
+        """Context, question and answer as token ids; an answer that ends does so with the end-of-sequence token."""
+        end = model.tokenizer.eos_token_id if self.ends else None
         answer = model.encode(self.answer) + ([end] if end is not None else [])
         return model.encode(self.context, begin=True), model.encode(self.question), answer
+
+    def look_back_positions(self, n_context: int, n_after: int) -> list[int]:
+        """The positions that must look back, for a prompt of `n_context` tokens and `n_after` after them.
+
+        Raises `UserError` where the prompt has no such position.
+        """
+        after = range(n_after) if self.look_back is None else self.look_back
+        if not after or not 0 <= min(after) <= max(after) < n_after:
+            raise UserError(
+                f"calibration prompt {self.index} ({self.task}): look_back must name positions from 0 to "
+                f"{n_after - 1}; make the prompts again with `baklava calibrate`"
+            )
+        return [n_context + position for position in after]
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Prompt:
+        """A prompt as it is saved."""
+        look_back = values["look_back"]
+        return cls(**{**values, "look_back": None if look_back is None else tuple(look_back)})
 
 
 @dataclass(frozen=True)
@@ -57,7 +90,7 @@ class Calibration:
         """Read prompts. Raises `UserError` where the file is broken or was changed by hand."""
         values = read_json(path, schema=SCHEMA, what="calibration")
         try:
-            calibration = cls(*(tuple(Prompt(**one) for one in values[name]) for name in ("profile", "search")))
+            calibration = cls(*(tuple(Prompt.of(one) for one in values[name]) for name in ("profile", "search")))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: not a calibration file ({error})") from None
         if values.get("fingerprint") != calibration.fingerprint:
@@ -67,21 +100,79 @@ class Calibration:
         return calibration
 
 
-def calibrate(job: CalibrateJob) -> None:
-    """Write calibration prompts, taking the tasks in turn."""
-    settings = job.calibration
+# The part of a text's continuation that is fed before the losses count, as the question of a task is.
+LEAD_IN = 0.125
+
+SPLIT = "calibration"
+
+
+def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[Prompt]:
+    """Prompts of the tasks, in turn."""
     tasks = [task.build() for task in settings.tasks]
-    tokenizer = load_tokenizer(job.model)
 
     def count_tokens(text: str) -> int:
         return len(tokenizer.encode(text))
 
-    prompts = []
-    for i in tqdm(range(settings.n_profile + settings.n_search), desc=f"calibrate {job.model.name}", unit="prompt"):
-        task = tasks[i % len(tasks)]
+    index = 0
+    while True:
+        task = tasks[index % len(tasks)]
         sample = task.sample(
-            split="calibration", seed=settings.seed, index=i, length=settings.length, count_tokens=count_tokens
+            split=SPLIT, seed=settings.seed, index=index, length=settings.length, count_tokens=count_tokens
         )
         question = sample.question + sample.answer_prefix
-        prompts.append(Prompt(task.name, i, sample.context, question, task.reference_answer(sample)))
+        yield Prompt(task.name, index, sample.context, question, task.reference_answer(sample))
+        index += 1
+
+
+def text_prompts(
+    text: TextConfig, settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase, loaded: LoadedModel
+) -> Iterator[Prompt]:
+    """Pieces of a text of at most `length` tokens, none overlapping another. Ends where the text does."""
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer.encode(text))
+
+    def count_later_tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    lead = max(1, round(LEAD_IN * text.continuation))
+    sizes = (settings.length - text.continuation, lead, text.continuation - lead)
+    rng = random_stream(split=SPLIT, name=text.name, seed=settings.seed, index=0)
+    found = pieces(open_documents(text), length=settings.length, count_tokens=count_tokens, rng=rng)
+    for index, piece in enumerate(found):
+        context, question, answer = split_tokens(piece, sizes, (count_tokens, count_later_tokens, count_later_tokens))
+        prompt = Prompt(text.name, index, context, question, answer, ends=False)
+        context_ids, question_ids, answer_ids = prompt.token_ids(loaded)
+        look_back = positions_that_look_back(
+            loaded,
+            context_ids,
+            question_ids + answer_ids,
+            part=text.look_back,
+            sinks=text.sinks,
+            window=text.window,
+        )
+        yield replace(prompt, look_back=look_back)
+
+
+def calibrate(job: CalibrateJob) -> None:
+    """Write calibration prompts: of the tasks, of a text, or of both by turns."""
+    settings, text = job.calibration, job.calibration.text
+    n = settings.n_profile + settings.n_search
+    sources: list[Iterator[Prompt]] = []
+    if settings.tasks:
+        sources.append(task_prompts(settings, load_tokenizer(job.model)))
+    if text is not None:
+        loaded = load_model(job.model)
+        sources.append(text_prompts(text, settings, loaded.tokenizer, loaded))
+    prompts = []
+    for i in tqdm(range(n), desc=f"calibrate {job.model.name}", unit="prompt"):
+        prompt = next(sources[i % len(sources)], None)
+        if prompt is None:
+            assert text is not None  # tasks never end
+            raise UserError(
+                f"text {text.name}: {text.data} has {i // len(sources)} pieces of {settings.length} tokens, and "
+                f"{n} calibration prompts are asked for; give more text, or lower calibration.length, n_profile or "
+                "n_search"
+            )
+        prompts.append(prompt)
     Calibration(tuple(prompts[: settings.n_profile]), tuple(prompts[settings.n_profile :])).save(job.prompts)

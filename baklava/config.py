@@ -94,15 +94,54 @@ class EvictionConfig(_Family):
         return self._build(POLICIES, "eviction policy")
 
 
-class CalibrationConfig(Strict):
-    """Prompts with known continuations: the first `n_profile` are profiled, the rest guide the search."""
+class TextConfig(Strict):
+    """Plain text as calibration prompts: the end of each piece is held back as the continuation of its context.
+
+    The tokens that need the context are those whose loss rises most without it: where only the first `sinks` tokens
+    and the last part `window` of the prompt's length are left of it.
+    """
 
     name: Name
-    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    data: str = Field(description="a text or JSONL file, a folder of text files, or a path for `datasets`")
+    data_name: str | None = None
+    data_split: str = "train"
+    data_revision: str | None = None
+    field: str = Field(default="text", description="of each row of a JSONL file or data set")
+    continuation: int = Field(default=256, ge=16, description="tokens held back at the end of each prompt")
+    look_back: float = Field(default=0.1, gt=0, le=1, description="part of them that counts as needing the context")
+    sinks: int = Field(default=4, ge=0)
+    window: float = Field(default=0.1, gt=0, le=1)
+
+
+class CalibrationConfig(Strict):
+    """Prompts with known continuations: the first `n_profile` are profiled, the rest guide the search.
+
+    They come from tasks, from plain text, or from both by turns.
+    """
+
+    name: Name
+    tasks: tuple[TaskConfig, ...] = Field(description="may be empty where there is a text")
+    text: TextConfig | None = None
     length: int = Field(ge=64, description="tokens per prompt, generated ones included")
     n_profile: int = Field(ge=1)
     n_search: int = Field(ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> CalibrationConfig:
+        if not self.tasks and self.text is None:
+            raise ValueError("at least one of tasks or a text is needed")
+        if self.text is not None and 2 * self.text.continuation > self.length:
+            raise ValueError(
+                f"text.continuation: {self.text.continuation} tokens leave less than half of length {self.length} "
+                "as context; lower it or raise the length"
+            )
+        return self
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the prompts take more than a tokenizer: which tokens of a text need the context, the model says."""
+        return self.text is not None
 
 
 class ProfileConfig(Strict):
@@ -112,6 +151,7 @@ class ProfileConfig(Strict):
     skip_first: int = Field(default=4, ge=0, description="positions at the start that enter no average")
     sinks: int = Field(default=4, ge=0, description="first entries that the simulated eviction keeps")
     window: float = Field(default=0.1, gt=0, le=1, description="recent part of the prompt that it keeps")
+    seed: int = Field(default=0, ge=0, description="of the control `random`")
 
     @model_validator(mode="after")
     def _check(self) -> ProfileConfig:
@@ -187,10 +227,10 @@ def _named_by_keys(group: dict[str, Any]) -> dict[str, Any]:
     return group
 
 
-def _ready(tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
-    for task in tasks.values():
-        task.build().check()
-    return tasks
+def _ready(group: dict[str, Any]) -> dict[str, Any]:
+    for choice in group.values():
+        choice.build().check()
+    return group
 
 
 NamedByKeys = AfterValidator(_named_by_keys)  # files carry the key, their rows the name
@@ -203,7 +243,7 @@ class ExperimentConfig(Strict):
     results: Path = Path("results")
     models: Annotated[dict[Name, ModelConfig], NamedByKeys] = Field(min_length=1)
     tasks: Annotated[dict[Name, TaskConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)
-    allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys] = Field(min_length=1)
+    allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)
     evictions: Annotated[dict[Name, EvictionConfig], NamedByKeys] = Field(min_length=1)
     ratios: Annotated[tuple[Ratio, ...], AfterValidator(_distinct)]
     calibration: CalibrationConfig

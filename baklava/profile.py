@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from baklava.calibration import Calibration, Prompt
 from baklava.config import ProfileConfig
 from baklava.errors import UserError
 from baklava.files import atomic
-from baklava.importance import ESTIMATORS
-from baklava.importance.base import HeadView, cosine_distance
+from baklava.importance.recorder import Recorder
 from baklava.jobs import ProfileJob
 from baklava.models.load import LoadedModel, load_model
 
@@ -53,8 +51,14 @@ class Profile:
 
     def kv_importance(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
         """Importance per KV cache `[L, Hkv]`: mean over prompts, pooled ("mean" or "max") over the GQA group."""
-        heads = self.head_importance[estimator].astype(np.float64).mean(0)
-        groups = heads.reshape(self.n_layers, self.n_kv_heads, -1)
+        return self._pooled(self.head_importance[estimator].astype(np.float64).mean(0), pool)
+
+    def kv_importance_of_prompts(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
+        """The same for each prompt, `[P, L, Hkv]`."""
+        return self._pooled(self.head_importance[estimator].astype(np.float64), pool)
+
+    def _pooled(self, heads: NDArray[np.float64], pool: str) -> NDArray[np.float64]:
+        groups = heads.reshape(*heads.shape[:-1], self.n_kv_heads, -1)
         if pool not in ("mean", "max"):
             raise UserError(f"unknown pooling {pool!r} over the GQA group; known: mean, max")
         return groups.mean(-1) if pool == "mean" else groups.max(-1)
@@ -88,103 +92,25 @@ class Profile:
             raise UserError(f"{path}: not a readable profile ({error})") from None
 
 
-class _Recorder:
-    """Sees one prompt go through the model and keeps a number per head and layer."""
-
-    def __init__(self, loaded: LoadedModel, settings: ProfileConfig):
-        self._estimators: dict[str, Callable[[HeadView], Tensor]] = {
-            name: import_module(ESTIMATORS[name]).importance for name in settings.estimators
-        }
-        self._settings = settings
-        self._places = {layer: place for place, layer in enumerate(loaded.budgeted_layers)}
-        n_layers, n_heads = loaded.n_layers, loaded.n_q_heads
-        self.heads = {name: torch.zeros(n_layers, n_heads) for name in self._estimators}
-        self.layers = torch.zeros(n_layers)
-        self.n_context = 0
-
-    def observe(self, module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
-        """Called by the attention with `[1, H, T, D]` tensors of one layer."""
-        if module.layer_idx not in self._places:
-            return  # a sliding window
-        view = self._view(module, query[0], key[0], value[0], output[0])
-        for name, estimate in self._estimators.items():
-            self.heads[name][self._places[module.layer_idx]] = estimate(view).cpu()
-
-    def _view(self, module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> HeadView:
-        group = query.shape[0] // key.shape[0]
-        skip, look = self._settings.skip_first, slice(self.n_context, None)
-        output = output.float()
-        weight = module.o_proj.weight.float()  # [hidden, Hq * D]
-        values = value.float().repeat_interleave(group, 0)  # small: one layer, one prompt
-        return HeadView(
-            values=values[:, skip:],
-            outputs=output[:, skip:],
-            look_back=output[:, look],
-            evicted=self._evicted(query[:, look].float(), key.float(), value.float(), module.scaling),
-            output_weight=weight.view(weight.shape[0], query.shape[0], -1).transpose(0, 1),
-        )
-
-    def _evicted(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Outputs `[Hq, N, D]` of the last `N` queries that see only the sinks and the recent window."""
-        n_kv_heads, length, head_dim = key.shape
-        n = query.shape[1]
-        window = max(1, int(self._settings.window * length))
-        position = torch.arange(length, device=key.device)
-        asking = position[length - n :, None]
-        seen = (position <= asking) & ((position < self._settings.sinks) | (asking - position < window))  # [N, T]
-        packed = query.reshape(n_kv_heads, -1, head_dim) * scaling  # [Hkv, group * N, D]
-        scores = packed @ key.transpose(-1, -2)
-        scores.masked_fill_(~seen.repeat(scores.shape[1] // n, 1), float("-inf"))
-        return (scores.softmax(-1) @ value).reshape(query.shape)
-
-    def layer_hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-        """Compares what enters the attention block with what leaves its residual add (pre-norm blocks)."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            before = self._residual[index][0, self._settings.skip_first :].float()
-            added = output[0][0, self._settings.skip_first :].float()
-            self.layers[index] = cosine_distance(before, before + added).cpu()
-
-        return hook
-
-    def keep_residual(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._residual = {index: args[0] if args else kwargs["hidden_states"]}
-
-        return hook
-
-
 def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:
-    """One prefill per prompt; no `T x T` matrix is ever made, only `N x T` for the `N` look-back positions.
-
-    The look-back positions are those of the question and the answer.
-    """
-    recorder = _Recorder(loaded, settings)
-    layers = loaded.model.get_decoder().layers
-    hooks = []
-    for i, layer in enumerate(layers[index] for index in loaded.budgeted_layers):
-        hooks.append(layer.register_forward_pre_hook(recorder.keep_residual(i), with_kwargs=True))
-        hooks.append(layer.self_attn.register_forward_hook(recorder.layer_hook(i), with_kwargs=True))
+    """One prefill per prompt; no `T x T` matrix is ever made, only `N x T` for the `N` look-back positions."""
+    recorder = Recorder(loaded, settings)
     heads: dict[str, list[Tensor]] = {name: [] for name in settings.estimators}
-    layer_values = []
-    try:
+    layers = []
+    with recorder.attached():
         for prompt in tqdm(prompts, desc=f"profile {loaded.name}", unit="prompt"):
             context, question, answer = prompt.token_ids(loaded)
-            recorder.n_context = len(context)
             ids = torch.tensor([context + question + answer], device=loaded.device)
-            with torch.inference_mode():
-                loaded.model(ids, use_cache=False, logits_to_keep=1, observer=recorder.observe)
+            look_back = prompt.look_back_positions(len(context), len(question) + len(answer))
+            recorder.record(ids, torch.tensor(look_back, device=loaded.device))
             for name, values in recorder.heads.items():
                 heads[name].append(values.clone())
-            layer_values.append(recorder.layers.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
+            layers.append(recorder.layers.clone())
     return Profile(
         model=loaded.name,
         n_kv_heads=loaded.n_kv_heads,
         head_importance={name: torch.stack(values).numpy() for name, values in heads.items()},
-        layer_importance=torch.stack(layer_values).numpy(),
+        layer_importance=torch.stack(layers).numpy(),
     )
 
 

@@ -33,13 +33,15 @@ class TestConfFolder:
     def test_every_choice_composes(self, choice: str, tmp_path: Path) -> None:
         group, name = choice.split("=")
         given = []
-        if group == "task":
-            values = yaml.safe_load((CONF / "task" / f"{name}.yaml").read_text())
+        if group in ("task", "allocator"):
+            values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
             name = name.replace("/", "_")  # the name of a task is also that of a file
-            required = [key for key in ("data", "essay") if key in values and values[key] is None]
-            given = [f"tasks.{name}.{key}={tmp_path}" for key in required]
+            required = [key for key in ("data", "essay", "curve") if key in values and values[key] is None]
+            (there := tmp_path / "given").touch()
+            given = [f"{group}s.{name}.{key}={there}" for key in required]
             if required:
-                with pytest.raises(UserError, match=rf"config: tasks: task {name}: {required[0]}: .*tasks\.{name}\."):
+                complaint = rf"config: {group}s: {group} {name}: {required[0]}: .*{group}s\.{name}\."
+                with pytest.raises(UserError, match=complaint):
                     compose([choice])
         config = compose([choice, *given])
         chosen = {
@@ -172,7 +174,13 @@ MISTAKES = [
     ("evaluate.protocol=oracle", "evaluate.protocol", "'oracle'"),
     ("evaluate=null", "evaluate", "None"),
     ("calibration.n_profile=0", "calibration.n_profile", "0"),
-    ("calibration.tasks=[]", "calibration.tasks", "at least 1"),
+    ("calibration.tasks=[]", "calibration", "at least one of tasks or a text"),
+    ("calibration.text={name: t}", "calibration.text.data", "required"),
+    (
+        "calibration.text={name: t, data: a.txt, continuation: 600}",
+        "calibration",
+        "text.continuation: 600 tokens leave",
+    ),
     ("search.n_candidates=0", "search.n_candidates", "0"),
     ("summary.confidence=95", "summary.confidence", "95"),
     ("profile.window=0", "profile.window", "0"),
@@ -191,6 +199,10 @@ MISTAKES = [
     ("allocators.baklava.whole=1.1", "allocators.baklava.whole", "1.1"),
     ("allocators.baklava.layer_mix=-0.1", "allocators.baklava.layer_mix", "-0.1"),
     ("allocators.baklava.pool=median", "allocators.baklava.pool", "'median'"),
+    ("+allocators.a={name: a, family: lu_curve, curve: nowhere.npy}", "allocators", "no such file: nowhere.npy"),
+    ("+allocators.a={name: a, family: duo, estimator: guess}", "allocators.a.estimator", "unknown estimator 'guess'"),
+    ("+allocators.a={name: a, family: duo, streaming: 1}", "allocators.a.streaming", "less than 1"),
+    ("+allocators.a={name: a, family: pyramid, beta: 0.5}", "allocators.a.beta", "0.5"),
     ("allocators.baklava.estimator=guess", "allocators.baklava.estimator", "unknown estimator 'guess'"),
     ("evictions.streaming_llm.family=fifo", "evictions.streaming_llm", "unknown eviction policy 'fifo'"),
     ("evictions.streaming_llm.n_sink=-1", "evictions.streaming_llm.n_sink", "-1"),

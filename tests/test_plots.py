@@ -14,7 +14,6 @@ from baklava.layout import Layout
 from baklava.plots import report
 from baklava.plots.budgets import budgets as budgets_figure
 from baklava.plots.importance import importance as importance_figure
-from baklava.plots.importance import rank_agreement
 from baklava.plots.score_vs_kv_bytes import score_vs_kv_bytes
 from baklava.plots.score_vs_ratio import score_vs_ratio
 from baklava.plots.style import looks
@@ -169,13 +168,6 @@ def test_uniform_budgets_are_drawn_where_there_are_no_others():
     uniform = Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)
     assert list(panels(budgets_figure("m", {("uniform", "x"): [uniform]}))) == ["r = 0.5"]
     assert panels(budgets_figure("m", {})) == {}
-
-
-def test_rank_agreement_is_about_ranks():
-    heads = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
-    assert rank_agreement(np.concatenate([heads, heads**3, 2 * heads])) == pytest.approx(1.0)
-    assert rank_agreement(np.concatenate([heads, -heads])) == pytest.approx(-1.0)
-    assert rank_agreement(heads) is None
 
 
 def test_methods_are_told_apart():

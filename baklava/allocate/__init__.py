@@ -2,8 +2,27 @@
 
 from baklava.allocate.baklava import Baklava
 from baklava.allocate.base import Allocator
+from baklava.allocate.duo import Duo
+from baklava.allocate.headkv import HeadKV
+from baklava.allocate.lu_curve import LuCurve
+from baklava.allocate.pyramid import Pyramid
+from baklava.allocate.random import Random
+from baklava.allocate.squeeze import Squeeze
 from baklava.allocate.uniform import Uniform
 
-ALLOCATORS: dict[str, type[Allocator]] = {allocator.family: allocator for allocator in (Baklava, Uniform)}
+ALLOCATORS: dict[str, type[Allocator]] = {
+    allocator.family: allocator for allocator in (Baklava, Duo, HeadKV, LuCurve, Pyramid, Random, Squeeze, Uniform)
+}
 
-__all__ = ["ALLOCATORS", "Allocator", "Baklava", "Uniform"]
+__all__ = [
+    "ALLOCATORS",
+    "Allocator",
+    "Baklava",
+    "Duo",
+    "HeadKV",
+    "LuCurve",
+    "Pyramid",
+    "Random",
+    "Squeeze",
+    "Uniform",
+]

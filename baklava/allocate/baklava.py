@@ -4,65 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from baklava.allocate.base import Allocator
-from baklava.errors import UserError
-from baklava.importance import ESTIMATORS
+from baklava.allocate.base import Allocator, Estimator, Part, Pool, kv_importance
+from baklava.allocate.filling import fill
+from baklava.importance import CONTROLS
 
 if TYPE_CHECKING:
     from baklava.profile import Profile
-
-Part = Annotated[float, Field(ge=0.0, le=1.0)]
-
-# Weights below this part of the largest count as zero; they would overflow when divided by.
-NEGLIGIBLE = 1e-200
-
-
-def fill(
-    weights: NDArray[np.float64], *, total: float, floor: float, start: NDArray[np.float64] | float = 0.0
-) -> NDArray[np.float64]:
-    """Shares `max(floor, start) + c * weight`, cut at 1, with `c` such that they sum to `total`.
-
-    `start` `[N]` must not sum to more than `total`. Where it and the floor do so together, the floor is lowered.
-    Where the weights run out (all caches with a positive one are whole) the rest is spread evenly over the others.
-    """
-    begun = np.full(weights.size, start)
-    lift = np.maximum(floor - begun, 0.0)
-    affordable = max(0.0, total - begun.sum())
-    if lift.sum() > affordable:
-        lift *= affordable / lift.sum()
-    shares = _raised(begun + lift, weights, total)
-    return _raised(shares, np.ones_like(weights), total)
-
-
-def _raised(shares: NDArray[np.float64], weights: NDArray[np.float64], total: float) -> NDArray[np.float64]:
-    """`min(1, shares + c * weights)` with `c` such that they sum to `total`, or as near as positive weights come."""
-    largest = weights.max()
-    weights = np.where(weights > NEGLIGIBLE * largest, weights, 0.0) / (largest if largest > 0 else 1.0)
-    left = total - shares.sum()
-    rising = np.flatnonzero((weights > 0) & (shares < 1))
-    if left <= 0 or not rising.size:
-        return shares
-    whole_at = (1.0 - shares[rising]) / weights[rising]  # the `c` at which each would be whole
-    order = np.argsort(whole_at, kind="stable")
-    rising, whole_at = rising[order], whole_at[order]
-    room, speed = 1.0 - shares[rising], weights[rising]
-    spent = np.concatenate([[0.0], np.cumsum(room)[:-1]])  # by those that are whole before each
-    level = (left - spent) / np.cumsum(speed[::-1])[::-1]  # `c`, if exactly those were whole
-    enough = level <= whole_at
-    c = level[enough.argmax()] if enough.any() else whole_at[-1]
-    return np.minimum(1.0, shares + c * weights)
-
-
-def _known_estimator(name: str) -> str:
-    if name not in ESTIMATORS:
-        raise UserError(f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}")
-    return name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +28,14 @@ class Baklava(Allocator):
     fills caches in order of importance. No cache gains when the total shrinks.
 
     With `search` (the default) the parameters are starting values and the search picks them per ratio, among all
-    estimators that the profile holds.
+    estimators that the profile holds but the control.
     """
 
     family: ClassVar[str] = "baklava"
 
     search: bool = True
-    estimator: Annotated[str, AfterValidator(_known_estimator)] = "eviction_shift"
-    pool: Literal["mean", "max"] = "mean"
+    estimator: Estimator = "eviction_shift"
+    pool: Pool = "mean"
     layer_mix: Part = 0.0
     slope: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 2.0
     floor: Part = 0.02
@@ -90,14 +43,11 @@ class Baklava(Allocator):
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
         """Head importance pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
-        head = _scaled(profile.kv_importance(self.estimator, pool=self.pool))
+        head = _scaled(kv_importance(profile, self.estimator, pool=self.pool, allocator=self.name))
         layer = _scaled(profile.layer_importance.mean(0))
         return (1.0 - self.layer_mix) * head + self.layer_mix * layer[:, None]
 
     def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
-        if self.estimator not in profile.head_importance:
-            known = ", ".join(profile.head_importance)
-            raise UserError(f"allocator {self.name}: the profile holds no estimator {self.estimator!r}; it has {known}")
         importance = self.importance(profile).ravel()
         total = (1.0 - ratio) * importance.size
         rank = np.argsort(np.argsort(-importance, kind="stable"), kind="stable")
@@ -128,6 +78,7 @@ class Baklava(Allocator):
         return [
             replace(candidate, estimator=estimator)
             for estimator in profile.head_importance
+            if estimator not in CONTROLS
             for candidate in (*fixed, *swept)
         ]
 

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+
+from baklava.errors import UserError
+from baklava.importance import ESTIMATORS
 
 if TYPE_CHECKING:
     from baklava.profile import Profile
+
+
+def _known_estimator(name: str) -> str:
+    if name not in ESTIMATORS:
+        raise UserError(f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}")
+    return name
+
+
+# Kinds of parameters that several allocators have.
+Part = Annotated[float, Field(ge=0.0, le=1.0)]
+Estimator = Annotated[str, AfterValidator(_known_estimator)]
+Pool = Literal["mean", "max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +46,17 @@ class Allocator:
     def candidates(self, profile: Profile, *, n: int, seed: int) -> Sequence[Allocator]:
         """The allocators among which the parameter search chooses; most have nothing to search."""
         return [self]
+
+    def check(self) -> None:
+        """Look, before the first job and without reading much, whether what the shares are made of is there.
+
+        Raises `UserError` that says what to provide.
+        """
+
+
+def kv_importance(profile: Profile, estimator: str, *, pool: str, allocator: str) -> NDArray[np.float64]:
+    """Importance per KV cache `[L, Hkv]`. Raises `UserError` where the profile holds no such estimator."""
+    if estimator not in profile.head_importance:
+        known = ", ".join(profile.head_importance)
+        raise UserError(f"allocator {allocator}: the profile holds no estimator {estimator!r}; it has {known}")
+    return profile.kv_importance(estimator, pool=pool)

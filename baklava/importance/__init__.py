@@ -7,6 +7,12 @@ ESTIMATORS: dict[str, str] = {
     "value_output_cosine": "baklava.importance.value_output_cosine",
     "eviction_shift_cosine": "baklava.importance.eviction_shift_cosine",
     "eviction_shift": "baklava.importance.eviction_shift",
+    "long_range_mass": "baklava.importance.long_range_mass",
+    "layer_cosine": "baklava.importance.layer_cosine",
+    "random": "baklava.importance.random",
 }
 
-__all__ = ["ESTIMATORS"]
+# They know nothing of the model: to compare with, never to choose.
+CONTROLS = ("random",)
+
+__all__ = ["CONTROLS", "ESTIMATORS"]

@@ -7,25 +7,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Positions compared at a time: float32 copies of a whole prompt would take more memory than its prefill.
+BLOCK = 4096
+
 
 @dataclass(frozen=True)
 class HeadView:
-    """One layer, one prompt of `T` tokens, `Hq` query heads of dimension `D`; all in float32.
+    """One layer, one prompt of `T` tokens, `Hq` query heads of dimension `D` that share `Hkv` KV heads.
 
-    `values` and `outputs` `[Hq, T, D]`: the value vector that a head's KV cache stores for each token (shared by
-    the query heads of a group) and the head's attention output there, before `o_proj`; positions at the very start
-    left out. `look_back` `[Hq, N, D]` and `evicted` `[Hq, N, D]`: outputs at the positions that must look back, with
-    all entries and with only the sinks and a recent window. `output_weight` `[Hq, hidden, D]`: each head's part of
-    `o_proj`.
+    `values` `[Hkv, T, D]` and `outputs` `[Hq, T, D]`, in the model's arithmetic: the value vector that a KV cache
+    stores for each token and a query head's attention output there, before `o_proj`; positions at the very start left
+    out. The rest is float32, `N` being the number of positions that must look back: `look_back` and `evicted`
+    `[Hq, N, D]`, the outputs there with all entries and with only the sinks and a recent window; `far_mass` `[Hq, N]`,
+    the attention that falls on the other entries; `output_weight` `[Hq, hidden, D]`, each head's part of `o_proj`;
+    `layer_importance`, one number: how much the attention block turns the residual stream.
+
+    `layer` is the layer's index in the model, `seed` that of the settings.
     """
 
+    layer: int
+    seed: int
     values: Tensor
     outputs: Tensor
     look_back: Tensor
     evicted: Tensor
+    far_mass: Tensor
     output_weight: Tensor
+    layer_importance: Tensor
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """`1 - cos(a, b)` over the last dimension, averaged over the one before: `[..., N, D]` to `[...]`."""
-    return 1.0 - torch.cosine_similarity(a, b, dim=-1).mean(-1)
+    """`1 - cos(a, b)` over the last dimension, averaged over the one before: `[..., N, D]` to `[...]`, in float32."""
+    n = a.shape[-2]
+    total = torch.zeros((), device=a.device)
+    for start in range(0, n, BLOCK):
+        some = slice(start, start + BLOCK)
+        total = total + torch.cosine_similarity(a[..., some, :].float(), b[..., some, :].float(), dim=-1).sum(-1)
+    return 1.0 - total / n

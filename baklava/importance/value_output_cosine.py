@@ -9,4 +9,5 @@ from baklava.importance.base import HeadView, cosine_distance
 
 def importance(view: HeadView) -> Tensor:
     """`1 - mean_t cos(v_t, o_t)` per query head, `[Hq]`, in [0, 2]."""
-    return cosine_distance(view.values, view.outputs)
+    grouped = view.outputs.unflatten(0, (view.values.shape[0], -1))  # [Hkv, group, T, D]
+    return cosine_distance(view.values[:, None], grouped).flatten()

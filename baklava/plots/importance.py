@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from baklava.importance import ESTIMATORS
 from baklava.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
 from baklava.plots.style import headings
 from baklava.profile import Profile
+from baklava.validate import rank_agreement
 
 
 def importance(profile: Profile) -> Figure:
@@ -33,8 +32,8 @@ def importance(profile: Profile) -> Figure:
     )
     *panels, last = figure.subplots(1, len(maps) + 1, width_ratios=widths, squeeze=False)[0]
     for panel, (name, values) in zip(panels, maps.items(), strict=True):
-        agreement = rank_agreement(profile.head_importance[name])
-        note = "" if agreement is None else f"rank agreement between prompts {agreement:.2f}"
+        agreement = rank_agreement(profile.kv_importance_of_prompts(name))
+        note = "" if math.isnan(agreement) else f"rank agreement between prompts {agreement:.2f}"
         _panel(panel, name, note, values)
         panel.set_xlabel("KV head")
     panels[0].set_ylabel("layer")
@@ -53,10 +52,3 @@ def _precision(values: NDArray[np.float64]) -> str:
     """A format with two or three digits for the largest value."""
     largest = max(float(np.abs(values).max()), 1e-4)
     return f".{max(0, 1 - math.floor(math.log10(largest)) + (largest >= 1))}f"
-
-
-def rank_agreement(heads: NDArray[np.float32]) -> float | None:
-    """Mean Spearman correlation between the prompts' rankings of the heads `[P, L, Hq]`; none for a single prompt."""
-    flat = heads.reshape(len(heads), -1)
-    pairs = [spearmanr(flat[i], flat[j]).statistic for i, j in combinations(range(len(flat)), 2)]
-    return float(np.nanmean(pairs)) if pairs and not np.isnan(pairs).all() else None

@@ -24,6 +24,13 @@ SPLITS = ("train", "calibration", "evaluation")
 Chat = Literal["question", "prompt", "none"]
 
 
+def random_stream(*, split: str, name: str, seed: int, index: int) -> random.Random:
+    """A generator: equal arguments, equal numbers, on every machine. Its seed begins with the split."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+    return random.Random(f"{split}/{name}/{seed}/{index}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One prompt, in the parts that a compression protocol treats differently.
@@ -100,7 +107,5 @@ class Task:
         """
 
     def random_stream(self, *, split: str, seed: int, index: int) -> random.Random:
-        """The generator of one sample: equal arguments, equal sample, on every machine."""
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
-        return random.Random(f"{split}/{self.name}/{seed}/{index}")
+        """The generator of one sample."""
+        return random_stream(split=split, name=self.name, seed=seed, index=index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from baklava.files import atomic
+from baklava.tasks.base import random_stream
 from baklava.training import attention
 from baklava.training.documents import DocumentWriter, Mark
 from baklava.training.recipe import Architecture, Recipe, Stage
@@ -65,7 +65,7 @@ def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int)
     Depends on the recipe, the step and the stage alone.
     """
     stage = recipe.stages[progress.stage]
-    rng = random.Random(f"train/{recipe.name}/{recipe.seed}/{progress.step}")
+    rng = random_stream(split="train", name=recipe.name, seed=recipe.seed, index=progress.step)
     length, rows = stage.length, stage.rows
     if stage.doubled and rng.random() < stage.doubled:
         length, rows = 2 * length, max(1, rows // 2)

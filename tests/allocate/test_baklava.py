@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from fake_profile import PROFILES, RATIOS, FakeProfile, flat_profile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 
 from baklava.allocate import Baklava, Uniform
-from baklava.allocate.baklava import fill
 from baklava.budgets import Budgets
 from baklava.errors import UserError
-from baklava.importance import ESTIMATORS
+from baklava.importance import CONTROLS, ESTIMATORS
 
 CLOSE = 1e-9
 
 
-@dataclass
-class FakeProfile:
-    """What an allocator sees of a profile."""
-
-    head: NDArray[np.float64]  # [L, Hkv]
-    layer_importance: NDArray[np.float64]  # [P, L]
-    estimators: tuple[str, ...] = tuple(ESTIMATORS)
-    pooled: list[str] = field(default_factory=list)
-
-    @property
-    def n_layers(self) -> int:
-        return self.head.shape[0]
-
-    @property
-    def n_kv_heads(self) -> int:
-        return self.head.shape[1]
-
-    @property
-    def head_importance(self) -> dict[str, NDArray[np.float64]]:
-        return {name: np.stack([self.head]) for name in self.estimators}
-
-    def kv_importance(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
-        self.pooled.append(pool)
-        return self.head * (1 + self.estimators.index(estimator))
-
-
-def flat_profile(importance: list[float]) -> FakeProfile:
-    """One layer, so that only head importance counts."""
-    return FakeProfile(np.array([importance]), np.ones((1, 1)))
-
-
-IMPORTANCE = st.floats(0, 10) | st.sampled_from([0.0, 1.0, 1e-300, 1e-9])
-PROFILES = st.tuples(st.integers(1, 6), st.integers(1, 5)).flatmap(
-    lambda shape: st.builds(
-        FakeProfile,
-        arrays(np.float64, shape, elements=IMPORTANCE),
-        arrays(np.float64, (2, shape[0]), elements=IMPORTANCE),
-    )
-)
 PART = st.floats(0, 1)
 MAPPINGS = st.builds(
     Baklava,
@@ -70,50 +29,6 @@ MAPPINGS = st.builds(
     floor=PART | st.floats(0, 0.1),
     whole=PART | st.just(0.0),
 )
-RATIOS = st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, 0.5, 0.7, 0.9])
-
-WEIGHTS = st.lists(st.floats(0, 1) | st.sampled_from([0.0, 1.0, 5e-324, 1e-200]), min_size=1, max_size=20).map(np.array)
-
-
-class TestFill:
-    @given(WEIGHTS, PART, PART)
-    @example(np.array([1.0, 0.0, 0.0]), 0.9, 0.0)  # the weights run out
-    @example(np.array([5e-324, 1.0]), 0.9, 0.0)
-    def test_total_is_exact_and_shares_are_shares(self, weights: np.ndarray, mean: float, floor: float) -> None:
-        shares = fill(weights, total=mean * weights.size, floor=floor)
-        assert abs(shares.sum() - mean * weights.size) < CLOSE
-        assert ((shares >= 0) & (shares <= 1)).all()
-
-    @given(WEIGHTS, PART, PART)
-    def test_floor_is_respected_as_far_as_the_total_allows(
-        self, weights: np.ndarray, mean: float, floor: float
-    ) -> None:
-        assert (fill(weights, total=mean * weights.size, floor=floor) >= min(floor, mean) - CLOSE).all()
-
-    @given(WEIGHTS, PART, PART)
-    def test_a_larger_weight_never_gets_less(self, weights: np.ndarray, mean: float, floor: float) -> None:
-        shares = fill(weights, total=mean * weights.size, floor=floor)
-        assert (np.diff(shares[np.argsort(weights, kind="stable")]) >= -CLOSE).all()
-
-    @given(st.integers(1, 20), st.floats(0, 1), PART, PART)
-    def test_equal_weights_get_equal_shares(self, n: int, weight: float, mean: float, floor: float) -> None:
-        assert np.abs(fill(np.full(n, weight), total=mean * n, floor=floor) - mean).max() < CLOSE
-
-    def test_above_the_floor_shares_are_proportional(self) -> None:
-        shares = fill(np.array([3.0, 1.0, 0.0]), total=0.7, floor=0.1)
-        assert shares == pytest.approx([0.4, 0.2, 0.1])
-
-    def test_what_a_whole_cache_leaves_goes_to_the_others_in_proportion(self) -> None:
-        shares = fill(np.array([10.0, 2.0, 1.0]), total=1.6, floor=0.0)
-        assert shares == pytest.approx([1.0, 0.4, 0.2])
-
-    def test_what_the_weights_cannot_take_is_spread_evenly(self) -> None:
-        shares = fill(np.array([1.0, 0.0, 0.0]), total=1.5, floor=0.1)
-        assert shares == pytest.approx([1.0, 0.25, 0.25])
-
-    def test_a_head_start_counts_as_the_floor_where_it_is_higher(self) -> None:
-        shares = fill(np.array([1.0, 1.0, 1.0]), total=1.6, floor=0.1, start=np.array([0.8, 0.0, 0.0]))
-        assert shares == pytest.approx([1.0, 0.3, 0.3])
 
 
 class TestShares:
@@ -182,7 +97,8 @@ class TestCandidates:
     def test_at_most_n_per_estimator_each_valid(self, n: int) -> None:
         profile = FakeProfile(np.random.default_rng(0).random((6, 4)), np.random.default_rng(1).random((3, 6)))
         candidates = Baklava(name="b").candidates(profile, n=n, seed=0)
-        for estimator in ESTIMATORS:
+        assert {candidate.estimator for candidate in candidates} == set(ESTIMATORS) - set(CONTROLS)
+        for estimator in set(ESTIMATORS) - set(CONTROLS):
             own = [candidate for candidate in candidates if candidate.estimator == estimator]
             assert 1 <= len(own) <= n
             assert len(set(own)) == len(own)

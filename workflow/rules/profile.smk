@@ -8,6 +8,8 @@ rule prompts:
         layout.log("prompts", "{model}"),
     conda:
         "../envs/baklava.yaml"
+    resources:
+        gpu=lambda wildcards: gpus(wildcards) * experiment.calibration.needs_model,
     params:
         job=lambda wildcards: jobs.CalibrateJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:

@@ -1,0 +1,15 @@
+"""How much the attention block of a head's layer turns the residual stream (SqueezeAttention, arXiv 2404.04793)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from baklava.importance.base import HeadView
+
+
+def importance(view: HeadView) -> Tensor:
+    """`1 - mean_t cos(x_t, x_t + attention_t)`, the layer's value for each of its query heads, `[Hq]`, in [0, 2].
+
+    It is the profile's layer importance. All KV caches of a layer are alike to it.
+    """
+    return view.layer_importance.expand(view.outputs.shape[0])

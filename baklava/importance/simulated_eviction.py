@@ -1,0 +1,49 @@
+"""What a few queries would see if their KV cache held only the sinks and a recent window."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from baklava.attention import MOST_SCORES, soft_cap
+
+
+def simulated_eviction(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    *,
+    sinks: int,
+    window: int,
+    scaling: float,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention outputs `[Hq, N, D]` under eviction, and the attention `[Hq, N]` that falls on what is evicted.
+
+    `query` `[Hq, N, D]` are the queries at `positions` `[N]`, `key` and `value` `[Hkv, T, D]` those of all tokens. A
+    query sees the first `sinks` entries and the `window` last ones up to its own. No more than `MOST_SCORES` scores
+    are held at a time, in float32, of one KV head.
+    """
+    n_heads, n_queries, _ = query.shape
+    n_kv_heads, length, _ = key.shape
+    group = n_heads // n_kv_heads
+    evicted = query.new_empty(n_heads, n_queries, value.shape[-1], dtype=torch.float32)
+    far_mass = query.new_empty(n_heads, n_queries, dtype=torch.float32)
+    entry = torch.arange(length, device=key.device)
+    step = max(1, MOST_SCORES // (group * length))
+    for start in range(0, n_queries, step):
+        some = slice(start, start + step)
+        asking = positions[some, None]
+        future = entry > asking  # [n, T]
+        gone = future | ((entry >= sinks) & (asking - entry >= window))
+        for kv_head in range(n_kv_heads):
+            heads = slice(kv_head * group, (kv_head + 1) * group)
+            scores = query[heads, some].float() * scaling @ key[kv_head].float().T  # [group, n, T]
+            if softcap is not None:
+                scores = soft_cap(scores, softcap)
+            everything = scores.masked_fill_(future, float("-inf")).logsumexp(-1)
+            seen = scores.masked_fill_(gone, float("-inf")).logsumexp(-1)
+            evicted[heads, some] = scores.softmax(-1) @ value[kv_head].float()
+            far_mass[heads, some] = (1.0 - (seen - everything).exp()).clamp(min=0.0)
+    return evicted, far_mass

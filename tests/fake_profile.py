@@ -1,0 +1,61 @@
+"""Made-up profiles: what an allocator sees of one, and random ones for properties that must always hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from baklava.importance import ESTIMATORS
+
+
+@dataclass
+class FakeProfile:
+    """What an allocator sees of a profile."""
+
+    head: NDArray[np.float64]  # [L, Hkv]
+    layer_importance: NDArray[np.float64]  # [P, L]
+    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    pooled: list[str] = field(default_factory=list)
+
+    @property
+    def n_layers(self) -> int:
+        return self.head.shape[0]
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.head.shape[1]
+
+    @property
+    def head_importance(self) -> dict[str, NDArray[np.float64]]:
+        return {name: np.stack([self.head]) for name in self.estimators}
+
+    def kv_importance(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
+        self.pooled.append(pool)
+        return self.head * (1 + self.estimators.index(estimator))
+
+
+def flat_profile(importance: list[float]) -> FakeProfile:
+    """One layer, so that only head importance counts."""
+    return FakeProfile(np.array([importance]), np.ones((1, 1)))
+
+
+IMPORTANCE = st.floats(0, 10) | st.sampled_from([0.0, 1.0, 1e-300, 1e-9])
+
+
+def profiles(*, distinct: bool = False) -> st.SearchStrategy[FakeProfile]:
+    """Of any small shape; `distinct`: no two KV caches are equally important."""
+    return st.tuples(st.integers(1, 6), st.integers(1, 5)).flatmap(
+        lambda shape: st.builds(
+            FakeProfile,
+            arrays(np.float64, shape, elements=st.floats(0, 10) if distinct else IMPORTANCE, unique=distinct),
+            arrays(np.float64, (2, shape[0]), elements=IMPORTANCE),
+        )
+    )
+
+
+PROFILES = profiles()
+RATIOS = st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, 0.5, 0.7, 0.9])
