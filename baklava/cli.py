@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,8 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
     else:
         config = compose(overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
-    run = _load(stage.run)
-    return sum(run(one) or 0 for one in work)  # type: ignore[operator]
+    run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
+    return sum(run(one) or 0 for one in work)
 
 
 def _parser() -> argparse.ArgumentParser:
