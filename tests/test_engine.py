@@ -78,7 +78,7 @@ def test_samples_of_unequal_length_are_read_together_where_cells_are_few(
     sizes: list[int] = []
     prefill = module.prefill
     monkeypatch.setattr(module, "prefill", lambda *a: sizes.append(len(a[1])) or prefill(*a))
-    samples = [sample(loaded, index, length=length) for index, length in enumerate((400, 380, 300, 300, 300))]
+    samples = [sample(loaded, index, length=length) for index, length in enumerate((520, 490, 300, 300, 310))]
     together = records(loaded, cells[:2], samples, batch_rows=6)
     assert sizes == [2, 3]
     assert together == records(loaded, cells[:2], samples, batch_rows=1)
