@@ -12,7 +12,7 @@ rule measurements:
         layout.log("measurements", "{model}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
-    threads: workflow.cores
+    threads: os.cpu_count()
     resources:
         gpu=gpus,
     params:
