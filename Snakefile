@@ -28,4 +28,5 @@ rule all:
 include: "workflow/rules/profile.smk"
 include: "workflow/rules/budgets.smk"
 include: "workflow/rules/records.smk"
+include: "workflow/rules/measurements.smk"
 include: "workflow/rules/summary.smk"

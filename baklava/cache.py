@@ -85,7 +85,7 @@ class BudgetedLayer(CacheLayerMixin):
         if self._context is not None:
             output = self._context.attend(query, key, value, mask, scaling=scaling, softcap=softcap)
             if self._context_length in (None, self.seen):
-                self.compress(self._context)
+                self.compress(self._context, torch.arange(query.shape[0]))
             return output
         assert self.compressed is not None
         if mask is not None:
@@ -99,12 +99,12 @@ class BudgetedLayer(CacheLayerMixin):
             self.compressed.overwrite(key, value)
         return output
 
-    def compress(self, context: ContextLayer) -> None:
-        """Keep of a context what each row's policy and budgets say, and let go of the rest."""
+    def compress(self, context: ContextLayer, source: Tensor) -> None:
+        """Keep of the rows `source` `[B]` of a context what each row's policy and budgets say."""
         if not self.is_initialized:
             assert context.keys is not None and context.values is not None
             self.lazy_initialization(context.keys, context.values)
-        self.compressed = compress(context, self._settings, self._place)
+        self.compressed = compress(context, self._settings, self._place, source)
         self.seen = context.seen
         self._context = None
 
@@ -234,25 +234,31 @@ class BudgetedCache(Cache):
         budgets: Budgets | Sequence[Budgets],
         eviction: str | EvictionPolicy | Sequence[EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
+        *,
+        contexts: Tensor | None = None,
     ) -> BudgetedCache:
-        """A cache compressed from a context that was read before, one row per element of `budgets`.
+        """A cache compressed from contexts that were read before, one row per element of `budgets`.
 
-        The context stays as it is, and can be compressed again. It must have been watched by the same policies. One
-        context row serves all rows.
+        Row `b` comes from row `contexts[b]` of the context, from the only one where there is one, else from row `b`.
+        The context stays as it is, and can be compressed again. It must have been watched by the same policies.
         """
         cache = cls(config, budgets, eviction, decoding)
+        n_contexts = context.n_rows
+        n_rows = n_contexts if isinstance(budgets, Budgets) else len(budgets)
+        if contexts is None:
+            contexts = torch.zeros(n_rows, dtype=torch.int64) if n_contexts == 1 else torch.arange(n_rows)
+        if len(contexts) != n_rows or int(contexts.max()) >= n_contexts:
+            raise UserError(f"{n_rows} rows cannot be made of the context rows {contexts.tolist()} of {n_contexts}")
         layers: list[Any] = cache.layers
         shared: list[Any] = context.layers
         for i, full in enumerate(shared):
             layer = layers[i]
             if isinstance(layer, BudgetedLayer):
                 assert isinstance(full, ContextLayer)
-                layer.compress(full)
-            else:  # a sliding window: shared, and copied when it changes
+                layer.compress(full, contexts)
+            else:  # a sliding window
                 layers[i] = layer = copy.copy(full)
-                n_rows = 1 if isinstance(budgets, Budgets) else len(budgets)
-                if layer.keys is not None and layer.keys.shape[0] != n_rows:
-                    layer.batch_repeat_interleave(n_rows)
+                layer.batch_select_indices(contexts.to(layer.keys.device))
         return cache
 
     @property

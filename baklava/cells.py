@@ -62,23 +62,34 @@ class Samples:
     kv_bytes: NDArray[np.int64]
     kv_bytes_full: NDArray[np.int64]
     seconds: NDArray[np.float64]
+    n_failed: int = 0  # samples besides these that failed, in this cell or in one that it is compared with
 
 
 Cells = Mapping[Cell, Samples]
 
-_COLUMNS = pa.schema([COLUMNS.field(name) for name in (*Cell._fields, *Samples.__annotations__)])
+_MEASURED = tuple(name for name in Samples.__annotations__ if name != "n_failed")
+_COLUMNS = pa.schema([COLUMNS.field(name) for name in (*Cell._fields, *_MEASURED, "failed")])
+_SAMPLE = ["model", "task", "protocol", "seed", "length", "sample"]
 
 
 def read_cells(paths: Iterable[Path]) -> Cells:
     """All cells of the records files, sorted; neither the order of rows nor their spread over files matters.
 
+    A sample that failed in one cell is left out of all, so that cells stay comparable, and counted.
+
     Raises `UserError` for a missing, broken or newer file, a sample that occurs twice, and cells that cannot be
     compared: no full cache beside them, or other samples than the full cache's.
     """
-    frames = [_read(path).assign(file=str(path)) for path in paths]
+    files_read = list(paths)
+    frames = [_read(path).assign(file=str(path)) for path in files_read]
     if not frames:
         raise UserError("no records files to summarise")
     records = pd.concat(frames, ignore_index=True).sort_values([*Cell._fields, "sample"])
+    failed = records.loc[records["failed"] != "", _SAMPLE].drop_duplicates()
+    records = records.merge(failed, how="left", on=_SAMPLE, indicator="state")
+    records, lost = records[records["state"] == "left_only"], failed.groupby(_SAMPLE[:-1]).size()
+    if records.empty:
+        raise UserError(f"{files_read[0]}: every sample failed; its column `failed` says why")
     cells: dict[Cell, Samples] = {}
     files: dict[Cell, str] = {}
     for key, rows in records.groupby(list(Cell._fields), sort=False):
@@ -88,7 +99,8 @@ def read_cells(paths: Iterable[Path]) -> Cells:
         if twice.any():
             repeated = rows[twice].iloc[0]
             raise UserError(f"{repeated['file']}: sample {repeated['sample']} of {cell} occurs more than once")
-        cells[cell] = Samples(**{name: rows[name].to_numpy() for name in Samples.__annotations__})
+        n_failed = int(lost.get(tuple(getattr(cell, name) for name in _SAMPLE[:-1]), 0))
+        cells[cell] = Samples(**{name: rows[name].to_numpy() for name in _MEASURED}, n_failed=n_failed)
     for cell in cells:
         _check_comparable(cell, cells, files[cell])
     return cells
@@ -99,10 +111,11 @@ def _read(path: Path) -> pd.DataFrame:
     records = table.to_pandas()
     if records.empty:
         raise UserError(f"{path}: the records file is empty; make it again with `baklava evaluate`")
+    answered = records[records["failed"] == ""]
     for name in ("score", "seconds"):
-        if not np.isfinite(records[name]).all():
+        if not np.isfinite(answered[name]).all():
             raise UserError(f"{path}: column {name} holds values that are no numbers")
-    if (records["total_entries"] <= 0).any():
+    if (answered["total_entries"] <= 0).any():
         raise UserError(f"{path}: column total_entries holds values that are not positive")
     return records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ STAGES = {
     "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache"),
     "allocate": Stage("AllocateJob", "baklava.search:allocate", "search and write the memory budgets"),
     "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget"),
+    "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself"),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
     "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),
@@ -37,7 +38,12 @@ def _load(reference: str) -> object:
     return getattr(importlib.import_module(module), name)
 
 
-def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> None:
+# Exit status where some of the work failed and the rest was done.
+PARTLY_FAILED = 3
+
+
+def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
+    """Run a stage's jobs; returns how many pieces of work failed without ending it."""
     from baklava import jobs
     from baklava.config import check, compose
     from baklava.layout import Layout
@@ -57,9 +63,8 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> None:
     else:
         config = compose(overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
-    run = _load(stage.run)
-    for one in work:
-        run(one)  # type: ignore[operator]
+    run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
+    return sum(run(one) or 0 for one in work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; see `plan` in config.yaml")
     table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
     table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    table.add_argument("--format", choices=("text", "markdown", "latex"), default="text", help="default: text")
     score = commands.add_parser(
         "score",
         help="score predictions made elsewhere",
@@ -112,9 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command in STAGES:
-            _run_stage(options.command, options.overrides, options.job)
+            n_failed = _run_stage(options.command, options.overrides, options.job)
+            if n_failed:
+                print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)
+                return PARTLY_FAILED
         elif options.command == "table":
-            _load("baklava.table:print_table")(options.overrides)  # type: ignore[operator]
+            _load("baklava.table:print_table")(options.overrides, options.format)  # type: ignore[operator]
         elif options.command == "plan":
             _load("baklava.plan:plan")(options.overrides)  # type: ignore[operator]
         elif options.command == "score":

@@ -44,12 +44,6 @@ class RowSettings:
         if len(self._budgets) > 1 and n_rows != len(self._budgets):
             raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {n_rows}")
 
-    def n_rows(self, n_context_rows: int) -> int:
-        """Rows of the cache that comes of so many context rows; one context row serves all."""
-        if n_context_rows != 1:
-            self.check_rows(n_context_rows)
-        return max(len(self._budgets), n_context_rows)
-
     def policy(self, row: int) -> EvictionPolicy:
         return self.policies[row if len(self.policies) > 1 else 0]
 
@@ -102,12 +96,14 @@ class Compressed:
         self.written += n_new
 
 
-def compress(context: ContextLayer, settings: RowSettings, place: int) -> Compressed:
-    """Each row's and head's best entries, as its policy ranks them and its budget allows."""
+def compress(context: ContextLayer, settings: RowSettings, place: int, source: Tensor) -> Compressed:
+    """Each row's and head's best entries, as its policy ranks them and its budget allows.
+
+    Row `b` of the result comes from row `source[b]` of the context.
+    """
     assert context.keys is not None and context.values is not None
-    n_rows = settings.n_rows(context.n_rows)
+    n_rows = len(source)
     n_kv_heads, length = context.keys.shape[1:3]
-    source = torch.arange(n_rows) if context.n_rows > 1 else torch.zeros(n_rows, dtype=torch.int64)
     lengths = context.lengths()
     counts = settings.counts(place, [lengths[row] for row in source.tolist()])
     device = context.keys.device

@@ -186,7 +186,22 @@ class EvaluateConfig(Strict):
     length: int = Field(ge=64, description="tokens per sample, generated ones included")
     seed: int = 0
     protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
-    batch_rows: int = Field(default=16, ge=1, description="cells decoded together")
+    chat_template: bool = Field(default=True, description="where the tokenizer has one and the task wants it")
+    batch_rows: int = Field(default=32, ge=1, description="rows (cells of one sample or of several) decoded together")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="memory for the KV of these rows; null: half of what is free"
+    )
+
+
+class MeasureConfig(Strict):
+    """Memory and speed of every cell by itself."""
+
+    enabled: bool = Field(default=False, description="whether the workflow measures; `baklava measure` always does")
+    context: int = Field(default=1024, ge=1, description="tokens of each context")
+    batch: int = Field(default=1, ge=1)
+    tokens: int = Field(default=32, ge=1, description="new tokens")
+    repeats: int = Field(default=3, ge=1)
+    seed: int = 0
 
 
 class SummaryConfig(Strict):
@@ -273,6 +288,7 @@ class ExperimentConfig(Strict):
     profile: ProfileConfig
     search: SearchConfig
     evaluate: EvaluateConfig
+    measure: MeasureConfig
     summary: SummaryConfig
     plan: PlanConfig
     tracking: TrackingConfig

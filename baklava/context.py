@@ -219,6 +219,11 @@ class ContextCache(Cache):
         check_attention(self._config)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
+    @property
+    def n_rows(self) -> int:
+        layers: list[Any] = self.layers
+        return layers[0].keys.shape[0]
+
     def kv_bytes(self) -> int:
         """Bytes of all keys and values."""
         layers: list[Any] = self.layers

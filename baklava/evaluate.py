@@ -1,122 +1,155 @@
-"""The evaluation engine: one prefill per sample, all cells decoded from it as rows of ragged batches."""
+"""`baklava evaluate`: every sample of a task answered in every cell, each piece of work done once."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from tqdm import tqdm
 
 from baklava.budgets import Budgets
+from baklava.engine import Answer, Compression, Engine, Work, batches, cells_of
 from baklava.errors import UserError
-from baklava.eviction import EvictionPolicy, StreamingLLM
-from baklava.generation import compressed_rows, greedy_answers, prefill
+from baklava.fingerprint import fingerprint, folder_fingerprint
 from baklava.jobs import EvaluateJob
-from baklava.models.load import LoadedModel, load_model
-from baklava.parquet import write_parquet
-from baklava.records import COLUMNS, SCHEMA
-from baklava.tasks import Sample, Task
+from baklava.models.load import LoadedModel, load_model, load_tokenizer, resolve
+from baklava.parquet import write_parquet_rows
+from baklava.records import COLUMNS, SCHEMA, failed_record
+from baklava.store import Store
+from baklava.tasks import Sample
 
 
-@dataclass(frozen=True)
-class Compression:
-    """A way to compress; `full` is the uncompressed cache."""
+def evaluate(job: EvaluateJob) -> int:
+    """Answer the samples of one task in every cell, and write the records, one row per sample and cell.
 
-    allocator: str
-    eviction: str
-    ratio: float
-    budgets: Budgets
-    policy: EvictionPolicy
-
-
-def _cells(job: EvaluateJob, loaded: LoadedModel) -> list[Compression]:
-    full = Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads, ratio=0.0)
-    cells = [Compression("full", "none", 0.0, full, StreamingLLM())]
-    for one in job.cells:
-        budgets = Budgets.load(one.path)
-        if budgets.ratio != one.ratio:
-            raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
-        cells.append(Compression(one.allocator, one.eviction, one.ratio, budgets, job.evictions[one.eviction].build()))
-    return cells
-
-
-def _split(sample: Sample, loaded: LoadedModel, protocol: str) -> tuple[list[int], list[int]]:
-    """What is compressed and what is read after it, as token ids.
-
-    The answer prefix is always read after compression: the cache needs at least one token to go on from.
+    What the store holds already is not computed again. A sample that cannot be made is recorded as failed, with the
+    reason; returns how many are.
     """
-    if protocol == "question_agnostic":
-        return loaded.encode(sample.context, begin=True), loaded.encode(sample.question + sample.answer_prefix)
-    return loaded.encode(sample.context + sample.question, begin=True), loaded.encode(sample.answer_prefix)
+    run = _Run(job)
+    with run.progress:
+        for batch in batches(run.missing(), job.evaluate):
+            for answers in run.engine.answers(batch):
+                run.keep(answers)
+    write_parquet_rows(job.records, run.rows(), COLUMNS, schema=SCHEMA)
+    for index, reason in run.failed.items():
+        tqdm.write(f"task {job.task.name}: sample {index} failed: {reason}")
+    return len(run.failed)
 
 
-def evaluate_sample(
-    loaded: LoadedModel, task: Task, sample: Sample, cells: Sequence[Compression], *, protocol: str, batch_rows: int
-) -> Iterator[dict[str, Any]]:
-    """One record per cell. Predictions do not depend on how the cells are split into batches."""
-    started = time.perf_counter()
-    context, question = _split(sample, loaded, protocol)
-    full = prefill(loaded, context, [cell.policy for cell in cells])
-    per_cell_prefill = (time.perf_counter() - started) / len(cells)
-    for start in range(0, len(cells), batch_rows):
-        some = cells[start : start + batch_rows]
-        started = time.perf_counter()
-        cache = compressed_rows(loaded, full, [cell.budgets for cell in some], [cell.policy for cell in some])
-        kept, sizes = cache.kept_entries().sum((0, 2)).tolist(), cache.row_bytes().tolist()
-        answers = greedy_answers(loaded, cache, question, max_new_tokens=sample.max_new_tokens)
-        seconds = (time.perf_counter() - started) / len(some) + per_cell_prefill
-        for cell, tokens, n_kept, n_bytes in zip(some, answers, kept, sizes, strict=True):
-            prediction = loaded.decode(tokens)
-            yield {
-                "allocator": cell.allocator,
-                "eviction": cell.eviction,
-                "ratio": cell.ratio,
-                "sample": sample.index,
-                "context_tokens": len(context),
-                "prediction": prediction,
-                "answers": list(sample.answers),
-                "score": task.score(prediction, sample.answers, sample.all_classes),
-                "kept_entries": n_kept,
-                "total_entries": loaded.n_layers * loaded.n_kv_heads * len(context),
-                "kv_bytes": n_bytes,
-                "kv_bytes_full": full.kv_bytes(),
-                "seconds": seconds,
-            }
+class _Run:
+    """One job under way; memory does not grow with the number of samples, but for their keys."""
+
+    def __init__(self, job: EvaluateJob):
+        self._job = job
+        self._task = job.task.build()
+        self._tokenizer = load_tokenizer(job.model)
+        self._cells = _cells(job)
+        self._store = Store(job.store)
+        self._keys: list[list[str]] = []  # of each sample, one per cell
+        self.failed: dict[int, str] = {}
+        self._scores = {cell: [0.0, 0] for cell in range(len(self._cells))}
+        n_samples = self._task.n_samples(job.evaluate.n_samples)
+        self._n_samples = n_samples
+        name = f"evaluate {job.model.name} {self._task.name}"
+        self.progress = tqdm(total=n_samples * len(self._cells), desc=name, unit="answer")
+
+    @cached_property
+    def _model(self) -> LoadedModel:
+        return load_model(self._job.model)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Made with the first piece of work: a run that finds everything in the store loads no model."""
+        return Engine(self._model, self._task, self._job.evaluate)
+
+    @cached_property
+    def _fingerprints(self) -> list[str]:
+        """Of each cell, with everything but the sample that determines an answer."""
+        job = self._job
+        shared = [_identity(job), job.task.model_dump(mode="json"), job.evaluate.protocol, job.evaluate.chat_template]
+        return [cell.fingerprint(*shared) for cell in self._cells]
+
+    def _keys_of(self, sample: Sample) -> list[str]:
+        digest = fingerprint(asdict(sample))
+        return [f"{one}-{digest}" for one in self._fingerprints]
+
+    def missing(self) -> Iterator[Work]:
+        """What the store does not hold yet, sample by sample."""
+        for index in range(self._n_samples):
+            try:
+                sample = self._sample(index)
+            except UserError as error:
+                self.failed[index] = str(error)
+                self._keys.append([])
+                self.progress.update(len(self._cells))
+                continue
+            keys = self._keys_of(sample)
+            self._keys.append(keys)
+            missing = [cell for cell, key in zip(self._cells, keys, strict=True) if key not in self._store]
+            self.progress.update(len(keys) - len(missing))
+            if missing:
+                yield self.engine.work(sample, missing)
+
+    def _sample(self, index: int) -> Sample:
+        settings = self._job.evaluate
+        return self._task.sample(
+            split="evaluation",
+            seed=settings.seed,
+            index=index,
+            length=settings.length,
+            count_tokens=lambda text: len(self._tokenizer.encode(text)),
+        )
+
+    def keep(self, answers: list[Answer]) -> None:
+        """Put answers in the store, and show how the scores stand."""
+        places = {id(cell): place for place, cell in enumerate(self._cells)}
+        entries = {}
+        for one in answers:
+            place = places[id(one.cell)]
+            entries[self._keys_of(one.work.sample)[place]] = one.record
+            self._scores[place][0] += one.record["score"]
+            self._scores[place][1] += 1
+        self._store.add(entries)
+        self.progress.update(len(answers))
+        means = {self._cells[place].label: total / n for place, (total, n) in self._scores.items() if n}
+        if means:
+            lowest = min(means, key=lambda label: means[label])
+            full = f"full {means['full']:.2f}, " if "full" in means else ""
+            self.progress.set_postfix_str(f"{full}lowest {means[lowest]:.2f} ({lowest})")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All records, by sample and cell."""
+        job = self._job
+        constant = {
+            "model": job.model.name,
+            "task": self._task.name,
+            "protocol": job.evaluate.protocol,
+            "seed": job.evaluate.seed,
+            "length": job.evaluate.length,
+        }
+        for index, keys in enumerate(self._keys):
+            for place, cell in enumerate(self._cells):
+                which = {"allocator": cell.allocator, "eviction": cell.eviction, "ratio": cell.ratio, "sample": index}
+                record = {"failed": "", **self._store[keys[place]]} if keys else failed_record(self.failed[index])
+                yield {**constant, **which, **record}
 
 
-def evaluate(job: EvaluateJob) -> None:
-    """Answer the samples of one task in every cell and write the records, one row per sample and cell."""
-    settings = job.evaluate
-    loaded = load_model(job.model)
-    cells = _cells(job, loaded)
-    task = job.task.build()
-    constant = {
-        "model": job.model.name,
-        "task": task.name,
-        "protocol": settings.protocol,
-        "seed": settings.seed,
-        "length": settings.length,
-    }
-    records: list[dict[str, Any]] = []
-    totals = [0.0] * len(cells)
-    n_samples = task.n_samples(settings.n_samples)
-    with tqdm(range(n_samples), desc=f"evaluate {job.model.name} {task.name}", unit="sample") as progress:
-        for index in progress:
-            sample = task.sample(
-                split="evaluation",
-                seed=settings.seed,
-                index=index,
-                length=settings.length,
-                count_tokens=loaded.count_tokens,
-            )
-            rows = evaluate_sample(
-                loaded, task, sample, cells, protocol=settings.protocol, batch_rows=settings.batch_rows
-            )
-            for place, record in enumerate(rows):
-                totals[place] += record["score"]
-                records.append({**constant, **record})
-            progress.set_postfix(full=f"{totals[0] / (index + 1):.2f}", worst=f"{min(totals) / (index + 1):.2f}")
-    write_parquet(job.records, pa.Table.from_pylist(records, schema=COLUMNS), schema=SCHEMA)
+def _identity(job: EvaluateJob) -> dict[str, Any]:
+    """Of the model: where it comes from, its arithmetic, and its files where they are at hand."""
+    config = job.model
+    folder = Path(resolve(config))
+    content = folder_fingerprint(folder) if folder.is_dir() else config.revision
+    return {"content": content, "path": "" if folder.is_dir() else config.path, "dtype": config.dtype}
+
+
+def _cells(job: EvaluateJob) -> list[Compression]:
+    """The full cache, then the job's cells; their budgets tell the model's shape without loading it."""
+    if job.cells:
+        n_layers, n_kv_heads = Budgets.load(job.cells[0].path).shape
+    else:
+        loaded = load_model(job.model)
+        n_layers, n_kv_heads = loaded.n_layers, loaded.n_kv_heads
+    return cells_of(job.cells, job.evictions, n_layers=n_layers, n_kv_heads=n_kv_heads)

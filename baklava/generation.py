@@ -1,8 +1,9 @@
-"""Prefill once, then go on from the same context with many budgets at a time."""
+"""Prefill once, then go on from the same contexts with many budgets at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,70 +14,131 @@ from baklava.context import ContextCache
 from baklava.eviction import EvictionPolicy
 from baklava.models.load import LoadedModel
 
+# Rows that have ended leave the batch once they are so large a part of it; sooner costs more copying than it saves.
+ENDED_PART = 0.25
+
+
+@dataclass
+class Sequences:
+    """Rows of a batch and what they have read: a cache, real lengths `[B]`, and which positions are tokens `[B, T]`.
+
+    `mask` is None where no row has padding.
+    """
+
+    cache: ContextCache | BudgetedCache
+    lengths: Tensor
+    mask: Tensor | None
+
+    def read(self, model: LoadedModel, rows: Sequence[Sequence[int]], *, logits_to_keep: int) -> Tensor:
+        """Read on; rows of different length are padded on the left. Logits `[B, logits_to_keep, vocabulary]`."""
+        length = max(map(len, rows))
+        device = model.device
+        ids = torch.zeros(len(rows), length, dtype=torch.int64)
+        real = torch.zeros(len(rows), length, dtype=torch.int64)
+        for row, tokens in enumerate(rows):
+            ids[row, length - len(tokens) :] = torch.tensor(tokens)
+            real[row, length - len(tokens) :] = 1
+        ids, real = ids.to(device), real.to(device)
+        if self.mask is not None or min(map(len, rows)) < length:
+            before = torch.ones(len(rows), self.cache.get_seq_length(), dtype=torch.int64, device=device)
+            self.mask = torch.cat([before if self.mask is None else self.mask, real], 1)
+        positions = (self.lengths[:, None] + real.cumsum(-1) - 1).clamp(min=0)
+        self.lengths = self.lengths + real.sum(-1)
+        output = model.model(
+            ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+        )
+        return output.logits
+
+    @property
+    def budgeted(self) -> BudgetedCache:
+        assert isinstance(self.cache, BudgetedCache)
+        return self.cache
+
+    def kept_entries(self) -> list[int]:
+        """Entries of the context that each row keeps, in all KV caches together."""
+        return self.budgeted.kept_entries().sum((0, 2)).tolist()
+
+    def row_bytes(self) -> list[int]:
+        """Bytes of the compressed context of each row."""
+        return self.budgeted.row_bytes().tolist()
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        self.budgeted.select_rows(rows)
+        self.lengths = self.lengths[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+
 
 @torch.inference_mode()
-def prefill(loaded: LoadedModel, context: Sequence[int], policies: Sequence[EvictionPolicy]) -> ContextCache:
-    """The full cache of one context, watched by the eviction policies that will compress it."""
-    cache = ContextCache(loaded.model.config, policies)
-    ids = torch.tensor([list(context)], device=loaded.device)
-    loaded.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return cache
+def prefill(model: LoadedModel, contexts: Sequence[Sequence[int]], policies: Sequence[EvictionPolicy]) -> Sequences:
+    """Full caches of contexts, watched by the eviction policies that will compress them."""
+    cache = ContextCache(model.model.config, policies)
+    sequences = Sequences(cache, torch.zeros(len(contexts), dtype=torch.int64, device=model.device), None)
+    sequences.read(model, contexts, logits_to_keep=1)
+    return sequences
 
 
-def compressed_rows(
-    loaded: LoadedModel, context: ContextCache, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy]
-) -> BudgetedCache:
-    """One cache row per budget, all from the same context."""
-    return BudgetedCache.from_context(loaded.model.config, context, budgets, policies)
+def compressed(
+    model: LoadedModel,
+    prefilled: Sequences,
+    budgets: Sequence[Budgets],
+    policies: Sequence[EvictionPolicy],
+    contexts: Sequence[int] | None = None,
+) -> Sequences:
+    """One row per budget, each from one of the prefilled contexts (the first where none is named)."""
+    assert isinstance(prefilled.cache, ContextCache)
+    source = torch.tensor([0] * len(budgets) if contexts is None else list(contexts))
+    cache = BudgetedCache.from_context(model.model.config, prefilled.cache, budgets, policies, contexts=source)
+    here = source.to(model.device)
+    return Sequences(cache, prefilled.lengths[here], None if prefilled.mask is None else prefilled.mask[here])
 
 
 @torch.inference_mode()
-def continuation_losses(
-    loaded: LoadedModel, cache: BudgetedCache, question: Sequence[int], answer: Sequence[int]
-) -> Tensor:
-    """Mean negative log-likelihood of the answer's tokens in every cache row, `[B]`; fills the cache."""
-    n_rows = cache.kept_entries().shape[1]
-    ids = torch.tensor([*question, *answer], device=loaded.device).expand(n_rows, -1)
-    logits = loaded.model(
-        ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=len(answer)
-    ).logits.float()  # [B, A, vocab]
-    targets = ids[:, -len(answer) :]
+def continuation_losses(model: LoadedModel, rows: Sequences, question: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """Mean negative log-likelihood of the answer's tokens in every row, `[B]`; the rows read it."""
+    n_rows = len(rows.lengths)
+    ids = [*question, *answer]
+    logits = rows.read(model, [ids[:-1]] * n_rows, logits_to_keep=len(answer)).float()  # [B, A, vocabulary]
+    targets = torch.tensor(answer, device=model.device).expand(n_rows, -1)
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return losses.mean(-1).cpu()
 
 
 @torch.inference_mode()
 def greedy_answers(
-    loaded: LoadedModel, cache: BudgetedCache, question: Sequence[int], *, max_new_tokens: int
+    model: LoadedModel, rows: Sequences, questions: Sequence[Sequence[int]], *, max_new_tokens: Sequence[int]
 ) -> list[list[int]]:
-    """Greedy continuation of every cache row after the question, until the end token or `max_new_tokens`.
-
-    Rows that have ended leave the batch.
-    """
-    n_rows = cache.kept_entries().shape[1]
-    answers: list[list[int]] = [[] for _ in range(n_rows)]
-    alive = list(range(n_rows))
-    stop = _stop_tokens(loaded)
-    ids = torch.tensor([list(question)], device=loaded.device).expand(n_rows, -1)
-    for _ in range(max_new_tokens):
-        logits = loaded.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        chosen = logits.argmax(-1)
-        going = []
-        for place, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
-            if token not in stop:
-                answers[row].append(token)
-                going.append(place)
+    """Greedy continuation of every row after its question, until an end token or so many tokens."""
+    answers: list[list[int]] = [[] for _ in questions]
+    places = list(range(len(questions)))  # which question each row of the batch belongs to
+    ended = set[int]()
+    stop = _stop_tokens(model)
+    tokens: Sequence[Sequence[int]] = questions
+    while True:
+        chosen = rows.read(model, tokens, logits_to_keep=1)[:, -1].argmax(-1).tolist()
+        for place, token in zip(places, chosen, strict=True):
+            if place in ended:
+                continue
+            if token in stop:
+                ended.add(place)
+                continue
+            answers[place].append(token)
+            if len(answers[place]) >= max_new_tokens[place]:
+                ended.add(place)
+        going = [row for row, place in enumerate(places) if place not in ended]
         if not going:
-            break
-        if len(going) < len(alive):
-            rows = torch.tensor(going, device=loaded.device)
-            cache.select_rows(rows)
-            chosen = chosen[rows]
-            alive = [alive[place] for place in going]
-        ids = chosen[:, None]
-    return answers
+            return answers
+        if len(places) - len(going) >= ENDED_PART * len(places):
+            rows.select_rows(torch.tensor(going, device=model.device))
+            places, chosen = [places[row] for row in going], [chosen[row] for row in going]
+        tokens = [[token] for token in chosen]
 
 
-def _stop_tokens(loaded: LoadedModel) -> set[int]:
-    stop = loaded.model.generation_config.eos_token_id
+def _stop_tokens(model: LoadedModel) -> set[int]:
+    stop = model.model.generation_config.eos_token_id
     return set(stop if isinstance(stop, list) else [stop]) - {None}

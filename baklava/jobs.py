@@ -15,6 +15,7 @@ from baklava.config import (
     EvaluateConfig,
     EvictionConfig,
     ExperimentConfig,
+    MeasureConfig,
     ModelConfig,
     ProfileConfig,
     SearchConfig,
@@ -100,6 +101,7 @@ class EvaluateJob(Strict):
     evictions: dict[str, EvictionConfig]
     evaluate: EvaluateConfig
     cells: tuple[MethodBudgets, ...]
+    store: Path
     records: Path
 
     @classmethod
@@ -109,17 +111,29 @@ class EvaluateJob(Strict):
             task=config.tasks[task],
             evictions=config.evictions,
             evaluate=config.evaluate,
-            cells=tuple(
-                MethodBudgets(
-                    allocator=allocator,
-                    eviction=eviction,
-                    ratio=ratio,
-                    path=layout.budgets(model, allocator, eviction, ratio),
-                )
-                for allocator, eviction in walk(config)
-                for ratio in config.compressed_ratios
-            ),
+            cells=_all_cells(config, layout, model),
+            store=layout.store(model, task),
             records=layout.records(model, task),
+        )
+
+
+class MeasureJob(Strict):
+    """Memory and speed of the full cache and of every method at every ratio, one by one."""
+
+    model: ModelConfig
+    evictions: dict[str, EvictionConfig]
+    measure: MeasureConfig
+    cells: tuple[MethodBudgets, ...]
+    output: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> MeasureJob:
+        return cls(
+            model=config.models[model],
+            evictions=config.evictions,
+            measure=config.measure,
+            cells=_all_cells(config, layout, model),
+            output=layout.measurements(model),
         )
 
 
@@ -189,6 +203,20 @@ class TrackJob(Strict):
         )
 
 
+def _all_cells(config: ExperimentConfig, layout: Layout, model: str) -> tuple[MethodBudgets, ...]:
+    """Every method at every ratio that removes something."""
+    return tuple(
+        MethodBudgets(
+            allocator=allocator,
+            eviction=eviction,
+            ratio=ratio,
+            path=layout.budgets(model, allocator, eviction, ratio),
+        )
+        for allocator, eviction in walk(config)
+        for ratio in config.compressed_ratios
+    )
+
+
 def _all_budgets(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
     return tuple(
         layout.budgets(model, allocator, eviction, ratio)
@@ -215,6 +243,10 @@ def allocate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
 
 def evaluate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
     yield from (EvaluateJob.of(config, layout, model, task) for model in config.models for task in config.tasks)
+
+
+def measure_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (MeasureJob.of(config, layout, model) for model in config.models)
 
 
 def summarize_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:

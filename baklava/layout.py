@@ -41,6 +41,13 @@ class Layout:
     def records(self, model: str, task: str) -> Path:
         return self.root / "records" / model / f"{task}.parquet"
 
+    def store(self, model: str, task: str) -> Path:
+        """Finished answers, which outlive changes of the experiment; no target of the workflow."""
+        return self.root / "store" / model / f"{task}.lines"
+
+    def measurements(self, model: str) -> Path:
+        return self.root / "measurements" / f"{model}.parquet"
+
     @property
     def summary_csv(self) -> Path:
         return self.root / "summary.csv"

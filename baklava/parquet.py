@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +20,17 @@ def write_parquet(path: Path, table: pa.Table, *, schema: int) -> None:
     """Write `table` atomically, with nothing but the schema version in its metadata."""
     with atomic(path) as unfinished:
         pq.write_table(table.replace_schema_metadata({_VERSION: str(schema).encode()}), unfinished)
+
+
+def write_parquet_rows(
+    path: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema, *, schema: int, block: int = 4096
+) -> None:
+    """Write rows as they come, `block` of them in memory at a time, atomically."""
+    described = columns.with_metadata({_VERSION: str(schema).encode()})
+    remaining = iter(rows)
+    with atomic(path) as unfinished, pq.ParquetWriter(unfinished, described) as writer:
+        while some := list(islice(remaining, block)):
+            writer.write_table(pa.Table.from_pylist(some, schema=described))
 
 
 def read_parquet(path: Path, columns: pa.Schema, *, schema: int, what: str, hint: str) -> pa.Table:

@@ -32,6 +32,20 @@ class Rest:
     hidden: Tensor  # [P, 1, W]
 
 
+@dataclass(frozen=True)
+class WorkItems:
+    """Storage cut into `n` stretches of one KV cache each, for programs that run side by side.
+
+    The results of KV cache `c` belong at places `bounds[c]` to `bounds[c + 1]`.
+    """
+
+    table: Tensor  # int32 [n, 4]: first entry, number of entries, KV cache, place of the result
+    bounds: Tensor  # int32 [C + 1]
+
+    def __len__(self) -> int:
+        return self.table.shape[0]
+
+
 class Layout:
     """Where the entries of `C` KV caches lie in storage, from their numbers `counts` `[C]` (int64, on the CPU)."""
 
@@ -55,6 +69,7 @@ class Layout:
         self._starts.append(start + _before(left))
         self._ends.append(counts)
         self.n_entries = start + int(left.sum())
+        self._items: dict[int, WorkItems] = {}
 
     def positions(self, caches: Tensor, slots: Tensor) -> Tensor:
         """Index in storage of slot `slots` `[M]` of KV cache `caches` `[M]`; slots of a cache count from 0."""
@@ -80,6 +95,28 @@ class Layout:
         left, column = self._left[owners, None], torch.arange(int(self._left.max()))
         index = self._starts[-1][owners, None] + column.clamp(max=left - 1)  # [P, W]
         return Rest(owners.to(self.device), index.to(self.device), (column >= left)[:, None].to(self.device))
+
+    def work_items(self, most: int) -> WorkItems:
+        """All of storage in stretches of at most `most` entries, in the order in which they lie; kept for next time."""
+        if most not in self._items:
+            start, length, cache = self._segments()
+            n_cuts = (length + most - 1) // most
+            segment, nth = slots_of(n_cuts)
+            begin, cache = nth * most, cache[segment]
+            place = torch.empty_like(cache)
+            place[cache.argsort(stable=True)] = torch.arange(len(cache))
+            table = torch.stack([start[segment] + begin, (length[segment] - begin).clamp(max=most), cache, place], -1)
+            n_items = cache.bincount(minlength=len(self.counts))
+            bounds = torch.cat([torch.zeros(1, dtype=torch.int64), n_items.cumsum(0)])
+            self._items[most] = WorkItems(*(one.to(torch.int32).to(self.device) for one in (table, bounds)))
+        return self._items[most]
+
+    def _segments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Start, length and KV cache of all that lies in one stretch: its pieces of one length, or its rest."""
+        starts, ends = torch.stack(self._starts), torch.stack(self._ends)  # [kinds, C]
+        lengths = ends.diff(dim=0, prepend=torch.zeros_like(ends[:1]))
+        kind, cache = lengths.nonzero(as_tuple=True)
+        return starts[kind, cache], lengths[kind, cache], cache
 
 
 def _before(counts: Tensor) -> Tensor:

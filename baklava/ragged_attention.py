@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from baklava.attention import exact, soft_cap
+from baklava.kernels import Backend, backend
 from baklava.ragged import RaggedEntries
 
 # So many scores `[C, group * q, n]` are held at a time; longer questions are split.
@@ -52,6 +54,11 @@ def ragged_attention(
     and what is before it, unless `mask` `[B, 1, Q, M]` (true: visible) says otherwise. Sums are kept in float32 at
     least.
     """
+    how = backend(query.device, query.dtype, (query.shape[-1], tail_values.shape[-1]), softcap)
+    if how == "triton":
+        from baklava.kernels.ragged_decode import ragged_decode
+
+        return ragged_decode(query, entries, tail_keys, tail_values, scaling=scaling, mask=mask, softcap=softcap)
     batch, n_heads, n_queries, _ = query.shape
     n_kv_heads, n_tail = tail_keys.shape[1:3]
     group = n_heads // n_kv_heads
@@ -70,29 +77,38 @@ def ragged_attention(
             part = ~mask[:, :, None, start : start + step]  # [B or 1, 1, 1, q, M]
             hidden = part.expand(batch, n_kv_heads, group, -1, -1).flatten(2, 3).flatten(0, 1)
         tail = _Partial.of(packed, tail_keys.flatten(0, 1), tail_values.flatten(0, 1), hidden, softcap)
-        output = _with_context(tail, packed, entries, softcap)  # [B * Hkv, group * q, D]
+        output = _with_context(tail, packed, entries, softcap, how)  # [B * Hkv, group * q, D]
         blocks.append(output.unflatten(0, (batch, n_kv_heads)).unflatten(2, (group, -1)))
     return torch.cat(blocks, -2).flatten(1, 2).to(query.dtype)
 
 
-def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap: float | None) -> Tensor:
+def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap: float | None, how: Backend) -> Tensor:
     """The tail's part merged with that of the context, by log-sum-exp."""
-    owners = [torch.arange(query.shape[0], device=query.device)]
-    parts = [tail]
-    for pieces in entries.layout.pieces():
-        owners.append(pieces.owners)
-        parts.append(_Partial.of(query[pieces.owners], *entries.of(pieces), None, softcap))
-    if (rest := entries.layout.rest) is not None:
-        owners.append(rest.owners)
-        keys, values = entries.keys[rest.index], entries.values[rest.index]
-        parts.append(_Partial.of(query[rest.owners], keys, values, rest.hidden, softcap))
-
+    parts = [(torch.arange(query.shape[0], device=query.device), tail)]
+    parts += _of_context(query, entries, softcap, how)
     highest = tail.highest.clone()
-    for owner, part in zip(owners[1:], parts[1:], strict=True):
+    for owner, part in parts[1:]:
         highest.scatter_reduce_(0, owner[:, None, None].expand_as(part.highest), part.highest, "amax")
     weighted, total = torch.zeros_like(tail.weighted), torch.zeros_like(tail.total)
-    for owner, part in zip(owners, parts, strict=True):
+    for owner, part in parts:
         weight = part.highest.sub_(highest[owner]).exp_()
         weighted.index_add_(0, owner, part.weighted.mul_(weight))
         total.index_add_(0, owner, part.total.mul_(weight))
-    return weighted / total
+    return weighted / total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 for a query that may look at nothing
+
+
+def _of_context(
+    query: Tensor, entries: RaggedEntries, softcap: float | None, how: Backend
+) -> Iterator[tuple[Tensor, _Partial]]:
+    """KV caches `[P]` and attention to `P` pieces of them, for scaled queries `[C, R, D]`."""
+    if how == "varlen":
+        from baklava.kernels.varlen import attend
+
+        owners, output, log_sums = attend(query, entries)
+        yield owners, _Partial(output, torch.ones_like(log_sums), log_sums)
+        return
+    for pieces in entries.layout.pieces():
+        yield pieces.owners, _Partial.of(query[pieces.owners], *entries.of(pieces), None, softcap)
+    if (rest := entries.layout.rest) is not None:
+        keys, values = entries.keys[rest.index], entries.values[rest.index]
+        yield rest.owners, _Partial.of(query[rest.owners], keys, values, rest.hidden, softcap)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pyarrow as pa
 
-SCHEMA = 1
+SCHEMA = 2
 
 COLUMNS = pa.schema(
     [
@@ -20,11 +23,26 @@ COLUMNS = pa.schema(
         ("context_tokens", pa.int64()),
         ("prediction", pa.string()),
         ("answers", pa.list_(pa.string())),
+        ("group", pa.string()),
         ("score", pa.float64()),
         ("kept_entries", pa.int64()),
         ("total_entries", pa.int64()),
         ("kv_bytes", pa.int64()),
         ("kv_bytes_full", pa.int64()),
         ("seconds", pa.float64()),
+        ("failed", pa.string()),  # why there is no answer; empty where there is one
     ]
 )
+
+
+def failed_record(reason: str) -> dict[str, Any]:
+    """What a sample that could not be made leaves in every cell."""
+    numbers = ("context_tokens", "kept_entries", "total_entries", "kv_bytes", "kv_bytes_full")
+    return {
+        **dict.fromkeys(numbers, 0),
+        **dict.fromkeys(("score", "seconds"), math.nan),
+        "prediction": "",
+        "answers": [],
+        "group": "",
+        "failed": reason,
+    }

@@ -12,7 +12,7 @@ import pyarrow as pa
 from baklava.layout import ratio_name
 from baklava.parquet import read_parquet
 
-SCHEMA = 1
+SCHEMA = 2
 
 COLUMNS = pa.schema(
     [
@@ -25,6 +25,7 @@ COLUMNS = pa.schema(
         ("seed", pa.int64()),
         ("length", pa.int64()),
         ("n", pa.int64()),
+        ("n_failed", pa.int64()),
         ("score", pa.float64()),
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),

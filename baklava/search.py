@@ -17,7 +17,7 @@ from baklava.calibration import Calibration, Prompt
 from baklava.config import SearchConfig
 from baklava.eviction import EvictionPolicy
 from baklava.files import atomic
-from baklava.generation import compressed_rows, continuation_losses, prefill
+from baklava.generation import compressed, continuation_losses, prefill
 from baklava.jobs import AllocateJob
 from baklava.models.load import LoadedModel, load_model
 from baklava.profile import Profile
@@ -58,11 +58,11 @@ class Replay:
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Mean loss per answer token of one prompt under each of the budgets."""
         context, question, answer = prompt.token_ids(self._loaded)
-        full = prefill(self._loaded, context, [self._policy])
+        full = prefill(self._loaded, [context], [self._policy])
         parts = []
         for start in range(0, len(budgets), self._batch_rows):
             rows = budgets[start : start + self._batch_rows]
-            cache = compressed_rows(self._loaded, full, rows, [self._policy] * len(rows))
+            cache = compressed(self._loaded, full, rows, [self._policy] * len(rows))
             parts.append(continuation_losses(self._loaded, cache, question, answer).double().numpy())
         return np.concatenate(parts)
 

@@ -47,6 +47,7 @@ def _row(cell: Cell, cells: Cells, bootstrap: Bootstrap) -> dict[str, object]:
     return {
         **cell._asdict(),
         "n": len(own.sample),
+        "n_failed": own.n_failed,
         **dict(zip(("score", "ci_low", "ci_high"), score, strict=True)),
         **dict(zip(("delta_full", "delta_full_low", "delta_full_high"), full, strict=True)),
         **dict(zip(("delta_uniform", "delta_uniform_low", "delta_uniform_high"), uniform, strict=True)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -21,9 +24,11 @@ from baklava.results import read_summary
 
 MEGABYTE = 1e6
 
+Form = Literal["text", "markdown", "latex"]
 
-def print_table(overrides: Sequence[str]) -> None:
-    """Print the scores, what the search chose and where the files are.
+
+def print_table(overrides: Sequence[str], form: Form = "text") -> None:
+    """Print the scores, what the search chose and where the files are; as Markdown or LaTeX the scores alone.
 
     Raises `UserError`, with the command that makes them, where there are no results.
     """
@@ -31,34 +36,84 @@ def print_table(overrides: Sequence[str]) -> None:
     layout = Layout(config.results, config.name)
     _check_there(layout, overrides)
     headline = Headline.load(layout.headline)
+    grid = scores(headline)
+    if form != "text":
+        print(grid.markdown() if form == "markdown" else grid.latex())
+        return
     console = Console(highlight=False)
     console.print(Text(f"{config.name}: mean score over {_tasks(layout)}", style="bold"))
-    console.print(scores(headline))
+    console.print(grid.terminal())
     for line in (*lossless_lines(headline), *estimator_lines(headline, layout), "", *_where(layout, overrides)):
         console.print(Text(line), soft_wrap=True)
 
 
-def scores(headline: Headline) -> Table:
-    """A row per model and ratio, a column per allocator; the best score of a row is bold."""
+class Cell(NamedTuple):
+    """A cell of the table; `best` of its row."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of cells under columns, in blocks; the first `n_names` columns hold words, the others numbers."""
+
+    columns: tuple[str, ...]
+    n_names: int
+    blocks: tuple[tuple[tuple[Cell, ...], ...], ...]
+
+    def terminal(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for i, name in enumerate(self.columns):
+            table.add_column(name, justify="left" if i < self.n_names else "right")
+        for block in self.blocks:
+            for row in block:
+                table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+            table.add_section()
+        return table
+
+    def markdown(self) -> str:
+        rules = ["---" if i < self.n_names else "---:" for i in range(len(self.columns))]
+        rows = [
+            [f"**{cell.text}**" if cell.best else cell.text for cell in row] for block in self.blocks for row in block
+        ]
+        return "\n".join(f"| {' | '.join(row)} |" for row in (self.columns, rules, *rows))
+
+    def latex(self) -> str:
+        """A `tabular` for the package booktabs."""
+        lines = [f"\\begin{{tabular}}{{{'l' * self.n_names}{'r' * (len(self.columns) - self.n_names)}}}", "\\toprule"]
+        lines.append(" & ".join(_escaped(name) for name in self.columns) + r" \\")
+        for block in self.blocks:
+            lines.append("\\midrule")
+            for row in block:
+                cells = [rf"\textbf{{{_escaped(cell.text)}}}" if cell.best else _escaped(cell.text) for cell in row]
+                lines.append(" & ".join(cells) + r" \\")
+        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+
+
+def scores(headline: Headline) -> Grid:
+    """A row per model and ratio, a column per allocator; the best score of a row is marked."""
     methods = [(one.allocator, one.eviction) for model in headline.models.values() for one in model.methods]
     allocators = sorted({allocator for allocator, _ in methods}, key=lambda name: (name != UNIFORM, name))
     several = len({eviction for _, eviction in methods}) > 1
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("model", *(("eviction",) if several else ())):
-        table.add_column(name)
-    for name in ("ratio", "full", *allocators, "KV MB"):
-        table.add_column(name, justify="right")
+    names = ("model", *(("eviction",) if several else ()))
+    blocks = []
     for model, figures in headline.models.items():
         eviction = ("none",) if several else ()
         blank = ("",) * len(allocators)
-        table.add_row(model, *eviction, "0", f"{figures.full:.3f}", *blank, _megabytes(figures.kv_bytes_full))
+        first = (model, *eviction, "0", f"{figures.full:.3f}", *blank, _megabytes(figures.kv_bytes_full))
+        rows = [tuple(map(Cell, first))]
         for line in _lines(figures, allocators):
-            table.add_row("", *(line if several else line[1:]))
-        table.add_section()
-    return table
+            rows.append((Cell(""), *(line if several else line[1:])))
+        blocks.append(tuple(rows))
+    return Grid((*names, "ratio", "full", *allocators, "KV MB"), len(names), tuple(blocks))
 
 
-def _lines(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _lines(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[Cell, ...]]:
     """Cells of the rows with compression, the eviction policy first."""
     rows: dict[tuple[str, float], dict[str, RatioFigures]] = defaultdict(dict)
     for method in figures.methods:
@@ -68,13 +123,12 @@ def _lines(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[s
         best = max(one.score for one in found.values())
         cells = [_score(found.get(allocator), best) for allocator in allocators]
         memory = max(one.kv_bytes for one in found.values())  # they differ by rounding to whole entries at most
-        yield eviction, f"{ratio:g}", f"{figures.full:.3f}", *cells, _megabytes(memory)
+        names = (eviction, f"{ratio:g}", f"{figures.full:.3f}")
+        yield (*map(Cell, names), *cells, Cell(_megabytes(memory)))
 
 
-def _score(one: RatioFigures | None, best: float) -> str:
-    if one is None:
-        return ""
-    return f"[bold]{one.score:.3f}[/bold]" if one.score == best else f"{one.score:.3f}"
+def _score(one: RatioFigures | None, best: float) -> Cell:
+    return Cell("") if one is None else Cell(f"{one.score:.3f}", one.score == best)
 
 
 def _megabytes(n_bytes: float) -> str:

@@ -53,17 +53,19 @@ def cell_records(
         "context_tokens": CONTEXT,
         "prediction": [f"answer {i}" for i in range(n)],
         "answers": [[f"answer {i}"] for i in range(n)],
+        "group": "",
         "score": np.asarray(scores, dtype=float),
         "kept_entries": kept,
         "total_entries": total,
         "kv_bytes": kept * ENTRY_BYTES,
         "kv_bytes_full": total * ENTRY_BYTES,
         "seconds": 0.25,
+        "failed": "",
     }
     return pd.DataFrame({**columns, **changed}, index=range(n))
 
 
-def write_records(path: Path, records: pd.DataFrame, *, schema: str = "1") -> Path:
+def write_records(path: Path, records: pd.DataFrame, *, schema: str = "2") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pandas(records, preserve_index=False)
     pq.write_table(table.replace_schema_metadata({"schema_version": schema}), path)

@@ -34,7 +34,7 @@ def outputs(job: Any) -> list[Path]:
     match job:
         case jobs.CalibrateJob():
             return [job.prompts]
-        case jobs.ProfileJob() | jobs.TrackJob():
+        case jobs.ProfileJob() | jobs.MeasureJob() | jobs.TrackJob():
             return [job.output]
         case jobs.AllocateJob():
             return [*job.budgets.values(), job.trace]
@@ -97,6 +97,7 @@ def test_there_is_one_job_per_model_task_and_method() -> None:
         "profile": models,
         "allocate": models * methods,
         "evaluate": models * tasks,
+        "measure": models,
         "summarize": 1,
         "report": 1,
         "track": 1,
@@ -114,7 +115,13 @@ class TestWhatAChangeReaches:
         return {stage for stage in STAGES if before[stage] != after[stage]}
 
     def test_a_ratio_profiles_nothing_again(self) -> None:
-        assert self.reached("ratios=[0,0.3,0.5,0.6,0.7,0.8,0.9]") == {"allocate", "evaluate", "report", "track"}
+        assert self.reached("ratios=[0,0.3,0.5,0.6,0.7,0.8,0.9]") == {
+            "allocate",
+            "evaluate",
+            "measure",
+            "report",
+            "track",
+        }
 
     @settings(max_examples=10)
     @given(st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True))
@@ -123,6 +130,9 @@ class TestWhatAChangeReaches:
 
     def test_evaluation_settings_allocate_nothing_again(self) -> None:
         assert self.reached("evaluate.seed=7", "evaluate.n_samples=8") == {"evaluate"}
+
+    def test_measuring_is_apart_from_answering(self) -> None:
+        assert self.reached("measure.batch=4") == {"measure"}
 
     def test_summary_settings_evaluate_nothing_again(self) -> None:
         assert self.reached("summary.confidence=0.9") == {"summarize"}

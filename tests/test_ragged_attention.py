@@ -105,3 +105,13 @@ def test_scores_far_beyond_the_range_of_exp_stay_finite() -> None:
     output = attend((query * 1e4, keys, values, kept, tail), scaling=1.0, softcap=None)
     expected = naive(query * 1e4, keys, values, kept, tail, scaling=1.0, softcap=None)
     torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_query_that_may_look_at_nothing_gives_zeros_and_disturbs_no_other() -> None:
+    """Padding before a question, under a KV cache without entries."""
+    query, tail = torch.randn(1, 2, 2, 4), torch.randn(2, 1, 1, 2, 4)
+    nothing = RaggedEntries.gather(tail[0], tail[1], torch.tensor([0]), torch.zeros(1, 2, dtype=torch.bool))
+    mask = torch.tensor([[[[False, False], [False, True]]]])
+    output = ragged_attention(query, nothing, tail[0], tail[1], scaling=0.5, mask=mask)
+    assert (output[:, :, 0] == 0).all()
+    torch.testing.assert_close(output[0, :, 1], tail[1, 0, 0, 1].expand(2, -1))

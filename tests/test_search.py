@@ -11,7 +11,7 @@ from baklava.budgets import Budgets
 from baklava.calibration import Prompt
 from baklava.config import SearchConfig
 from baklava.eviction import StreamingLLM
-from baklava.generation import compressed_rows, continuation_losses, prefill
+from baklava.generation import compressed, continuation_losses, prefill
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile
 from baklava.search import Candidate, Replay, _candidates, search
@@ -103,8 +103,8 @@ def test_replayed_losses_do_not_depend_on_the_batch_and_equal_the_model_s_own():
 def test_a_shared_prefill_is_not_changed_by_its_rows():
     loaded = LoadedModel("random", random_model(), tokenizer=None)
     context, question, answer = FixedPrompt("none", 0, "", "", "").token_ids(loaded)
-    full = prefill(loaded, context, [StreamingLLM()])
-    before = [layer.keys.clone() for layer in full.layers]
+    full = prefill(loaded, [context], [StreamingLLM()])
+    before = [layer.keys.clone() for layer in full.cache.layers]
     budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio) for ratio in (0.0, 0.5)]
-    continuation_losses(loaded, compressed_rows(loaded, full, budgets, [StreamingLLM()] * 2), question, answer)
-    assert all((layer.keys == keys).all() for layer, keys in zip(full.layers, before, strict=True))
+    continuation_losses(loaded, compressed(loaded, full, budgets, [StreamingLLM()] * 2), question, answer)
+    assert all((layer.keys == keys).all() for layer, keys in zip(full.cache.layers, before, strict=True))

@@ -25,6 +25,7 @@ ORDER = [
         "seed",
         "length",
         "n",
+        "n_failed",
         "score",
         "ci_low",
         "ci_high",
@@ -163,7 +164,7 @@ def test_broken_file_is_named(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("schema", "message"),
-    [("2", "records schema 2, from a newer BaKlaVa"), ("0", "from an older"), ("", "has no schema_version")],
+    [("3", "records schema 3, from a newer BaKlaVa"), ("1", "from an older"), ("", "has no schema_version")],
 )
 def test_other_schema_is_refused(tmp_path, schema, message):
     path = write_records(tmp_path / "r.parquet", cell_records([1.0]), schema=schema)
@@ -180,6 +181,17 @@ def test_unusable_records_are_refused(tmp_path):
     refused(tmp_path, full.assign(task=["vt", None, "vt"]), "column task of the records file has gaps")
     refused(tmp_path, full.assign(total_entries=0), "total_entries")
     refused(tmp_path, full.iloc[:0], "empty")
+
+
+def test_a_sample_that_failed_somewhere_is_left_out_everywhere_and_counted(tmp_path):
+    full, half = cell_records([1, 1, 0]), cell_records([1, 0, 0], allocator="uniform", ratio=0.5)
+    half.loc[2, ["failed", "total_entries"]] = ["it was too long", 0]
+    job = job_for(tmp_path, write_records(tmp_path / "r.parquet", pd.concat([full, half])))
+    summarize(job)
+    table = read_summary(job.parquet)
+    assert table["n"].tolist() == [2, 2] and table["n_failed"].tolist() == [1, 1]
+    assert table["score"].tolist() == [1.0, 0.5]
+    refused(tmp_path / "all", full.assign(failed="no"), r"every sample failed; its column `failed` says why")
 
 
 def test_cells_that_cannot_be_paired_are_refused(tmp_path):

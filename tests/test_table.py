@@ -12,7 +12,7 @@ from baklava.headline import Headline
 from baklava.jobs import SummarizeJob
 from baklava.layout import Layout
 from baklava.summarize import summarize
-from baklava.table import print_table
+from baklava.table import _escaped, print_table
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def printed(layout, repository, monkeypatch, capsys):
     monkeypatch.chdir(repository)
     monkeypatch.setenv("COLUMNS", "100")
 
-    def run() -> str:
-        print_table(["experiment=demo", f"results={layout.results}"])
+    def run(form: str = "text") -> str:
+        print_table(["experiment=demo", f"results={layout.results}"], form)
         return capsys.readouterr().out
 
     return run
@@ -118,3 +118,22 @@ def test_missing_budgets_are_named(layout, printed):
     with pytest.raises(UserError, match="no such budgets file"):
         printed()
     aside.rename(path)
+
+
+def test_markdown_and_latex_hold_the_same_numbers(printed):
+    def numbers(lines: list[str]) -> list[list[str]]:
+        return [found for line in lines if (found := re.findall(r"\d\.\d{3}", line))]
+
+    markdown, latex = printed("markdown").splitlines(), printed("latex").splitlines()
+    expected = numbers(printed().split("Largest lossless")[0].splitlines())
+    assert numbers(markdown) == numbers(latex) == expected
+    assert len(expected) == 12
+    assert markdown[0] == "| model | ratio | full | uniform | baklava | KV MB |"
+    assert markdown[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert latex[:2] == [r"\begin{tabular}{lrrrrr}", r"\toprule"]
+    assert all(line.endswith(r" \\") for line in latex if "&" in line)
+    assert sum(line.count("**") for line in markdown) == 2 * sum(line.count("textbf") for line in latex) > 0
+
+
+def test_names_are_escaped_for_latex():
+    assert _escaped("100% of a_b & {c}") == r"100\% of a\_b \& \{c\}"

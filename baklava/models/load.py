@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from baklava import attention
@@ -76,10 +74,8 @@ def resolve(config: ModelConfig) -> str:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    # For a qwen2 model AutoTokenizer takes Qwen2Tokenizer, with its own splitting, whatever the folder declares.
-    kind: Any = PreTrainedTokenizerFast if config.path.startswith(REFERENCE) else AutoTokenizer
     try:
-        return kind.from_pretrained(
+        return AutoTokenizer.from_pretrained(
             resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError) as error:

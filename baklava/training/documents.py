@@ -95,6 +95,27 @@ class DocumentWriter:
         asked = rng.sample(several, n) if keys == several else keys[:1]
         return self._asked(length, rng, pairs, [asked], [tuple(value for _, value in pairs)])
 
+    def many_needles(self, length: int, rng: random.Random) -> Document:
+        """As `single_needles`, with so many keys that half of the document is questions and answers."""
+        most = max(2, length // 64)  # a needle, its question and its answer take about that
+        keys = niah.word_keys(rng.randint(max(2, most // 2), most), rng)
+        pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
+        order = rng.sample(pairs, len(pairs))
+        return self._asked(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
+
+    def many_lists(self, length: int, rng: random.Random) -> Document:
+        """As `listed_needles`, with several questions: for the values of one key, or of several keys, at a time."""
+        n_lists = max(1, min(4, length // 256))
+        keys = niah.word_keys(n_lists * 4, rng)
+        if rng.random() < 0.5:
+            rounds = [[key] for key in keys[:n_lists]]
+            pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for [key] in rounds for _ in range(4)]
+        else:
+            rounds = [keys[4 * i : 4 * i + 4] for i in range(n_lists)]
+            pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
+        rng.shuffle(pairs)
+        return self._asked(length, rng, pairs, rounds, [niah.values_of(asked, pairs) for asked in rounds])
+
     def _asked(
         self,
         length: int,
@@ -172,6 +193,8 @@ class DocumentWriter:
             "english": self.english,
             "single_needles": self.single_needles,
             "listed_needles": self.listed_needles,
+            "many_needles": self.many_needles,
+            "many_lists": self.many_lists,
             "short_recall": self.short_recall,
             "variables": self.variables,
         }

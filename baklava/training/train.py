@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from baklava.files import atomic
 from baklava.tasks.base import random_stream
+from baklava.training import attention
 from baklava.training.documents import DocumentWriter, Mark
 from baklava.training.recipe import Architecture, Recipe, Stage
 from baklava.training.tokenizer import build_tokenizer
@@ -122,15 +123,17 @@ def _advance(progress: Progress, stage: Stage, n_stages: int, accuracy: float | 
 
 def build_optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for all weights, or Muon (arXiv 2502.16982) for the matrices inside the layers and AdamW for the rest."""
-    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    rate, decay = recipe.learning_rate, recipe.weight_decay
     inside: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in model.named_parameters():
         muon = recipe.optimizer == "muon" and parameter.ndim == 2 and ".layers." in name
         (inside if muon else others).append(parameter)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, betas=(0.9, 0.95), **settings)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=rate, weight_decay=decay, betas=(0.9, 0.95))
+    ]
     if inside:
-        optimizers.append(torch.optim.Muon(inside, adjust_lr_fn="match_rms_adamw", **settings))
+        optimizers.append(torch.optim.Muon(inside, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
 
@@ -174,6 +177,8 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
     tokenizer = build_tokenizer()
     model = build_model(recipe.architecture, tokenizer, seed=recipe.seed)
     nn.Module.to(model, device)
+    if device == "cpu":
+        model.set_attn_implementation(attention.NAME)
     optimizers = build_optimizers(model, recipe)
     checkpoint = folder / "checkpoint.safetensors"
     progress = _resume(checkpoint, model, optimizers) if checkpoint.exists() else Progress()

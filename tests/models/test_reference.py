@@ -4,11 +4,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import baklava
-from baklava.budgets import Budgets
-from baklava.config import ModelConfig, compose
+from baklava.config import EvaluateConfig, ModelConfig, compose
+from baklava.engine import Compression, Engine
 from baklava.errors import UserError
-from baklava.evaluate import Compression, evaluate_sample
-from baklava.eviction import StreamingLLM
 from baklava.models.load import load_model
 
 NAMES = ("tiny-llama", "tiny-qwen2")
@@ -17,13 +15,14 @@ NAMES = ("tiny-llama", "tiny-qwen2")
 @pytest.mark.parametrize("name", NAMES)
 def test_plain_transformers_loads_it(name):
     folder = baklava.reference_model_path(name)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert type(model).__name__ == {"tiny-llama": "LlamaForCausalLM", "tiny-qwen2": "Qwen2ForCausalLM"}[name]
     assert model.config.num_attention_heads == 8
     assert model.config.num_key_value_heads == {"tiny-llama": 4, "tiny-qwen2": 2}[name]
     assert model.config.max_position_embeddings >= 2048
     assert len(tokenizer) == model.config.vocab_size <= 4096
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (model.config.bos_token_id, model.config.eos_token_id)
+    assert tokenizer.eos_token == "<|endoftext|>"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,20 +34,7 @@ def test_it_is_small_half_precision_and_has_a_card(name):
     assert "Measured" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "tiny-llama",
-        pytest.param(
-            "tiny-qwen2",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="AutoTokenizer takes Qwen2Tokenizer for every qwen2 model, which splits and normalises its own "
-                "way; to be mended by training with a tokenizer that splits so",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_auto_tokenizer_splits_as_in_training(name):
     folder = baklava.reference_model_path(name)
     text = "VAR ABCDE = VAR FGHIJ\n\nThe special magic number is: 123."
@@ -67,16 +53,18 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 
 # Below the scores of the model cards by more than twelve samples can scatter.
-@pytest.mark.parametrize(("task", "least"), [("niah_single_1", 0.8), ("niah_multikey_1", 0.35), ("vt", 0.6)])
+@pytest.mark.parametrize(("task", "least"), [("niah_single_1", 0.9), ("niah_multikey_1", 0.7), ("vt", 0.7)])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_answers_with_the_full_cache(name, task, least):
     loaded = load_model(ModelConfig(name=name, path=f"reference:{name}", dtype="float32"))
     asked = compose([f"task={task}"]).tasks[task].build()
-    full = Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads, ratio=0.0)
-    cell = Compression("full", "none", 0.0, full, StreamingLLM())
-    scores = []
-    for index in range(12):
-        sample = asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)
-        (record,) = evaluate_sample(loaded, asked, sample, [cell], protocol="question_agnostic", batch_rows=1)
-        scores.append(record["score"])
+    cell = Compression.full(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
+    engine = Engine(loaded, asked, EvaluateConfig(n_samples=12, length=1024))
+    samples = [
+        asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)
+        for index in range(12)
+    ]
+    answers = engine.answers([engine.work(sample, [cell]) for sample in samples])
+    scores = [answer.record["score"] for some in answers for answer in some]
+    assert len(scores) == 12
     assert sum(scores) / len(scores) >= least

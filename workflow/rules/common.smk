@@ -75,5 +75,7 @@ FIGURES = [
 ]
 
 targets = [layout.summary_csv, layout.headline, *(layout.figure(name) for name in FIGURES)]
+if experiment.measure.enabled:
+    targets += [layout.measurements(model) for model in experiment.models]
 if experiment.tracking.enabled:
     targets.append(layout.tracked)

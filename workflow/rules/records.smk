@@ -21,4 +21,5 @@ rule records:
     message:
         "Answers of {wildcards.model} to {wildcards.task} (progress: {log})"
     shell:
-        "baklava evaluate --job {params.job:q} > {log:q} 2>&1"
+        # 3: some samples failed; the records say which, and the summary counts them.
+        "baklava evaluate --job {params.job:q} > {log:q} 2>&1 || [ $? -eq 3 ]"

@@ -1,0 +1,96 @@
+"""A store of finished work that survives being killed: checksummed lines, appended, looked up by key."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from baklava.errors import UserError
+
+HEADER = "baklava store 1"
+
+
+class Store:
+    """One file of lines `CHECKSUM JSON`, each a key and a value; of equal keys the last counts.
+
+    Only places in the file are held in memory. A line that was cut short or damaged is left out, named on standard
+    error, and its work is done again. Raises `UserError` for a file that is no store or one of another version.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._places: dict[str, int] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        self._read()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        header = self._file.readline()
+        if not header:
+            self._append(f"{HEADER}\n".encode())
+            return
+        if header != f"{HEADER}\n".encode():
+            found = header[:40].decode(errors="replace").strip()
+            raise UserError(f"{self.path}: not a store of this version (it begins with {found!r}); move it away")
+        number, place = 1, self._file.tell()
+        for line in self._file:
+            number += 1
+            entry = _parsed(line)
+            if entry is None:
+                print(f"{self.path}: line {number} is damaged; its work is done again", file=sys.stderr)
+            else:
+                self._places[entry[0]] = place
+            place += len(line)
+            if not line.endswith(b"\n"):  # cut short: begin the next line on a line of its own
+                self._append(b"\n")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, key: str) -> Any:
+        self._file.seek(self._places[key])
+        entry = _parsed(self._file.readline())
+        if entry is None or entry[0] != key:
+            raise UserError(f"{self.path}: changed while it was in use; run again")
+        return entry[1]
+
+    def add(self, entries: Mapping[str, Any]) -> None:
+        """Append entries in one write, and wait until they are on disk."""
+        lines = [_line(key, value) for key, value in entries.items()]
+        place = self._append(b"".join(lines))
+        for key, line in zip(entries, lines, strict=True):
+            self._places[key] = place
+            place += len(line)
+
+    def _append(self, data: bytes) -> int:
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell() - len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _line(key: str, value: Any) -> bytes:
+    text = json.dumps([key, value], ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+    return f"{zlib.crc32(text):08x} ".encode() + text + b"\n"
+
+
+def _parsed(line: bytes) -> tuple[str, Any] | None:
+    """Key and value of a line, None for a damaged one."""
+    checksum, _, text = line.removesuffix(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or checksum != f"{zlib.crc32(text):08x}".encode():
+        return None
+    key, value = json.loads(text.decode("utf-8", "surrogatepass"))
+    return key, value

@@ -1,0 +1,105 @@
+"""A sweep of methods and ratios: the engine, against the same cells one at a time, each with its own prefill.
+
+    python benchmarks/sweep.py --json benchmarks/results/sweep-cpu.json
+
+Six eviction policies at six ratios, uniform budgets, a reference model. `speedup`, and whether the records are equal;
+and the cost of more cells for the same samples, in units of one cell's.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import Any
+
+import measure
+
+from baklava.budgets import Budgets
+from baklava.config import EvaluateConfig, ModelConfig
+from baklava.engine import Compression, Engine, batches
+from baklava.eviction import POLICIES
+from baklava.models.load import LoadedModel, load_model
+from baklava.tasks import NeedleInHaystack, Sample
+
+POLICIES_SWEPT = ("streaming_llm", "snapkv", "h2o", "tova", "knorm", "keydiff")
+RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+CURVE = (1, 6, 36, 72)
+TASK = NeedleInHaystack(name="niah_multikey_1", n_keys=4)
+
+Records = dict[tuple[int, str], dict[str, Any]]
+
+
+def cells(loaded: LoadedModel, ratios: Sequence[float]) -> list[Compression]:
+    shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
+    return [
+        Compression("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
+        for ratio in ratios
+        for name in POLICIES_SWEPT
+    ]
+
+
+def swept(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression], settings: EvaluateConfig) -> Records:
+    """Records of all samples and cells, without the seconds."""
+    works = (engine.work(sample, some) for sample in samples)
+    return {
+        (one.work.sample.index, one.cell.label): {key: one.record[key] for key in one.record if key != "seconds"}
+        for batch in batches(works, settings)
+        for answers in engine.answers(batch)
+        for one in answers
+    }
+
+
+def timed(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression], settings: EvaluateConfig) -> Any:
+    started = time.perf_counter()
+    records = swept(engine, samples, some, settings)
+    return time.perf_counter() - started, records
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny-llama")
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--batch-rows", type=int, default=36)
+    arguments = measure.parse(parser)
+    loaded = load_model(
+        ModelConfig(
+            name=arguments.model, path=f"reference:{arguments.model}", dtype=arguments.dtype, device=arguments.device
+        )
+    )
+    settings = EvaluateConfig(n_samples=arguments.samples, length=arguments.length, batch_rows=arguments.batch_rows)
+    engine = Engine(loaded, TASK, settings)
+    samples = [
+        TASK.sample(split="evaluation", seed=0, index=i, length=arguments.length, count_tokens=loaded.count_tokens)
+        for i in range(arguments.samples)
+    ]
+    all_cells = cells(loaded, RATIOS)
+    swept(engine, samples[:1], all_cells, settings)  # warm-up
+    seconds, together = timed(engine, samples, all_cells, settings)
+    alone_seconds, alone = 0.0, {}
+    for cell in all_cells:  # prefilled for every cell and sample
+        for sample in samples:
+            one_seconds, record = timed(engine, [sample], [cell], settings)
+            alone_seconds += one_seconds
+            alone |= record
+    more = cells(loaded, [*RATIOS, *(ratio + 0.05 for ratio in RATIOS)])
+    curve = {n: timed(engine, samples, more[:n], settings)[0] for n in CURVE}
+    speedup, equal = alone_seconds / seconds, together == alone
+    rows = [
+        ("engine", f"{len(all_cells)}", f"{seconds:.1f}", f"{speedup:.1f}x", "equal" if equal else "DIFFERENT"),
+        ("one cell at a time", f"{len(all_cells)}", f"{alone_seconds:.1f}", "1x", ""),
+        *(("engine", str(n), f"{one:.1f}", "", f"{one / curve[1]:.2f} of one cell's") for n, one in curve.items()),
+    ]
+    title = f"{arguments.samples} samples of {arguments.length:,} tokens, {arguments.model}"
+    figures = {
+        "speedup": speedup,
+        "records_equal": equal,
+        "seconds": {"engine": seconds, "one_at_a_time": alone_seconds},
+        "curve": {str(n): one for n, one in curve.items()},
+    }
+    measure.report(title, ("how", "cells", "seconds", "speed", "records"), rows, figures, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What goes to PyTorch's FlashAttention and what is made of its answer; FlashAttention itself needs a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ragged_steps import Case, Step
+from torch import Tensor
+
+from baklava import ragged_attention
+
+varlen = pytest.importorskip("torch.nn.attention.varlen")
+
+
+def sequence_by_sequence(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """`varlen_attn` for one head: outputs `[T_q, 1, D]` and log-sum-exps."""
+    assert return_aux.lse and cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert len(cu_seq_q) == len(cu_seq_k)
+    assert (cu_seq_q.diff() == max_q).all() and int(cu_seq_k.diff().max()) <= max_k
+    assert int(cu_seq_q[-1]) == len(query) and int(cu_seq_k[-1]) == len(key) == len(value)
+    parts = []
+    for i in range(len(cu_seq_q) - 1):
+        one = slice(int(cu_seq_k[i]), int(cu_seq_k[i + 1]))
+        scores = query[cu_seq_q[i] : cu_seq_q[i + 1], 0] @ key[one, 0].T * scale
+        parts.append((scores.softmax(-1) @ value[one, 0], scores.logsumexp(-1)))
+    return torch.cat([part[0] for part in parts])[:, None], torch.cat([part[1] for part in parts])[None]
+
+
+@pytest.mark.parametrize("lengths", [(0, 0, 0, 0), (3000, 0, 70, 5), (0, 512, 64, 1100)])
+@pytest.mark.parametrize("n_queries", [1, 4])
+def test_equals_full_attention(lengths: tuple[int, ...], n_queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
+    monkeypatch.setattr(ragged_attention, "backend", lambda *_: "varlen")
+    step = Step.of(Case(2, lengths, n_queries=n_queries), "cpu")
+    output = ragged_attention.ragged_attention(step.query, step.entries, *step.tail, scaling=step.case.scaling)
+    torch.testing.assert_close(output.double(), step.expected(), rtol=0, atol=1e-5)

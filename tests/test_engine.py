@@ -1,0 +1,169 @@
+"""Answers do not depend on what is computed together; entries and bytes are the true ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baklava.budgets import Budgets
+from baklava.config import EvaluateConfig, ModelConfig
+from baklava.engine import MOST_PADDING, MOST_TOGETHER, Compression, Engine, Work, batches
+from baklava.eviction import POLICIES
+from baklava.models.load import LoadedModel, load_model
+from baklava.tasks import NeedleInHaystack, Sample
+
+LENGTH = 400
+TASK = NeedleInHaystack(name="needle", max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model(ModelConfig(name="tiny-llama", path="reference:tiny-llama", dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def cells(loaded: LoadedModel) -> list[Compression]:
+    shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
+    methods = [("streaming_llm", 0.3), ("streaming_llm", 0.9), ("snapkv", 0.6), ("h2o", 0.6), ("adakv", 0.8)]
+    return [
+        Compression.full(**shape),
+        *(
+            Compression("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
+            for name, ratio in methods
+        ),
+    ]
+
+
+def config(**changed: Any) -> EvaluateConfig:
+    return EvaluateConfig(n_samples=1, length=LENGTH, **changed)
+
+
+def sample(loaded: LoadedModel, index: int, *, length: int = LENGTH) -> Sample:
+    return TASK.sample(split="train", seed=0, index=index, length=length, count_tokens=loaded.count_tokens)
+
+
+def records(
+    loaded: LoadedModel, cells: list[Compression], samples: list[Sample], **settings: Any
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """Records by (sample, cell), without the seconds."""
+    engine = Engine(loaded, TASK, config(**settings))
+    found = {}
+    for batch in batches((engine.work(one, cells) for one in samples), config(**settings)):
+        for answers in engine.answers(batch):
+            for one in answers:
+                kept = {key: value for key, value in one.record.items() if key != "seconds"}
+                found[one.work.sample.index, one.cell.label] = kept
+    return found
+
+
+def test_answers_do_not_depend_on_batches_or_order(loaded: LoadedModel, cells: list[Compression]) -> None:
+    samples = [sample(loaded, index, length=length) for index, length in enumerate((400, 392, 400, 390))]
+    alone = records(loaded, cells, samples, batch_rows=1)
+    assert len(alone) == len(cells) * len(samples)
+    assert records(loaded, cells[::-1], samples, batch_rows=4) == alone
+    assert records(loaded, cells[2:], samples[::-1], batch_rows=64) == {
+        key: value for key, value in alone.items() if key[1] in {cell.label for cell in cells[2:]}
+    }
+
+
+def test_samples_of_unequal_length_are_read_together_where_cells_are_few(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baklava import engine as module
+
+    sizes: list[int] = []
+    prefill = module.prefill
+    monkeypatch.setattr(module, "prefill", lambda *a: sizes.append(len(a[1])) or prefill(*a))
+    samples = [sample(loaded, index, length=length) for index, length in enumerate((520, 490, 300, 300, 310))]
+    together = records(loaded, cells[:2], samples, batch_rows=6)
+    assert sizes == [2, 3]
+    assert together == records(loaded, cells[:2], samples, batch_rows=1)
+
+
+def test_little_memory_splits_the_rows_and_changes_nothing(loaded: LoadedModel, cells: list[Compression]) -> None:
+    samples = [sample(loaded, 5)]
+    plenty = records(loaded, cells, samples)
+    assert records(loaded, cells, samples, memory_gib=1e-9) == plenty
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baklava import engine as module
+
+    sizes: list[tuple[str, int]] = []
+    whole = {"prefill": module.prefill, "compressed": module.compressed}
+
+    def limited(what: str, most: int) -> Any:
+        def run(*arguments: Any) -> Any:
+            n = len(arguments[1] if what == "prefill" else arguments[2])
+            sizes.append((what, n))
+            if n > most:
+                raise torch.OutOfMemoryError
+            return whole[what](*arguments)
+
+        return run
+
+    samples = [sample(loaded, index) for index in range(2)]
+    expected = records(loaded, cells, samples)
+    monkeypatch.setattr(module, "prefill", limited("prefill", 1))
+    monkeypatch.setattr(module, "compressed", limited("compressed", 2))
+    assert records(loaded, cells, samples) == expected
+    one_sample = [("prefill", 1), *(("compressed", n) for n in (6, 3, 1, 1, 1, 1, 1, 1))]
+    assert sizes == [("prefill", 2), *one_sample, *one_sample]
+
+
+def test_entries_and_bytes_are_those_of_the_ratio(loaded: LoadedModel, cells: list[Compression]) -> None:
+    found = records(loaded, cells, [sample(loaded, 0)])
+    for cell in cells:
+        record = found[0, cell.label]
+        total = loaded.n_layers * loaded.n_kv_heads * record["context_tokens"]
+        assert record["total_entries"] == total
+        assert record["kept_entries"] == round((1 - cell.ratio) * total)
+        entry = 2 * loaded.model.config.head_dim * 4
+        assert record["kv_bytes"] == record["kept_entries"] * entry
+        assert record["kv_bytes_full"] == total * entry
+
+
+def test_the_full_cell_answers_as_plain_generate(loaded: LoadedModel, cells: list[Compression]) -> None:
+    one = sample(loaded, 3)
+    ids = loaded.encode(one.context, begin=True) + loaded.encode(one.question + one.answer_prefix)
+    made = loaded.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
+    expected = loaded.tokenizer.decode(made, skip_special_tokens=True)
+    assert records(loaded, cells[:1], [one])[3, "full"]["prediction"] == expected
+
+
+def test_question_aware_compresses_the_question_too(loaded: LoadedModel) -> None:
+    works = [
+        Engine(loaded, TASK, config(protocol=protocol)).work(sample(loaded, 0), [])
+        for protocol in ("question_agnostic", "question_aware")
+    ]
+    assert works[0].context + works[0].question == works[1].context + works[1].question
+    assert len(works[1].context) > len(works[0].context)
+
+
+def test_something_is_left_to_read_after_compression(loaded: LoadedModel) -> None:
+    empty = Sample(
+        index=0, context="The sky is blue.", question=" Why?", answer_prefix="", answers=(), max_new_tokens=1
+    )
+    work = Engine(loaded, TASK, config(protocol="question_aware")).work(empty, [])
+    assert len(work.question) == 1
+    assert work.context + work.question == loaded.encode("The sky is blue. Why?", begin=True)
+
+
+@settings(max_examples=80)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 8)), max_size=30), st.integers(1, 20))
+def test_batches_keep_order_rows_and_padding_within_bounds(sizes: list[tuple[int, int]], rows: int) -> None:
+    works = [Work(None, [0] * length, [0], [None] * cells) for length, cells in sizes]  # type: ignore[arg-type, list-item]
+    made = list(batches(works, config(batch_rows=rows)))
+    assert [one for batch in made for one in batch] == works
+    for batch in made:
+        lengths = [len(one.context) for one in batch]
+        assert len(batch) == 1 or sum(len(one.cells) for one in batch) <= rows
+        assert len(batch) <= MOST_TOGETHER
+        padded = len(batch) * max(lengths)
+        assert padded - sum(lengths) <= MOST_PADDING * padded
