@@ -9,12 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
 
 from baklava.attention import attach, check_attention
 from baklava.budgets import Budgets
 from baklava.compression import Compressed, RowSettings, compress
-from baklava.context import ContextCache, ContextLayer, cache_layers
+from baklava.context import AttendingLayer, ContextCache, ContextLayer, cache_layers
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.ragged_attention import ragged_attention
@@ -24,15 +23,11 @@ Decoding = Literal["grow", "fixed"]
 TAIL_GROWTH = 64
 
 
-class BudgetedLayer(CacheLayerMixin):
+class BudgetedLayer(AttendingLayer):
     """One layer's entries: those of the context are compressed as soon as it is read; later ones are taken in.
 
     `decoding` "grow" appends later tokens; "fixed" lets them overwrite entries, the least wanted first.
     """
-
-    is_sliding = False
-    is_compileable = False
-    supports_early_init = False
 
     def __init__(
         self, place: int, layer_index: int, config: PreTrainedConfig, settings: RowSettings, decoding: Decoding
@@ -61,10 +56,6 @@ class BudgetedLayer(CacheLayerMixin):
             self._layer_index, self._config, self._settings.policies, length, padding
         )
         self._context_length = length
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take in keys and values `[B, Hkv, T, D]`; returns what the attention hands on to `attend`."""
@@ -149,16 +140,6 @@ class BudgetedLayer(CacheLayerMixin):
         if self.compressed is not None:
             tensors += [self.compressed.entries.keys, self.compressed.entries.values]
         return _bytes(tensors)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Tokens seen, so that positions stay true; not the number of entries kept."""
-        return self.seen
-
-    def get_max_length(self) -> int:
-        return -1
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens (a negative number, as in transformers); never into the compressed context."""

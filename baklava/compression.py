@@ -15,7 +15,7 @@ from baklava.context import ContextLayer, RowGroup
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import ranking
-from baklava.ragged import RaggedEntries, slots_of
+from baklava.ragged import RaggedEntries, before_each, slots_of
 
 
 class RowSettings:
@@ -75,7 +75,7 @@ class Compressed:
         n_kv_heads = self.counts.shape[1]
         caches = (rows.cpu()[:, None] * n_kv_heads + torch.arange(n_kv_heads)).flatten()
         new, slots = slots_of(self.ring_counts[caches])
-        before = self.ring_counts.cumsum(0) - self.ring_counts
+        before = before_each(self.ring_counts)
         ring = self.ring[(before[caches][new] + slots).to(self.ring.device)]
         return Compressed(
             self.counts[rows.cpu()], self.entries.select(caches), ring, self.ring_counts[caches], self.written
@@ -87,7 +87,7 @@ class Compressed:
         taken = self.ring_counts.clamp(max=n_new)  # of a long step only the last tokens stay
         caches, nth = slots_of(taken)
         token = n_new - taken[caches] + nth
-        before = self.ring_counts.cumsum(0) - self.ring_counts
+        before = before_each(self.ring_counts)
         turn = before[caches] + (self.written + token) % self.ring_counts[caches].clamp(min=1)
         device = keys.device
         caches, token = caches.to(device), token.to(device)
@@ -109,7 +109,7 @@ def compress(context: ContextLayer, settings: RowSettings, place: int, source: T
     device = context.keys.device
     rank = torch.full((n_rows, n_kv_heads, length), length, device=device)
     sinks = torch.zeros_like(counts)
-    for policy in settings.policies if len(settings.policies) == 1 else dict.fromkeys(settings.policies):
+    for policy in dict.fromkeys(settings.policies):
         rows = torch.tensor([row for row in range(n_rows) if settings.policy(row) == policy])
         for group, scores in context.scores(policy):
             _rank(policy, group, scores, rows, source, counts, rank, sinks)
@@ -156,7 +156,7 @@ def _ring(rank: Tensor, counts: Tensor, ring_counts: Tensor) -> Tensor:
     caches, slots = slots_of(counts.to(device))
     turn = counts.to(device)[caches] - 1 - rank
     free = turn < ring_counts.to(device)[caches]
-    before = (ring_counts.cumsum(0) - ring_counts).to(device)
+    before = before_each(ring_counts).to(device)
     ring = torch.empty(int(ring_counts.sum()), dtype=torch.int64, device=device)
     ring[before[caches[free]] + turn[free]] = slots[free]
     return ring

@@ -37,16 +37,36 @@ class RowGroup:
         return torch.where(found.any(-1), found.int().argmax(-1), -1)
 
 
-class ContextLayer(CacheLayerMixin):
+class AttendingLayer(CacheLayerMixin):
+    """What our cache layers share: they see all tokens, `seen` so far, and attend by themselves."""
+
+    is_sliding = False
+    is_compileable = False
+    supports_early_init = False
+
+    seen: int = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, so that positions stay true; not the number of entries kept."""
+        return self.seen
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class ContextLayer(AttendingLayer):
     """One layer's full keys and values `[B, Hkv, T, D]`, read in one pass or in chunks.
 
     With `length`, the context's whole length, room is made once instead of at every chunk. `padding` `[B]` is how
     many tokens before each row's first are none; without it the mask of the first chunk tells.
     """
-
-    is_sliding = False
-    is_compileable = False
-    supports_early_init = False
 
     def __init__(
         self,
@@ -67,10 +87,6 @@ class ContextLayer(CacheLayerMixin):
         self._softcap: float | None = None
         self.seen = 0
         self.observed = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take in a chunk; returns all keys and values so far, for `attend`."""
@@ -140,15 +156,6 @@ class ContextLayer(CacheLayerMixin):
             for row in range(self.n_rows) if group.rows is None else group.rows.tolist():
                 lengths[row] -= group.padding
         return lengths
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.seen
-
-    def get_max_length(self) -> int:
-        return -1
 
     def reset(self) -> None:
         self.__init__(self._layer_index, self._config, self._policies)  # type: ignore[misc]

@@ -47,6 +47,7 @@ class _Run:
         self._task = job.task.build()
         self._tokenizer = load_tokenizer(job.model)
         self._cells = _cells(job)
+        self._places = {id(cell): place for place, cell in enumerate(self._cells)}
         self._store = Store(job.store)
         self._keys: list[list[str]] = []  # of each sample, one per cell
         self.failed: dict[int, str] = {}
@@ -105,11 +106,10 @@ class _Run:
 
     def keep(self, answers: list[Answer]) -> None:
         """Put answers in the store, and show how the scores stand."""
-        places = {id(cell): place for place, cell in enumerate(self._cells)}
         entries = {}
         for one in answers:
-            place = places[id(one.cell)]
-            entries[self._keys_of(one.work.sample)[place]] = one.record
+            place = self._places[id(one.cell)]
+            entries[self._keys[one.work.sample.index][place]] = one.record
             self._scores[place][0] += one.record["score"]
             self._scores[place][1] += 1
         self._store.add(entries)

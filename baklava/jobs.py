@@ -218,12 +218,7 @@ def _all_cells(config: ExperimentConfig, layout: Layout, model: str) -> tuple[Me
 
 
 def _all_budgets(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
-    return tuple(
-        layout.budgets(model, allocator, eviction, ratio)
-        for model in config.models
-        for allocator, eviction in walk(config)
-        for ratio in config.compressed_ratios
-    )
+    return tuple(cell.path for model in config.models for cell in _all_cells(config, layout, model))
 
 
 Jobs = Callable[[ExperimentConfig, Layout], Iterator[Strict]]

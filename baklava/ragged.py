@@ -60,13 +60,13 @@ class Layout:
         caches = torch.arange(len(counts))
         for length in PIECES:
             n_pieces = left // length
-            self._starts.append(start + length * _before(n_pieces))
+            self._starts.append(start + length * before_each(n_pieces))
             self._ends.append(counts - left + length * n_pieces)
             self._pieces.append(Pieces(start, length, caches.repeat_interleave(n_pieces).to(device)))
             start += length * int(n_pieces.sum())
             left = left - length * n_pieces
         self._left = left
-        self._starts.append(start + _before(left))
+        self._starts.append(start + before_each(left))
         self._ends.append(counts)
         self.n_entries = start + int(left.sum())
         self._items: dict[int, WorkItems] = {}
@@ -119,14 +119,15 @@ class Layout:
         return starts[kind, cache], lengths[kind, cache], cache
 
 
-def _before(counts: Tensor) -> Tensor:
+def before_each(counts: Tensor) -> Tensor:
+    """How many entries lie before those of each KV cache."""
     return counts.cumsum(0) - counts
 
 
 def slots_of(counts: Tensor) -> tuple[Tensor, Tensor]:
     """KV cache and slot of every entry, cache by cache: two `[N]` for `counts` `[C]`."""
     caches = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    return caches, torch.arange(len(caches), device=counts.device) - _before(counts)[caches]
+    return caches, torch.arange(len(caches), device=counts.device) - before_each(counts)[caches]
 
 
 class RaggedEntries:
