@@ -24,7 +24,7 @@ class Stage:
 STAGES = {
     "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts"),
     "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache"),
-    "allocate": Stage("AllocateJob", "baklava.search:allocate", "search and write the memory budgets"),
+    "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets"),
     "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget"),
     "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself"),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),

@@ -102,7 +102,7 @@ def _write_budgets(config: ExperimentConfig, model: str, allocator: str, ratio: 
     if not job.profile.is_file():
         raise UserError(f"{job.profile}: no profile to make budgets from; make it with `baklava profile`")
     path = layout.plan(model, allocator, eviction, ratio)
-    from baklava.search import allocate
+    from baklava.allocation import allocate
 
     allocate(job.model_copy(update={"budgets": {ratio: path}, "trace": path.with_suffix(".parquet")}))
     print(f"  budgets: {path}")

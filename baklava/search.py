@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from baklava.allocate import Allocator, Uniform
+from baklava.allocate import Allocator, Fitted, Uniform, budgets_of
 from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
 from baklava.config import SearchConfig
-from baklava.eviction import EvictionPolicy
-from baklava.files import atomic
-from baklava.generation import compressed, continuation_losses, prefill
 from baklava.jobs import AllocateJob
-from baklava.models.load import LoadedModel, load_model
+from baklava.models.load import load_model
 from baklava.profile import Profile
+from baklava.replay import Replay
 
 # Successive halving: each round adds prompts and keeps the best part of the candidates.
 ROUNDS = ((0.25, 1.0), (0.5, 0.25), (1.0, 0.08))  # (prompts seen by the end of the round, candidates in it)
@@ -47,26 +44,6 @@ class Trial:
         return float(np.mean(self.losses))
 
 
-class Replay:
-    """Losses of continuations under compressed caches, many caches over one shared prefill."""
-
-    def __init__(self, loaded: LoadedModel, policy: EvictionPolicy, *, batch_rows: int):
-        self._loaded = loaded
-        self._policy = policy
-        self._batch_rows = batch_rows
-
-    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        """Mean loss per answer token of one prompt under each of the budgets."""
-        context, question, answer = prompt.token_ids(self._loaded)
-        full = prefill(self._loaded, [context], [self._policy])
-        parts = []
-        for start in range(0, len(budgets), self._batch_rows):
-            rows = budgets[start : start + self._batch_rows]
-            cache = compressed(self._loaded, full, rows, [self._policy] * len(rows))
-            parts.append(continuation_losses(self._loaded, cache, question, answer).double().numpy())
-        return np.concatenate(parts)
-
-
 def _candidates(allocator: Allocator, profile: Profile, ratio: float, settings: SearchConfig) -> list[Candidate]:
     """Uniform first, then the allocator's own; mappings that give the same shares count once."""
     tried: dict[bytes, Candidate] = {}
@@ -74,21 +51,8 @@ def _candidates(allocator: Allocator, profile: Profile, ratio: float, settings: 
     for one in (Uniform(name="uniform"), *own):
         shares = np.round(one.shares(profile, ratio), 9)
         if shares.tobytes() not in tried:
-            tried[shares.tobytes()] = Candidate(one, _budgets(one, profile, ratio))
+            tried[shares.tobytes()] = Candidate(one, budgets_of(one, profile, ratio))
     return list(tried.values())
-
-
-def _budgets(allocator: Allocator, profile: Profile, ratio: float) -> Budgets:
-    parameters = {key: value for key, value in asdict(allocator).items() if key not in ("name", "search")}
-    provenance = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
-    return Budgets.from_shares(
-        allocator.shares(profile, ratio),
-        ratio=ratio,
-        model=profile.model,
-        allocator=allocator.name,
-        parameters=parameters,
-        provenance=provenance,
-    )
 
 
 def search(
@@ -128,6 +92,40 @@ def search(
     return trials, float(np.mean(full_losses))
 
 
+def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
+    """The best mapping for every ratio of the job, and what was tried."""
+    candidates = {ratio: _candidates(allocator, profile, ratio, job.search) for ratio in job.budgets}
+    trials, loss_full = _run_search(job, profile, candidates)
+    winners = {ratio: _winner(job, trials[ratio], candidates[ratio][0], loss_full) for ratio in job.budgets}
+    return Fitted(winners, _trace(job, trials))
+
+
+def _run_search(
+    job: AllocateJob, profile: Profile, candidates: dict[float, list[Candidate]]
+) -> tuple[dict[float, list[Trial]], float]:
+    prompts = Calibration.load(job.prompts).search
+    loaded = load_model(job.model)
+    replay = Replay(loaded, job.eviction.build(), batch_rows=job.search.batch_rows)
+    full = Budgets.uniform(n_layers=profile.n_layers, n_kv_heads=profile.n_kv_heads, ratio=0.0)
+    with tqdm(total=len(prompts), desc=f"search {job.model.name} {job.allocator.name}", unit="prompt") as progress:
+        return search(candidates, replay, prompts, full=full, progress=progress)
+
+
+def _winner(job: AllocateJob, trials: list[Trial], uniform: Candidate, loss_full: float) -> Budgets:
+    winner = trials[0]
+    loss_uniform = next(trial.loss for trial in trials if trial.candidate is uniform)
+    found = winner.candidate.budgets
+    losses = {"loss": winner.loss, "loss_uniform": loss_uniform, "loss_full": loss_full}
+    return Budgets.from_shares(
+        found.shares,
+        ratio=found.ratio,
+        model=found.model,
+        allocator=job.allocator.name,
+        parameters={"mapping": winner.candidate.allocator.name, **found.parameters},
+        provenance={**found.provenance, **losses, "n_prompts": len(winner.losses), "n_candidates": len(trials)},
+    )
+
+
 def _trace(job: AllocateJob, trials: dict[float, list[Trial]]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for ratio, some in trials.items():
@@ -152,44 +150,6 @@ def _trace(job: AllocateJob, trials: dict[float, list[Trial]]) -> pd.DataFrame:
     return frame.astype({**numbers, "estimator": "string", "pool": "string", "chosen": "bool"})
 
 
-def allocate(job: AllocateJob) -> None:
-    """Write the budgets of one method at every ratio, and the trace of the search (empty where nothing is searched)."""
-    profile = Profile.load(job.profile)
-    allocator = job.allocator.build()
-    trials: dict[float, list[Trial]] = {}
-    if len(allocator.candidates(profile, n=job.search.n_candidates, seed=job.search.seed)) == 1:
-        for ratio, path in job.budgets.items():
-            _budgets(allocator, profile, ratio).save(path)
-    else:
-        candidates = {ratio: _candidates(allocator, profile, ratio, job.search) for ratio in job.budgets}
-        trials, loss_full = _run_search(job, profile, candidates)
-        for ratio, path in job.budgets.items():
-            _save_winner(job, trials[ratio], candidates[ratio][0], loss_full, path)
-    with atomic(job.trace) as unfinished:
-        _trace(job, trials).to_parquet(unfinished, index=False)
-
-
-def _run_search(
-    job: AllocateJob, profile: Profile, candidates: dict[float, list[Candidate]]
-) -> tuple[dict[float, list[Trial]], float]:
-    prompts = Calibration.load(job.prompts).search
-    loaded = load_model(job.model)
-    replay = Replay(loaded, job.eviction.build(), batch_rows=job.search.batch_rows)
-    full = Budgets.uniform(n_layers=profile.n_layers, n_kv_heads=profile.n_kv_heads, ratio=0.0)
-    with tqdm(total=len(prompts), desc=f"search {job.model.name} {job.allocator.name}", unit="prompt") as progress:
-        return search(candidates, replay, prompts, full=full, progress=progress)
-
-
-def _save_winner(job: AllocateJob, trials: list[Trial], uniform: Candidate, loss_full: float, path: Any) -> None:
-    winner = trials[0]
-    loss_uniform = next(trial.loss for trial in trials if trial.candidate is uniform)
-    found = winner.candidate.budgets
-    losses = {"loss": winner.loss, "loss_uniform": loss_uniform, "loss_full": loss_full}
-    Budgets.from_shares(
-        found.shares,
-        ratio=found.ratio,
-        model=found.model,
-        allocator=job.allocator.name,
-        parameters={"mapping": winner.candidate.allocator.name, **found.parameters},
-        provenance={**found.provenance, **losses, "n_prompts": len(winner.losses), "n_candidates": len(trials)},
-    ).save(path)
+def empty_trace(job: AllocateJob) -> pd.DataFrame:
+    """The trace of an allocator that tries nothing."""
+    return _trace(job, {})

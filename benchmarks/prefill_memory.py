@@ -8,7 +8,9 @@ Counts the storages of all live tensors but the weights at the moment each layer
 from __future__ import annotations
 
 import gc
+import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from typing import Any
 
 import measure
@@ -22,9 +24,12 @@ from baklava import BudgetedCache, Budgets
 def live_bytes(but: set[int]) -> int:
     """Bytes of the storages of live tensors, those in `but` left out."""
     storages = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor) and thing.device.type != "meta":
-            storage = thing.untyped_storage()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of objects that warn when they are looked at
+        tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    for tensor in tensors:
+        if tensor.device.type != "meta":
+            storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(size for place, size in storages.items() if place not in but)
 
@@ -45,15 +50,19 @@ def main() -> None:
         n_layers=config.num_hidden_layers, n_kv_heads=config.num_key_value_heads, ratio=arguments.ratio
     )
     alive: dict[str, list[int]] = {}
-    caches = {"DynamicCache": DynamicCache(config=config), "BudgetedCache": BudgetedCache(config, budgets)}
-    for name, cache in caches.items():
+    caches: dict[str, Callable[[], Any]] = {
+        "DynamicCache": lambda: DynamicCache(config=config),
+        "BudgetedCache": lambda: BudgetedCache(config, budgets),
+    }
+    for name, make in caches.items():
+        gc.collect()
         alive[name] = []
 
         def observer(*_: Any, seen: list[int] = alive[name]) -> None:
             seen.append(live_bytes(weights))
 
         with torch.inference_mode():
-            model(context, past_key_values=cache, use_cache=True, logits_to_keep=1, observer=observer)
+            model(context, past_key_values=make(), use_cache=True, logits_to_keep=1, observer=observer)
     itemsize = measure.DTYPES[arguments.dtype].itemsize
     head_dim = config.hidden_size // config.num_attention_heads
     layer = 2 * config.num_key_value_heads * head_dim * arguments.context * itemsize
@@ -62,7 +71,8 @@ def main() -> None:
         (str(i), *(f"{alive[name][i] / 2**20:.1f}" for name in caches), f"{(i * layer) / 2**20:.1f}")
         for i in range(config.num_hidden_layers)
     ]
-    growth = {name: (some[-1] - some[0]) / (len(some) - 1) / layer for name, some in alive.items()}
+    # From the second layer on: the residual stream comes into being between the first and the second.
+    growth = {name: (some[-1] - some[1]) / (len(some) - 2) / layer for name, some in alive.items()}
     title = (
         f"Live MiB besides the weights after each layer's attention, {arguments.context:,} tokens, "
         f"r = {arguments.ratio:g}; one layer's full KV is {mib[0]}, compressed {mib[1]}; growth per layer, "

@@ -14,7 +14,8 @@ from baklava.eviction import StreamingLLM
 from baklava.generation import compressed, continuation_losses, prefill
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile
-from baklava.search import Candidate, Replay, _candidates, search
+from baklava.replay import Replay
+from baklava.search import Candidate, _candidates, search
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(8)]
 

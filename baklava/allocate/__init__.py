@@ -3,6 +3,7 @@
 from baklava.allocate.baklava import Baklava
 from baklava.allocate.base import Allocator
 from baklava.allocate.duo import Duo
+from baklava.allocate.fitted import Fitted, budgets_of
 from baklava.allocate.headkv import HeadKV
 from baklava.allocate.lu_curve import LuCurve
 from baklava.allocate.pyramid import Pyramid
@@ -19,10 +20,12 @@ __all__ = [
     "Allocator",
     "Baklava",
     "Duo",
+    "Fitted",
     "HeadKV",
     "LuCurve",
     "Pyramid",
     "Random",
     "Squeeze",
     "Uniform",
+    "budgets_of",
 ]

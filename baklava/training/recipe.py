@@ -37,6 +37,14 @@ class Architecture(Strict):
     rope_theta: float = 10_000.0
 
 
+class Cycle(Strict):
+    """Steps of one rise and fall of the learning rate; a second cycle goes on with a trained model."""
+
+    steps: int = Field(ge=1)
+    decay_steps: int = Field(default=450, ge=1)
+    learning_rate: float = 2e-3
+
+
 class Recipe(Strict):
     """Everything that determines the weights, up to floating-point arithmetic."""
 
@@ -44,11 +52,9 @@ class Recipe(Strict):
     seed: int
     architecture: Architecture
     stages: tuple[Stage, ...]
-    steps: int = Field(ge=1)
+    cycles: tuple[Cycle, ...] = Field(min_length=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     warmup_steps: int = 100
-    decay_steps: int = 1_000
-    learning_rate: float = 2e-3
     final_learning_rate: float = 1e-4
     weight_decay: float = 0.05
     background_weight: float = 0.1
@@ -58,13 +64,22 @@ class Recipe(Strict):
     clip_norm: float = 1.0
     save_every: int = 100
 
+    @property
+    def steps(self) -> int:
+        return sum(cycle.steps for cycle in self.cycles)
+
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, constant, then a linear fall over the last `decay_steps`."""
-        left = self.steps - step
-        if left < self.decay_steps:
-            fall = left / self.decay_steps
-            return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * fall
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
+        """In each cycle a linear warm-up, constant, then a linear fall over its last `decay_steps`."""
+        for cycle in self.cycles:
+            if step < cycle.steps or cycle is self.cycles[-1]:
+                break
+            step -= cycle.steps
+        left = cycle.steps - step
+        if left < cycle.decay_steps:
+            return (
+                self.final_learning_rate + (cycle.learning_rate - self.final_learning_rate) * left / cycle.decay_steps
+            )
+        return cycle.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
 
     def weight(self, mark: Mark, rng: random.Random) -> float:
         """Weight of a token's loss; 0 for the background tokens that are left out."""

@@ -123,7 +123,7 @@ def _advance(progress: Progress, stage: Stage, n_stages: int, accuracy: float | 
 
 def build_optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for all weights, or Muon (arXiv 2502.16982) for the matrices inside the layers and AdamW for the rest."""
-    rate, decay = recipe.learning_rate, recipe.weight_decay
+    rate, decay = recipe.learning_rate_at(0), recipe.weight_decay
     inside: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in model.named_parameters():

@@ -12,7 +12,7 @@ from baklava.config import ProfileConfig
 from baklava.eviction import StreamingLLM
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile, profile_prompts
-from baklava.search import Replay
+from baklava.replay import Replay
 
 # Sinks and a window, as the profile simulates them: a share of 0.15 of 80 entries.
 LITTLE = 0.15

@@ -31,10 +31,8 @@ def recipe(**changes: Any) -> Recipe:
         "seed": 0,
         "architecture": ARCHITECTURE,
         "stages": [{"length": 32, "rows": 1, "mix": {"repetition": 1.0}}],
-        "steps": 1000,
+        "cycles": [{"steps": 1000, "decay_steps": 200, "learning_rate": 2e-3}],
         "warmup_steps": 100,
-        "decay_steps": 200,
-        "learning_rate": 2e-3,
         "final_learning_rate": 1e-4,
     }
     return Recipe.model_validate({**values, **changes})
@@ -58,12 +56,21 @@ class TestLearningRate:
 
     @given(st.integers(1, 400), st.integers(1, 400))
     def test_never_jumps(self, warmup: int, decay: int) -> None:
-        one = recipe(warmup_steps=warmup, decay_steps=decay)
+        one = recipe(warmup_steps=warmup, cycles=[{"steps": 1000, "decay_steps": decay, "learning_rate": 2e-3}])
         rates = [one.learning_rate_at(step) for step in range(1001)]
         steepest = 2e-3 / min(warmup, decay)
         assert all(abs(after - before) <= steepest + 1e-12 for before, after in pairwise(rates))
         assert max(rates) == 2e-3
         assert min(rates) > 0
+
+    def test_a_second_cycle_rises_and_falls_again(self) -> None:
+        first = {"steps": 1000, "decay_steps": 200, "learning_rate": 2e-3}
+        one = recipe(cycles=[first, {"steps": 500, "decay_steps": 100, "learning_rate": 1e-3}])
+        assert one.steps == 1500
+        assert one.learning_rate_at(999) < 1.2e-4
+        assert [one.learning_rate_at(step) for step in (1049, 1099, 1400)] == pytest.approx([5e-4, 1e-3, 1e-3])
+        assert one.learning_rate_at(1450) == pytest.approx((1e-3 + 1e-4) / 2)
+        assert one.learning_rate_at(1500) == pytest.approx(1e-4)
 
 
 class TestLossWeight:
@@ -84,7 +91,8 @@ class TestLossWeight:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"steps": 0},
+        {"cycles": []},
+        {"cycles": [{"steps": 0}]},
         {"nonsense": 1},
         {"architecture": {**ARCHITECTURE, "family": "gpt2"}},
         {"architecture": {**ARCHITECTURE, "nonsense": 1}},

@@ -1,0 +1,25 @@
+"""`baklava allocate`: budgets of one method at every ratio, computed from the profile or found by a search."""
+
+from __future__ import annotations
+
+from baklava.allocate import Allocator, Fitted, budgets_of
+from baklava.files import atomic
+from baklava.jobs import AllocateJob
+from baklava.profile import Profile
+from baklava.search import empty_trace, searched_budgets
+
+
+def allocate(job: AllocateJob) -> None:
+    """Write the budgets of one method at every ratio, and the trace of how they were found (empty for most)."""
+    profile = Profile.load(job.profile)
+    fitted = _fitted(job, job.allocator.build(), profile)
+    for ratio, path in job.budgets.items():
+        fitted.budgets[ratio].save(path)
+    with atomic(job.trace) as unfinished:
+        fitted.trace.to_parquet(unfinished, index=False)
+
+
+def _fitted(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
+    if len(allocator.candidates(profile, n=job.search.n_candidates, seed=job.search.seed)) > 1:
+        return searched_budgets(job, allocator, profile)
+    return Fitted({ratio: budgets_of(allocator, profile, ratio) for ratio in job.budgets}, empty_trace(job))
