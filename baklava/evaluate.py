@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from baklava import timings
 from baklava.budgets import Budgets
 from baklava.engine import Answer, Compression, Engine, Work, batches, cells_of
 from baklava.errors import UserError
@@ -34,6 +35,8 @@ def evaluate(job: EvaluateJob) -> int:
             for answers in run.engine.answers(batch):
                 run.keep(answers)
     write_parquet_rows(job.records, run.rows(), COLUMNS, schema=SCHEMA)
+    answered = (row for row in run.rows() if not row["failed"])
+    write_parquet_rows(job.timings, answered, timings.COLUMNS, schema=timings.SCHEMA)
     for index, reason in run.failed.items():
         tqdm.write(f"task {job.task.name}: sample {index} failed: {reason}")
     return len(run.failed)
@@ -121,7 +124,7 @@ class _Run:
             self.progress.set_postfix_str(f"{full}lowest {means[lowest]:.2f} ({lowest})")
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All records, by sample and cell."""
+        """All records, by sample and cell, with the seconds of those that were answered."""
         job = self._job
         constant = {
             "model": job.model.name,

@@ -41,6 +41,10 @@ class Layout:
     def records(self, model: str, task: str) -> Path:
         return self.root / "records" / model / f"{task}.parquet"
 
+    def timings(self, model: str, task: str) -> Path:
+        """Seconds per record, which differ from run to run and so have a file of their own."""
+        return self.root / "timings" / model / f"{task}.parquet"
+
     def store(self, model: str, task: str) -> Path:
         """Finished answers, which outlive changes of the experiment; no target of the workflow."""
         return self.root / "store" / model / f"{task}.lines"
@@ -59,6 +63,10 @@ class Layout:
     @property
     def headline(self) -> Path:
         return self.root / "headline.json"
+
+    @property
+    def timings_csv(self) -> Path:
+        return self.root / "timings.csv"
 
     @property
     def figures(self) -> Path:
