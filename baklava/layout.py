@@ -22,6 +22,11 @@ class Layout:
     def root(self) -> Path:
         return self.results / self.experiment
 
+    @property
+    def experiment_json(self) -> Path:
+        """Which experiment the folder belongs to, with its settings."""
+        return self.root / "experiment.json"
+
     def prompts(self, model: str) -> Path:
         return self.root / "calibration" / f"{model}.json"
 
