@@ -12,7 +12,7 @@ SNAKEFMT_LINE := 120
 KVPRESS := .venv-kvpress
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report ui test test-kvpress lint format
+.PHONY: help env demo report ui unlock test test-faults test-kvpress lint format
 
 help: ## show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ report: env ## bundle an experiment's figures and table into one HTML file
 	@$(BIN)/snakemake --quiet all --config experiment=$(EXPERIMENT) --report results/$(EXPERIMENT)/report.html
 	@echo "results/$(EXPERIMENT)/report.html"
 
+unlock: env ## release what a killed run of Snakemake left locked (make sure that none is running)
+	@$(SNAKEMAKE) --quiet all --unlock --config experiment=$(EXPERIMENT)
+
 ui: env ## compare all runs in MLflow, in the browser
 	@test -f results/mlflow.db || { echo "error: no results/mlflow.db yet; run \`make demo\` first" >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
@@ -47,6 +50,9 @@ ui: env ## compare all runs in MLflow, in the browser
 
 test: env lint ## lint, unit tests, and one small experiment from end to end
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-faults: env ## kill the workflow at twenty moments, fill the disk, damage files (minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m '' -s tests/faults
 
 test-kvpress: $(KVPRESS)/.installed ## compare the eviction policies with kvpress, in an environment of its own
 	HF_HUB_OFFLINE=1 $(KVPRESS)/bin/python -m pytest tests/kvpress

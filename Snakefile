@@ -25,6 +25,10 @@ rule all:
         f"Results: {layout.root}"
 
 
+onstart:
+    claim_results(experiment, overrides)
+
+
 include: "workflow/rules/profile.smk"
 include: "workflow/rules/budgets.smk"
 include: "workflow/rules/records.smk"

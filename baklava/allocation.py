@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from baklava.allocate import Allocator, Fitted, budgets_of
+from baklava.errors import UserError
 from baklava.files import atomic
 from baklava.jobs import AllocateJob
+from baklava.models.load import content
 from baklava.profile import Profile
 from baklava.search import empty_trace, searched_budgets
 
@@ -12,6 +14,12 @@ from baklava.search import empty_trace, searched_budgets
 def allocate(job: AllocateJob) -> None:
     """Write the budgets of one method at every ratio, and the trace of how they were found (empty for most)."""
     profile = Profile.load(job.profile)
+    measured = profile.meta.get("content")
+    if measured is not None and content(job.model) not in (measured, None):
+        raise UserError(
+            f"{job.profile}: measured on other files than {job.model.path} holds now; remove the profile and make it "
+            "again, or restore the model"
+        )
     fitted = _fitted(job, job.allocator.build(), profile)
     for ratio, path in job.budgets.items():
         fitted.budgets[ratio].save(path)

@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from baklava.config import CalibrationConfig, TextConfig
+from baklava.checkpoint import read_shape
+from baklava.config import CalibrationConfig, ModelConfig, TextConfig
 from baklava.errors import UserError
 from baklava.files import read_json, write_json
 from baklava.jobs import CalibrateJob
@@ -157,6 +158,7 @@ def text_prompts(
 def calibrate(job: CalibrateJob) -> None:
     """Write calibration prompts: of the tasks, of a text, or of both by turns."""
     settings, text = job.calibration, job.calibration.text
+    shape = read_shape(job.model)  # first: a model that cannot be used is refused before any work on it
     n = settings.n_profile + settings.n_search
     sources: list[Iterator[Prompt]] = []
     if settings.tasks:
@@ -175,4 +177,14 @@ def calibrate(job: CalibrateJob) -> None:
                 "n_search"
             )
         prompts.append(prompt)
+    _check_vocabulary(job.model, prompts[0], shape.vocabulary)
     Calibration(tuple(prompts[: settings.n_profile]), tuple(prompts[settings.n_profile :])).save(job.prompts)
+
+
+def _check_vocabulary(model: ModelConfig, prompt: Prompt, vocabulary: int) -> None:
+    largest = max(load_tokenizer(model).encode(prompt.context + prompt.question + prompt.answer))
+    if largest >= vocabulary:
+        raise UserError(
+            f"model {model.name}: its tokenizer gives token {largest}, and the model has {vocabulary} tokens; "
+            f"put the tokenizer that belongs to it into {model.path}"
+        )

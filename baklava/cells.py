@@ -61,7 +61,6 @@ class Samples:
     total_entries: NDArray[np.int64]
     kv_bytes: NDArray[np.int64]
     kv_bytes_full: NDArray[np.int64]
-    seconds: NDArray[np.float64]
     n_failed: int = 0  # samples besides these that failed, in this cell or in one that it is compared with
 
 
@@ -112,9 +111,8 @@ def _read(path: Path) -> pd.DataFrame:
     if records.empty:
         raise UserError(f"{path}: the records file is empty; make it again with `baklava evaluate`")
     answered = records[records["failed"] == ""]
-    for name in ("score", "seconds"):
-        if not np.isfinite(answered[name]).all():
-            raise UserError(f"{path}: column {name} holds values that are no numbers")
+    if not np.isfinite(answered["score"]).all():
+        raise UserError(f"{path}: column score holds values that are no numbers")
     if (answered["total_entries"] <= 0).any():
         raise UserError(f"{path}: column total_entries holds values that are not positive")
     return records

@@ -12,7 +12,7 @@ from typing import Any
 from baklava.config import ModelConfig
 from baklava.context import budgeted_layers
 from baklava.errors import UserError
-from baklava.models.load import resolve
+from baklava.models.load import line, resolve
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -47,10 +47,8 @@ def read_shape(model: ModelConfig) -> ModelShape:
         config = AutoConfig.from_pretrained(
             resolve(model), revision=model.revision, trust_remote_code=model.trust_remote_code
         ).get_text_config(decoder=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model {model.name}: cannot read the config of {model.path}: {str(error).strip().splitlines()[0]}"
-        ) from None
+    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
+        raise UserError(f"model {model.name}: cannot read the config of {model.path}: {line(error)}") from None
     budgeted = len(budgeted_layers(config))
     try:
         return ModelShape(

@@ -38,6 +38,9 @@ def _load(reference: str) -> object:
     return getattr(importlib.import_module(module), name)
 
 
+# The stages that load a model.
+WITH_MODELS = ("calibrate", "profile", "allocate", "evaluate", "measure")
+
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3
 
@@ -47,6 +50,8 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
     from baklava import jobs
     from baklava.config import check, compose
     from baklava.layout import Layout
+    from baklava.ownership import claim_results
+    from baklava.ready import check_ready
 
     stage = STAGES[name]
     job_class = getattr(jobs, stage.job)
@@ -62,6 +67,8 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
         work = [check(job_class, values, source="--job")]
     else:
         config = compose(overrides)
+        check_ready(config, overrides, models=name in WITH_MODELS)
+        claim_results(config, overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
     return sum(run(one) or 0 for one in work)

@@ -10,12 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from baklava import timings
 from baklava.budgets import Budgets
 from baklava.engine import Answer, Compression, Engine, Work, batches, cells_of
 from baklava.errors import UserError
-from baklava.fingerprint import fingerprint, folder_fingerprint
+from baklava.fingerprint import fingerprint
 from baklava.jobs import EvaluateJob
-from baklava.models.load import LoadedModel, load_model, load_tokenizer, resolve
+from baklava.models.load import LoadedModel, content, load_model, load_tokenizer, resolve
 from baklava.parquet import write_parquet_rows
 from baklava.records import COLUMNS, SCHEMA, failed_record
 from baklava.store import Store
@@ -34,6 +35,8 @@ def evaluate(job: EvaluateJob) -> int:
             for answers in run.engine.answers(batch):
                 run.keep(answers)
     write_parquet_rows(job.records, run.rows(), COLUMNS, schema=SCHEMA)
+    answered = (row for row in run.rows() if not row["failed"])
+    write_parquet_rows(job.timings, answered, timings.COLUMNS, schema=timings.SCHEMA)
     for index, reason in run.failed.items():
         tqdm.write(f"task {job.task.name}: sample {index} failed: {reason}")
     return len(run.failed)
@@ -48,7 +51,7 @@ class _Run:
         self._tokenizer = load_tokenizer(job.model)
         self._cells = _cells(job)
         self._places = {id(cell): place for place, cell in enumerate(self._cells)}
-        self._store = Store(job.store)
+        self._store = Store(job.store, alone=True)
         self._keys: list[list[str]] = []  # of each sample, one per cell
         self.failed: dict[int, str] = {}
         self._scores = {cell: [0.0, 0] for cell in range(len(self._cells))}
@@ -121,7 +124,7 @@ class _Run:
             self.progress.set_postfix_str(f"{full}lowest {means[lowest]:.2f} ({lowest})")
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All records, by sample and cell."""
+        """All records, by sample and cell, with the seconds of those that were answered."""
         job = self._job
         constant = {
             "model": job.model.name,
@@ -140,9 +143,8 @@ class _Run:
 def _identity(job: EvaluateJob) -> dict[str, Any]:
     """Of the model: where it comes from, its arithmetic, and its files where they are at hand."""
     config = job.model
-    folder = Path(resolve(config))
-    content = folder_fingerprint(folder) if folder.is_dir() else config.revision
-    return {"content": content, "path": "" if folder.is_dir() else config.path, "dtype": config.dtype}
+    at_hand = Path(resolve(config)).is_dir()
+    return {"content": content(config), "path": "" if at_hand else config.path, "dtype": config.dtype}
 
 
 def _cells(job: EvaluateJob) -> list[Compression]:

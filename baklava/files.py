@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
+import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,37 +16,99 @@ from typing import Any
 
 from baklava.errors import UserError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes `path`'s place only if the block ends well."""
+    """A temporary path beside `path` to write to; it takes `path`'s place only if the block ends well.
+
+    What processes that were killed had begun to write for `path` is removed. Write the file in place: a lock on it
+    shows that its writer lives.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    _remove_abandoned(path)
+    unfinished, handle = _begun(path)
     try:
         yield unfinished
+        os.fsync(handle)  # where a full disk shows at last, and so that a power failure leaves no empty file
         unfinished.replace(path)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            message = f"{os.strerror(error.errno)}; earlier files are as they were, make room and run again"
+            raise OSError(error.errno, message, str(path)) from None
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _begun(path: Path) -> tuple[Path, int]:
+    """A new file that no other process takes for abandoned as long as its handle is open."""
+    while True:
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+        handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if lock(handle) is None or unfinished.exists():  # else it was removed before the lock held
+            return unfinished, handle
+        os.close(handle)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        try:
+            handle = os.open(unfinished, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        if lock(handle):
+            unfinished.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def lock(handle: int, *, wait: bool = False) -> bool | None:
+    """Lock an open file until it is closed. False: another process holds it. None: the file system has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def write_json(path: Path, values: dict[str, Any], *, schema: int) -> None:
-    """Write `values` with their schema version first, indented, keys in the order given."""
+    """Write `values` with their schema version first and a checksum last, indented, keys in the order given."""
+    described = {"schema_version": schema, **values}
     with atomic(path) as unfinished:
-        unfinished.write_text(json.dumps({"schema_version": schema, **values}, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps({**described, "sha256": _checksum(described)}, indent=1)
+        unfinished.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, *, schema: int, what: str) -> dict[str, Any]:
-    """Read what `write_json` wrote. Raises `UserError` for a missing, broken or newer file."""
+    """Read what `write_json` wrote. Raises `UserError` for a missing, broken or newer file.
+
+    The checksum may be missing, so that a file can be written by hand.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what} file") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable {what} file ({' '.join(str(error).split())})") from None
-    version = values.pop("schema_version", None) if isinstance(values, dict) else None
-    if type(version) is not int:
+    if not isinstance(values, dict) or type(values.get("schema_version")) is not int:
         raise UserError(f"{path}: not a {what} file: it has no schema_version")
+    checksum = values.pop("sha256", None)
+    version = values["schema_version"]
     if version != schema:
         newer = "a newer" if version > schema else "an older"
         raise UserError(f"{path}: {what} schema {version}, from {newer} BaKlaVa; this one reads schema {schema}")
+    if checksum is not None and checksum != _checksum(values):
+        raise UserError(
+            f"{path}: the {what} file does not match its checksum; remove it and make it again, or remove its key "
+            "sha256 if you changed it yourself"
+        )
+    del values["schema_version"]
     return values
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -103,6 +103,7 @@ class EvaluateJob(Strict):
     cells: tuple[MethodBudgets, ...]
     store: Path
     records: Path
+    timings: Path
 
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str, task: str) -> EvaluateJob:
@@ -114,6 +115,7 @@ class EvaluateJob(Strict):
             cells=_all_cells(config, layout, model),
             store=layout.store(model, task),
             records=layout.records(model, task),
+            timings=layout.timings(model, task),
         )
 
 
@@ -142,18 +144,22 @@ class SummarizeJob(Strict):
 
     summary: SummaryConfig
     records: tuple[Path, ...]
+    timings: tuple[Path, ...]
     csv: Path
     parquet: Path
     headline: Path
+    timings_csv: Path
 
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout) -> SummarizeJob:
         return cls(
             summary=config.summary,
             records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
+            timings=_all_timings(config, layout),
             csv=layout.summary_csv,
             parquet=layout.summary_parquet,
             headline=layout.headline,
+            timings_csv=layout.timings_csv,
         )
 
 
@@ -185,6 +191,7 @@ class TrackJob(Strict):
     results: Path
     summary: Path
     headline: Path
+    timings: tuple[Path, ...]
     budgets: tuple[Path, ...]
     figures: Path
     output: Path
@@ -197,6 +204,7 @@ class TrackJob(Strict):
             results=config.results,
             summary=layout.summary_parquet,
             headline=layout.headline,
+            timings=_all_timings(config, layout),
             budgets=_all_budgets(config, layout),
             figures=layout.figures,
             output=layout.tracked,
@@ -219,6 +227,10 @@ def _all_cells(config: ExperimentConfig, layout: Layout, model: str) -> tuple[Me
 
 def _all_budgets(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
     return tuple(cell.path for model in config.models for cell in _all_cells(config, layout, model))
+
+
+def _all_timings(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
+    return tuple(layout.timings(model, task) for model in config.models for task in config.tasks)
 
 
 Jobs = Callable[[ExperimentConfig, Layout], Iterator[Strict]]

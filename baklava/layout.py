@@ -22,6 +22,11 @@ class Layout:
     def root(self) -> Path:
         return self.results / self.experiment
 
+    @property
+    def experiment_json(self) -> Path:
+        """Which experiment the folder belongs to, with its settings."""
+        return self.root / "experiment.json"
+
     def prompts(self, model: str) -> Path:
         return self.root / "calibration" / f"{model}.json"
 
@@ -41,6 +46,10 @@ class Layout:
     def records(self, model: str, task: str) -> Path:
         return self.root / "records" / model / f"{task}.parquet"
 
+    def timings(self, model: str, task: str) -> Path:
+        """Seconds per record, which differ from run to run and so have a file of their own."""
+        return self.root / "timings" / model / f"{task}.parquet"
+
     def store(self, model: str, task: str) -> Path:
         """Finished answers, which outlive changes of the experiment; no target of the workflow."""
         return self.root / "store" / model / f"{task}.lines"
@@ -59,6 +68,10 @@ class Layout:
     @property
     def headline(self) -> Path:
         return self.root / "headline.json"
+
+    @property
+    def timings_csv(self) -> Path:
+        return self.root / "timings.csv"
 
     @property
     def figures(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,9 +24,9 @@ from baklava.errors import UserError
 from baklava.files import atomic
 from baklava.importance.recorder import Recorder
 from baklava.jobs import ProfileJob
-from baklava.models.load import LoadedModel, load_model
+from baklava.models.load import LoadedModel, content, load_model
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +66,12 @@ class Profile:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with a JSON header, atomically."""
-        tensors = {f"head_importance.{name}": values for name, values in self.head_importance.items()}
+        heads = {f"head_importance.{name}": values for name, values in self.head_importance.items()}
+        tensors = {**heads, "layer_importance": self.layer_importance}
         header = {"schema_version": SCHEMA, "model": self.model, "n_kv_heads": self.n_kv_heads, **self.meta}
+        described = {**header, "sha256": _checksum(header, tensors)}
         with atomic(path) as unfinished:
-            save_file(
-                {**tensors, "layer_importance": self.layer_importance},
-                unfinished,
-                metadata={"profile": json.dumps(header, sort_keys=True)},
-            )
+            unfinished.write_bytes(save(tensors, metadata={"profile": json.dumps(described, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: Path) -> Profile:
@@ -83,13 +82,29 @@ class Profile:
             with safe_open(path, "np") as file:
                 meta = json.loads((file.metadata() or {})["profile"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if meta.pop("schema_version") != SCHEMA:
-                raise UserError(f"{path}: a profile of another schema; make it again with `baklava profile`")
+            if meta["schema_version"] != SCHEMA:
+                raise UserError(f"{path}: a profile of another schema; remove it and make it again")
+            if meta.pop("sha256") != _checksum(meta, tensors):
+                raise UserError(f"{path}: the profile does not match its checksum; remove it and make it again")
+            del meta["schema_version"]
             prefix = "head_importance."
             heads = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
             return cls(meta.pop("model"), meta.pop("n_kv_heads"), heads, tensors["layer_importance"], meta)
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise UserError(f"{path}: not a readable profile ({error})") from None
+        except UserError:
+            raise
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            line = " ".join(str(error).split())
+            raise UserError(f"{path}: not a readable profile ({line}); remove it and make it again") from None
+
+
+def _checksum(header: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> str:
+    """Of all that a profile holds; safetensors itself would not notice a flipped bit."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        values = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:
@@ -122,6 +137,7 @@ def profile(job: ProfileJob) -> None:
     meta = {
         "path": job.model.path,
         "revision": job.model.revision,
+        "content": content(job.model),
         "dtype": job.model.dtype,
         "calibration": calibration.fingerprint,
         "settings": job.profile.model_dump(mode="json"),

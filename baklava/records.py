@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA = 2
+SCHEMA = 3
 
 COLUMNS = pa.schema(
     [
@@ -29,7 +29,6 @@ COLUMNS = pa.schema(
         ("total_entries", pa.int64()),
         ("kv_bytes", pa.int64()),
         ("kv_bytes_full", pa.int64()),
-        ("seconds", pa.float64()),
         ("failed", pa.string()),  # why there is no answer; empty where there is one
     ]
 )
@@ -40,7 +39,7 @@ def failed_record(reason: str) -> dict[str, Any]:
     numbers = ("context_tokens", "kept_entries", "total_entries", "kv_bytes", "kv_bytes_full")
     return {
         **dict.fromkeys(numbers, 0),
-        **dict.fromkeys(("score", "seconds"), math.nan),
+        "score": math.nan,
         "prediction": "",
         "answers": [],
         "group": "",

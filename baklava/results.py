@@ -12,7 +12,7 @@ import pyarrow as pa
 from baklava.layout import ratio_name
 from baklava.parquet import read_parquet
 
-SCHEMA = 2
+SCHEMA = 3
 
 COLUMNS = pa.schema(
     [
@@ -38,7 +38,6 @@ COLUMNS = pa.schema(
         ("kept_fraction", pa.float64()),
         ("kv_bytes", pa.float64()),
         ("kv_bytes_full", pa.float64()),
-        ("seconds", pa.float64()),
     ]
 )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from baklava.errors import UserError
+from baklava.files import lock
 
 HEADER = "baklava store 1"
 
@@ -19,23 +20,28 @@ class Store:
     """One file of lines `CHECKSUM JSON`, each a key and a value; of equal keys the last counts.
 
     Only places in the file are held in memory. A line that was cut short or damaged is left out, named on standard
-    error, and its work is done again. Raises `UserError` for a file that is no store or one of another version.
+    error, and its work is done again. With `alone`, wait until no other process is at work on the file: a job that
+    outlived a killed workflow, for one. Raises `UserError` for a file that is no store or one of another version.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, alone: bool = False):
         self.path = path
         self._places: dict[str, int] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
+        if alone and lock(self._file.fileno()) is False:
+            print(f"{path}: waiting while another process is at work on it", file=sys.stderr)
+            lock(self._file.fileno(), wait=True)
         self._read()
 
     def _read(self) -> None:
         self._file.seek(0)
-        header = self._file.readline()
-        if not header:
-            self._append(f"{HEADER}\n".encode())
+        header, expected = self._file.readline(), f"{HEADER}\n".encode()
+        if expected.startswith(header) and header != expected:  # new, or cut short before there was anything in it
+            self._file.truncate(0)
+            self._append(expected)
             return
-        if header != f"{HEADER}\n".encode():
+        if header != expected:
             found = header[:40].decode(errors="replace").strip()
             raise UserError(f"{self.path}: not a store of this version (it begins with {found!r}); move it away")
         number, place = 1, self._file.tell()
@@ -72,11 +78,18 @@ class Store:
             place += len(line)
 
     def _append(self, data: bytes) -> int:
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell() - len(data)
+        """Write at the end of the file, all of it or nothing; returns where."""
+        place = self._file.seek(0, os.SEEK_END)
+        try:
+            written = os.write(self._file.fileno(), data)
+            if written < len(data):  # the disk filled up; once more for the error that says so
+                os.write(self._file.fileno(), data[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), place)
+            message = f"{os.strerror(error.errno or 0)}; finished answers are kept, run again to go on"
+            raise OSError(error.errno, message, str(self.path)) from None
+        return self._file.seek(0, os.SEEK_END) - len(data)
 
     def close(self) -> None:
         self._file.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 
 from baklava.cells import Cell, Cells, read_cells
@@ -14,19 +16,25 @@ from baklava.jobs import SummarizeJob
 from baklava.parquet import write_parquet
 from baklava.results import COLUMNS, SCHEMA
 from baklava.statistics import Bootstrap, Interval
+from baklava.timings import timings
 
 _NONE = Interval(math.nan, math.nan, math.nan)
 
 
 def summarize(job: SummarizeJob) -> None:
-    """Write the summary (CSV and Parquet) and the headline figures of all records files."""
+    """Write the summary (CSV and Parquet), the headline figures and, in a file of their own, the timings."""
     cells = read_cells(job.records)
     figures = headline(cells, job.summary)  # first: it refuses cells that cannot be averaged over tasks
     table = summary(cells, job.summary)
     write_parquet(job.parquet, table, schema=SCHEMA)
-    with atomic(job.csv) as unfinished:
-        table.to_pandas().to_csv(unfinished, index=False, lineterminator="\n")
+    _write_csv(job.csv, table.to_pandas())
     figures.save(job.headline)
+    _write_csv(job.timings_csv, timings(job.timings))
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with atomic(path) as unfinished:
+        table.to_csv(unfinished, index=False, lineterminator="\n")
 
 
 def summary(cells: Cells, settings: SummaryConfig) -> pa.Table:
@@ -54,5 +62,4 @@ def _row(cell: Cell, cells: Cells, bootstrap: Bootstrap) -> dict[str, object]:
         "kept_fraction": own.kept_entries.sum() / own.total_entries.sum(),
         "kv_bytes": own.kv_bytes.mean(),
         "kv_bytes_full": own.kv_bytes_full.mean(),
-        "seconds": own.seconds.mean(),
     }

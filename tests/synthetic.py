@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from baklava import timings
 from baklava.budgets import Budgets
 from baklava.layout import Layout
+from baklava.parquet import write_parquet
+from baklava.records import SCHEMA
 
 MODELS = {"tiny-llama": (6, 4), "tiny-qwen2": (8, 2)}  # layers, KV heads
 TASKS = ("niah_multikey_1", "niah_single_1", "vt")
@@ -65,10 +67,14 @@ def cell_records(
     return pd.DataFrame({**columns, **changed}, index=range(n))
 
 
-def write_records(path: Path, records: pd.DataFrame, *, schema: str = "2") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pandas(records, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata({"schema_version": schema}), path)
+def write_records(path: Path, records: pd.DataFrame, *, schema: int = SCHEMA) -> Path:
+    write_parquet(path, pa.Table.from_pandas(records.drop(columns="seconds"), preserve_index=False), schema=schema)
+    return path
+
+
+def write_timings(path: Path, records: pd.DataFrame) -> Path:
+    own = records[timings.COLUMNS.names]
+    write_parquet(path, pa.Table.from_pandas(own, preserve_index=False), schema=timings.SCHEMA)
     return path
 
 
@@ -91,9 +97,10 @@ def experiment_records(seed: int = 0) -> pd.DataFrame:
 
 
 def write_experiment(layout: Layout, seed: int = 0) -> None:
-    """All records files of the made-up experiment."""
+    """All records and timings files of the made-up experiment."""
     for (model, task), rows in experiment_records(seed).groupby(["model", "task"]):
         write_records(layout.records(str(model), str(task)), rows)
+        write_timings(layout.timings(str(model), str(task)), rows)
 
 
 def importance(model: str) -> np.ndarray:

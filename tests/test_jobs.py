@@ -39,9 +39,9 @@ def outputs(job: Any) -> list[Path]:
         case jobs.AllocateJob():
             return [*job.budgets.values(), job.trace]
         case jobs.EvaluateJob():
-            return [job.records]
+            return [job.records, job.timings]
         case jobs.SummarizeJob():
-            return [job.csv, job.parquet, job.headline]
+            return [job.csv, job.parquet, job.headline, job.timings_csv]
         case jobs.ReportJob():
             return [job.figures]
     raise AssertionError(f"what does {type(job).__name__} write?")
@@ -81,7 +81,8 @@ def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None
     for job in chain["evaluate"]:
         assert {cell.path for cell in job.cells} <= written["allocate"]
     [summarize], [report], [track] = chain["summarize"], chain["report"], chain["track"]
-    assert set(summarize.records) == written["evaluate"]
+    assert {*summarize.records, *summarize.timings} == written["evaluate"]
+    assert track.timings == summarize.timings
     assert {report.summary, report.headline, track.summary, track.headline} <= written["summarize"]
     assert set(report.profiles.values()) == written["profile"]
     assert set(report.budgets) == set(track.budgets)

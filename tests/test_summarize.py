@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, experiment_records, write_records
+from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, experiment_records, write_records, write_timings
 
 from baklava.config import SummaryConfig
 from baklava.errors import UserError
 from baklava.jobs import SummarizeJob
+from baklava.records import SCHEMA
 from baklava.results import COLUMNS, read_summary
 from baklava.summarize import summarize
 
@@ -31,7 +32,7 @@ ORDER = [
         "ci_high",
     ),
     *("delta_full", "delta_full_low", "delta_full_high", "delta_uniform", "delta_uniform_low", "delta_uniform_high"),
-    *("kept_fraction", "kv_bytes", "kv_bytes_full", "seconds"),
+    *("kept_fraction", "kv_bytes", "kv_bytes_full"),
 ]
 
 
@@ -39,15 +40,18 @@ def job_for(folder: Path, *records: Path, settings: SummaryConfig = SETTINGS) ->
     return SummarizeJob(
         summary=settings,
         records=records,
+        timings=(folder / "timings" / "all.parquet",),
         csv=folder / "summary.csv",
         parquet=folder / "summary.parquet",
         headline=folder / "headline.json",
+        timings_csv=folder / "timings.csv",
     )
 
 
 def summarized(folder: Path, records: pd.DataFrame, *, files: int = 1) -> SummarizeJob:
     """Summarise `records` dealt out over some files."""
     parts = [records.iloc[i::files] for i in range(files)]
+    write_timings(folder / "timings" / "all.parquet", records)
     job = job_for(folder, *(write_records(folder / f"{i}.parquet", part) for i, part in enumerate(parts)))
     summarize(job)
     return job
@@ -103,13 +107,23 @@ def test_means_and_paired_differences_equal_a_naive_loop(job, records):
             assert np.isnan(row[name]) or row[low] <= row[name] <= row[high]
 
 
-def test_memory_and_time(tmp_path):
+def test_memory(tmp_path):
     full = cell_records([1, 1], kv_bytes=[100, 300], kv_bytes_full=[100, 300], total_entries=[10, 30])
     half = full.assign(allocator="uniform", eviction=EVICTION, ratio=0.5, kv_bytes=[50, 152], kept_entries=[5, 17])
-    half["seconds"] = [1.0, 2.0]
     row = read_summary(summarized(tmp_path, pd.concat([full, half])).parquet).iloc[1]
-    assert (row["kv_bytes"], row["kv_bytes_full"], row["seconds"]) == (101.0, 200.0, 1.5)
+    assert (row["kv_bytes"], row["kv_bytes_full"]) == (101.0, 200.0)
     assert row["kept_fraction"] == 22 / 40
+
+
+def test_time_is_in_a_file_of_its_own(tmp_path):
+    full, half = cell_records([1, 1]), cell_records([1, 1], allocator="uniform", ratio=0.5)
+    slow = half.assign(seconds=[1.0, 3.0])
+    quick = summarized(tmp_path / "quick", pd.concat([full, half]))
+    job = summarized(tmp_path / "slow", pd.concat([full, slow]))
+    assert outputs(job) == outputs(quick)
+    rows = pd.read_csv(job.timings_csv).set_index("allocator")
+    assert rows.loc["uniform", ["n", "seconds", "seconds_per_sample", "samples_per_second"]].tolist() == [2, 4, 2, 0.5]
+    assert rows.loc["full", "seconds"] == 0.5
 
 
 def test_pairing_is_by_sample_number_not_by_row(tmp_path):
@@ -164,7 +178,7 @@ def test_broken_file_is_named(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("schema", "message"),
-    [("3", "records schema 3, from a newer BaKlaVa"), ("1", "from an older"), ("", "has no schema_version")],
+    [(SCHEMA + 1, f"records schema {SCHEMA + 1}, from a newer BaKlaVa"), (SCHEMA - 1, "from an older"), (-1, "has no")],
 )
 def test_other_schema_is_refused(tmp_path, schema, message):
     path = write_records(tmp_path / "r.parquet", cell_records([1.0]), schema=schema)
@@ -186,8 +200,7 @@ def test_unusable_records_are_refused(tmp_path):
 def test_a_sample_that_failed_somewhere_is_left_out_everywhere_and_counted(tmp_path):
     full, half = cell_records([1, 1, 0]), cell_records([1, 0, 0], allocator="uniform", ratio=0.5)
     half.loc[2, ["failed", "total_entries"]] = ["it was too long", 0]
-    job = job_for(tmp_path, write_records(tmp_path / "r.parquet", pd.concat([full, half])))
-    summarize(job)
+    job = summarized(tmp_path, pd.concat([full, half]))
     table = read_summary(job.parquet)
     assert table["n"].tolist() == [2, 2] and table["n_failed"].tolist() == [1, 1]
     assert table["score"].tolist() == [1.0, 0.5]

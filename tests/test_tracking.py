@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
-from synthetic import EVICTION, MODELS, RATIOS, cell_records, write_budgets, write_records
+from synthetic import EVICTION, MODELS, RATIOS, cell_records, write_budgets, write_records, write_timings
 
 from baklava.budgets import Budgets
 from baklava.config import SummaryConfig, TrackingConfig
@@ -44,6 +44,8 @@ def summarized(layout: Layout, records: pd.DataFrame) -> None:
         SummarizeJob(
             summary=SummaryConfig(n_bootstrap=100),
             records=(path,),
+            timings=(write_timings(layout.timings("both", "vt"), records),),
+            timings_csv=layout.timings_csv,
             csv=layout.summary_csv,
             parquet=layout.summary_parquet,
             headline=layout.headline,
@@ -93,6 +95,7 @@ def job_of(layout: Layout, **tracking) -> TrackJob:
         results=layout.results,
         summary=layout.summary_parquet,
         headline=layout.headline,
+        timings=(layout.timings("both", "vt"),),
         budgets=tuple(layout.budgets(model, allocator, EVICTION, RATIO) for model, allocator in methods),
         figures=layout.figures,
         output=layout.tracked,
@@ -126,7 +129,9 @@ def test_one_run_per_cell_named_as_the_columns(tracked):
     for row in rows.to_dict("records"):
         run = found[tuple(f"{row[name]:g}" if name == "ratio" else str(row[name]) for name in PARAMS)]
         expected = {name: row[name] for name in rows.columns if name not in PARAMS and not pd.isna(row[name])}
-        assert run.data.metrics == expected
+        times = {name: run.data.metrics[name] for name in ("seconds_per_sample", "samples_per_second")}
+        assert run.data.metrics == {**expected, **times}
+        assert times == {"seconds_per_sample": 0.25, "samples_per_second": 4.0}
         assert set(run.data.params) == set(PARAMS)
         assert run.info.status == "FINISHED"
     full = cell(tracked, model="tiny-llama", allocator="full")
@@ -202,7 +207,7 @@ def test_changed_content_replaces_just_that_run(layout):
     summarized(layout, records)
     track(job_of(layout))
     new = cell(layout, model="tiny-llama", allocator="baklava")
-    assert new.data.metrics["seconds"] == 9.0
+    assert new.data.metrics["seconds_per_sample"] == 9.0
     assert ids(runs_in(layout)) == ids(before) - {changed.info.run_id} | {new.info.run_id}
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from baklava.errors import UserError
 
+REFERENCE = "reference:"
+
 _FOLDER = Path(__file__).parent / "reference"
 
 
@@ -16,3 +18,11 @@ def reference_model_path(name: str) -> Path:
     if name not in known:
         raise UserError(f"no reference model {name!r}; known: {', '.join(known) or 'none'}")
     return folder
+
+
+def model_folder(path: str) -> Path | None:
+    """Where a model must lie on this machine; None for a hub id. Raises `UserError` for an unknown reference model."""
+    if path.startswith(REFERENCE):
+        return reference_model_path(path.removeprefix(REFERENCE))
+    folder = Path(path).expanduser()
+    return folder if path.startswith(("/", ".", "~")) or path.count("/") > 1 or folder.exists() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,9 +20,8 @@ from baklava import attention
 from baklava.config import ModelConfig
 from baklava.context import budgeted_layers
 from baklava.errors import UserError
-from baklava.models import reference_model_path
-
-REFERENCE = "reference:"
+from baklava.fingerprint import folder_fingerprint
+from baklava.models import model_folder
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,13 @@ class LoadedModel:
 
 def resolve(config: ModelConfig) -> str:
     """The folder or hub id to load from."""
-    if config.path.startswith(REFERENCE):
-        return str(reference_model_path(config.path.removeprefix(REFERENCE)))
-    return config.path
+    return str(model_folder(config.path) or config.path)
+
+
+def content(config: ModelConfig) -> str | None:
+    """What stands for the weights: a fingerprint of the files where they are at hand, else the revision."""
+    folder = Path(resolve(config))
+    return folder_fingerprint(folder) if folder.is_dir() else config.revision
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -78,16 +82,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {config.name}: cannot load the tokenizer from {config.path}: {_line(error)}") from None
+    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
+        raise UserError(f"model {config.name}: cannot load the tokenizer from {config.path}: {line(error)}") from None
 
 
 def load_model(config: ModelConfig) -> LoadedModel:
     """Load weights and tokenizer. Raises `UserError` naming the model where either is missing or unfit."""
     tokenizer = load_tokenizer(config)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(config)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             resolve(config),
@@ -96,8 +98,10 @@ def load_model(config: ModelConfig) -> LoadedModel:
             trust_remote_code=config.trust_remote_code,
             attn_implementation=attention.NAME,
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {config.name}: cannot load {config.path}: {_line(error)}") from None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
+        raise UserError(f"model {config.name}: cannot load {config.path}: {line(error)}") from None
     for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
         if not isinstance(getattr(model.config, name, None), int):
             raise UserError(f"model {config.name}: its config has no {name}; BaKlaVa needs a decoder with KV heads")
@@ -105,5 +109,20 @@ def load_model(config: ModelConfig) -> LoadedModel:
     return LoadedModel(config.name, model.eval(), tokenizer)
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _device(config: ModelConfig) -> str:
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.device == "auto":
+        return "cuda" if n_devices else "cpu"
+    if config.device != "cpu" and int(config.device.partition(":")[2] or 0) >= n_devices:
+        raise UserError(
+            f"models.{config.name}.device: no device {config.device}: there are {n_devices}; set it to auto or cpu"
+        )
+    return config.device
+
+
+def line(error: Exception) -> str:
+    """The first line of what went wrong, and what a user can do about foreign code."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own; if you trust it, set trust_remote_code to true beside the model's path"
+    return first

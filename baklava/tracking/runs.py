@@ -15,9 +15,11 @@ from baklava.errors import UserError
 from baklava.headline import Headline, ModelFigures
 from baklava.jobs import TrackJob
 from baklava.results import COLUMNS, Compression, budgets_by_compression, read_summary
+from baklava.timings import timings
 
 PARAMS = Cell._fields
 METRICS = tuple(name for name in COLUMNS.names if name not in PARAMS)
+TIMES = ("seconds_per_sample", "samples_per_second")
 OF_ONE_MODEL = ("importance_", "budgets_")  # figures whose name ends with the model's
 
 
@@ -45,7 +47,9 @@ def runs_of(job: TrackJob) -> list[Run]:
     headline = Headline.load(job.headline)
     figures = _figures(job.figures)
     budgets = budgets_by_compression(job.budgets)
-    rows: list[dict[str, Any]] = read_summary(job.summary).to_dict("records")  # type: ignore[assignment]
+    times = timings(job.timings)[[*PARAMS, *TIMES]]
+    cells = read_summary(job.summary).merge(times, how="left", on=list(PARAMS))
+    rows: list[dict[str, Any]] = cells.to_dict("records")  # type: ignore[assignment]
     runs = []
     for model, numbers in headline.models.items():
         own = [path for path in figures if not path.stem.startswith(OF_ONE_MODEL) or _is_of(path, model)]
@@ -91,7 +95,7 @@ def _cell(row: Mapping[str, Any], parent: str, budgets: Mapping[Compression, Pat
         parent=parent,
         tags={"stage": "evaluate"},
         params=params,
-        metrics={name: float(row[name]) for name in METRICS if not math.isnan(row[name])},
+        metrics={name: float(row[name]) for name in (*METRICS, *TIMES) if not math.isnan(row[name])},
         artifacts=() if own is None else (own,),
     )
 

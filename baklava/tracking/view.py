@@ -62,7 +62,7 @@ def _table() -> dict[str, Any]:
 def _charts() -> dict[str, Any]:
     charts = [
         _chart("SCATTER", "score against KV bytes", **_axes("kv_bytes", "score"), runsCountToCompare=500),
-        _chart("SCATTER", "seconds against score", **_axes("score", "seconds"), runsCountToCompare=500),
+        _chart("SCATTER", "seconds against score", **_axes("score", "seconds_per_sample"), runsCountToCompare=500),
         _chart(
             "PARALLEL",
             "all settings",

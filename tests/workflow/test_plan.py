@@ -80,9 +80,11 @@ def finished(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> 
         *(job.trace for job in allocate),
         *report.budgets,
         *(layout.records(model, task) for model in config.models for task in config.tasks),
+        *(layout.timings(model, task) for model in config.models for task in config.tasks),
         layout.summary_csv,
         layout.summary_parquet,
         layout.headline,
+        layout.timings_csv,
         *(layout.figures / f"{name}.{kind}" for name in _figures(config.models) for kind in ("svg", "png")),
         layout.tracked,
     ]

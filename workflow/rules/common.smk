@@ -10,10 +10,12 @@ from baklava import jobs
 from baklava.config import ExperimentConfig, compose
 from baklava.errors import UserError
 from baklava.layout import Layout
+from baklava.ownership import claim_results
+from baklava.ready import check_ready
 
 
-def composed_experiment(settings: dict[str, object]) -> ExperimentConfig:
-    """The experiment that `--config experiment=NAME overrides="KEY=VALUE ..."` asks for.
+def composed_experiment(settings: dict[str, object]) -> tuple[ExperimentConfig, list[str]]:
+    """The experiment, and the overrides, that `--config experiment=NAME overrides="KEY=VALUE ..."` asks for.
 
     A mistake ends the run with one line; an exception of Snakemake's would come with lines of this file.
     """
@@ -21,9 +23,12 @@ def composed_experiment(settings: dict[str, object]) -> ExperimentConfig:
     if unknown:
         raise SystemExit(f'error: --config {unknown[0]}: known keys are experiment and overrides="KEY=VALUE ..."')
     # At the spaces before each KEY=, so that a value may hold spaces too.
-    overrides = re.split(r"\s+(?=~|\+*[\w.@/-]+=)", str(settings.get("overrides") or "").strip())
+    some = re.split(r"\s+(?=~|\+*[\w.@/-]+=)", str(settings.get("overrides") or "").strip())
+    overrides = [f"experiment={settings.get('experiment', 'demo')}", *filter(None, some)]
     try:
-        return compose([f"experiment={settings.get('experiment', 'demo')}", *filter(None, overrides)])
+        composed = compose(overrides)
+        check_ready(composed, overrides)
+        return composed, overrides
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -48,7 +53,7 @@ def gpus(wildcards) -> int:
     return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
 
 
-experiment = composed_experiment(config)
+experiment, overrides = composed_experiment(config)
 layout = Layout(experiment.results, experiment.name)
 
 # Jobs find the `baklava` of the Python that runs Snakemake.

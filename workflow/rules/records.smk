@@ -7,7 +7,8 @@ rule records:
             cell.path for cell in jobs.EvaluateJob.of(experiment, layout, wildcards.model, wildcards.task).cells
         ],
     output:
-        layout.records("{model}", "{task}"),
+        records=layout.records("{model}", "{task}"),
+        timings=layout.timings("{model}", "{task}"),
     log:
         layout.log("records", "{model}", "{task}"),
     benchmark:

@@ -7,12 +7,14 @@ track_job = jobs.TrackJob.of(experiment, layout)
 rule summary:
     input:
         summarize_job.records,
+        summarize_job.timings,
     output:
         csv=report(
             summarize_job.csv, category="Results", labels={"what": "one row per cell"}, caption="../report/summary.rst"
         ),
         parquet=summarize_job.parquet,
         headline=summarize_job.headline,
+        timings=summarize_job.timings_csv,
     log:
         layout.log("summary"),
     conda:
@@ -79,6 +81,7 @@ rule tracking:
     input:
         track_job.summary,
         track_job.headline,
+        track_job.timings,
         track_job.budgets,
         rules.figures.output,
     output:

@@ -1,0 +1,66 @@
+"""What a model's `config.json` tells before any library is loaded: whether the model can be used as it is asked to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from baklava.config import ModelConfig
+from baklava.errors import UserError
+from baklava.models import model_folder
+
+# Architectures of models that generate; of others, the name ends with what they do instead.
+GENERATES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+
+
+def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
+    """Raise `UserError` where a local model is missing, no decoder, or has too few positions for one of the lengths.
+
+    `lengths` are named by their keys in the configuration. Of a model that is on a hub nothing is known here.
+    """
+    folder = model_folder(model.path)
+    if folder is None:
+        return
+    key = f"models.{model.name}.path"
+    if not folder.is_dir():
+        raise UserError(
+            f"{key}: no such folder: {model.path}; give a folder with a model, or a hub id such as ORG/NAME"
+        )
+    config = _read(folder / "config.json", key)
+    if config.get("is_encoder_decoder"):
+        raise UserError(f"{key}: {model.path} is an encoder-decoder; BaKlaVa needs a decoder-only model")
+    names = config.get("architectures") or []
+    if names and not any(str(name).endswith(GENERATES) for name in names):
+        raise UserError(f"{key}: {model.path} is a {names[0]}; BaKlaVa needs a decoder that generates (...ForCausalLM)")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise UserError(f"{key}: {model.path} has no weights (*.safetensors); download all files of the model")
+    positions = _positions(config)
+    for name, length in lengths.items():
+        if positions is not None and length > positions:
+            raise UserError(
+                f"{name}: {length} tokens are more than the {positions} positions of model {model.name}; "
+                f"set {name} to {positions} or less"
+            )
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{key}: {path.parent} has no config.json; give the folder of a model") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable model config ({' '.join(str(error).split())})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a model config; give the folder of a model")
+    return config
+
+
+def _positions(config: dict[str, Any]) -> int | None:
+    """The longest text that the model was made for, where it says so; scaled rotary positions reach further."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and type(part.get("max_position_embeddings")) is int:
+            scaling = part.get("rope_scaling") or part.get("rope_parameters")
+            factor = scaling.get("factor", 1.0) if isinstance(scaling, dict) else 1.0
+            return int(part["max_position_embeddings"] * max(1.0, factor if isinstance(factor, int | float) else 1.0))
+    return None

@@ -1,0 +1,17 @@
+"""What must hold before any work starts, and can be seen from files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from baklava.config import ExperimentConfig
+from baklava.models.folder import check_model
+from baklava.ownership import check_results
+
+
+def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: bool = True) -> None:
+    """Raise `UserError` for what would fail later: the results folder, and with `models` each model's files."""
+    check_results(config, overrides)
+    lengths = {"evaluate.length": config.evaluate.length, "calibration.length": config.calibration.length}
+    for model in config.models.values() if models else ():
+        check_model(model, lengths)
