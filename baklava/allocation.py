@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from baklava.allocate import Allocator, Fitted, budgets_of
+from dataclasses import replace
+
+from baklava.allocate import Allocator, BaklavaMeasured, Fitted, budgets_of
+from baklava.curves import Curves
 from baklava.files import atomic
 from baklava.jobs import AllocateJob
+from baklava.joint import joint_budgets
 from baklava.profile import Profile
 from baklava.search import empty_trace, searched_budgets
 
@@ -12,6 +16,8 @@ from baklava.search import empty_trace, searched_budgets
 def allocate(job: AllocateJob) -> None:
     """Write the budgets of one method at every ratio, and the trace of how they were found (empty for most)."""
     profile = Profile.load(job.profile)
+    if job.curves is not None:
+        profile = replace(profile, curves=Curves.load(job.curves, profile, job.eviction))
     fitted = _fitted(job, job.allocator.build(), profile)
     for ratio, path in job.budgets.items():
         fitted.budgets[ratio].save(path)
@@ -20,6 +26,8 @@ def allocate(job: AllocateJob) -> None:
 
 
 def _fitted(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
+    if isinstance(allocator, BaklavaMeasured) and allocator.rounds:
+        return joint_budgets(job, allocator, profile)
     if len(allocator.candidates(profile, n=job.search.n_candidates, seed=job.search.seed)) > 1:
         return searched_budgets(job, allocator, profile)
     return Fitted({ratio: budgets_of(allocator, profile, ratio) for ratio in job.budgets}, empty_trace(job))
