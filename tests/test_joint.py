@@ -49,7 +49,9 @@ def test_no_round_makes_it_worse_and_every_allocation_keeps_the_total(
 ) -> None:
     """Whatever the losses are: here they depend on the shares in a jagged way."""
     weights = np.random.default_rng(seed).normal(size=(2, len(start)))
-    found = refined(lambda shares: float(np.sin(9 * shares @ weights[0]) + shares @ weights[1]), start, step=step)
+    found = refined(
+        lambda shares: float(np.sin(9 * shares @ weights[0]) + shares @ weights[1]), start, step=step, floor=floor
+    )
     assert found.best.loss <= found.trials[0].loss
     for trial in found.trials:
         assert trial.shares.sum() == pytest.approx(sum(start), abs=1e-9)
