@@ -23,6 +23,7 @@ from baklava.jobs import AllocateJob
 from baklava.models.load import load_model
 from baklava.profile import Profile
 from baklava.replay import Replay
+from baklava.search import searched_budgets
 
 Shares = NDArray[np.float64]  # [N], one per KV cache
 # Mean losses over the search prompts, of some allocations per ratio: one prefill per prompt serves all of them.
@@ -149,9 +150,13 @@ def refine(
     return found
 
 
-def starts(allocator: BaklavaMeasured, profile: Profile, ratio: float) -> dict[str, Shares]:
+def starts(
+    allocator: BaklavaMeasured, profile: Profile, ratio: float, searched: Budgets | None = None
+) -> dict[str, Shares]:
     """Allocations to begin with, by name. Uniform is always among them, so the result is never worse than it."""
     some = {UNIFORM: Uniform(name=UNIFORM).shares(profile, ratio), "knapsack": allocator.shares(profile, ratio)}
+    if searched is not None:
+        some["searched"] = searched.shares
     if allocator.start == "fillings":
         for estimator in profile.head_importance:
             for slope in SLOPES if estimator not in CONTROLS else ():
@@ -185,11 +190,12 @@ def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile
     replay = Replay(load_model(job.model), job.eviction.build(), batch_rows=job.search.batch_rows)
     shape = (profile.n_layers, profile.n_kv_heads)
     n_steps = len(prompts) * (2 + 2 * allocator.rounds)
+    searched = searched_budgets(job, Baklava(name="baklava"), profile).budgets if allocator.start == "search" else {}
     with tqdm(total=n_steps, desc=f"refine {job.model.name} {job.allocator.name}", unit="prompt") as progress:
         losses = ReplayedLosses(replay, prompts, shape, progress)
         [loss_full] = losses({0.0: [np.ones(profile.n_layers * profile.n_kv_heads)]})[0.0]
         found = refine(
-            {ratio: starts(allocator, profile, ratio) for ratio in job.budgets},
+            {ratio: starts(allocator, profile, ratio, searched.get(ratio)) for ratio in job.budgets},
             losses,
             rounds=allocator.rounds,
             step=allocator.step,
