@@ -26,7 +26,7 @@ def allocate(job: AllocateJob) -> None:
 
 
 def _fitted(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
-    if isinstance(allocator, BaklavaMeasured) and allocator.rounds:
+    if isinstance(allocator, BaklavaMeasured) and allocator.rounds and job.budgets:
         return joint_budgets(job, allocator, profile)
     if len(allocator.candidates(profile, n=job.search.n_candidates, seed=job.search.seed)) > 1:
         return searched_budgets(job, allocator, profile)
