@@ -140,6 +140,11 @@ def curves(job: CurvesJob) -> None:
         levels=job.curves.levels,
         label=f"{job.model.name} {job.eviction.name}",
     )
+    if not (np.isfinite(full).all() and np.isfinite(rises).all()):
+        raise UserError(
+            f"model {job.model.name}: in {job.model.dtype} some losses on the calibration prompts are no numbers; "
+            "set another dtype in the model's configuration"
+        )
     meta = {
         "path": job.model.path,
         "revision": job.model.revision,

@@ -24,11 +24,11 @@ class BaklavaMeasured(Allocator):
     `shares` is the knapsack over the lower convex hulls of the curves (`baklava curves`), for every ratio at once; no
     cache gains when the total shrinks. It takes losses for a sum of what each KV cache loses alone, which redundant
     ones do not obey: each can be missed, but not all. So `rounds` of a joint refinement follow (0: none; see
-    `baklava/refinement.py`). They begin at whichever loses least on the search prompts: the knapsack, the uniform share and, as
-    `start` says, nothing else ("curves"), plain mappings of importance ("fillings"), or what the search of `baklava`
-    finds ("search"). Each round measures what every cache gains and loses by `step` more and less *at the allocation
-    at hand*, and moves budget where that pays. What comes out never loses more than its start on the search prompts;
-    it need not be monotone in the ratio.
+    `baklava/refinement.py`). They begin at whichever loses least on the search prompts: the knapsack, the uniform share
+    and, as `start` says, nothing else ("curves"), plain mappings of importance ("fillings"), or what the search of
+    `baklava` finds ("search"). Each round measures what every cache gains and loses by `step` more and less *at the
+    allocation at hand*, and moves budget where that pays. What comes out never loses more than its start on the search
+    prompts; it need not be monotone in the ratio.
     """
 
     family: ClassVar[str] = "baklava_measured"
