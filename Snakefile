@@ -30,6 +30,7 @@ onstart:
 
 
 include: "workflow/rules/profile.smk"
+include: "workflow/rules/curves.smk"
 include: "workflow/rules/budgets.smk"
 include: "workflow/rules/records.smk"
 include: "workflow/rules/measurements.smk"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from baklava.allocate import Allocator, Fitted, budgets_of
+from dataclasses import replace
+
+from baklava.allocate import Allocator, BaklavaMeasured, Fitted, budgets_of
+from baklava.curves import Curves
 from baklava.errors import UserError
 from baklava.files import atomic
 from baklava.jobs import AllocateJob
+from baklava.joint import joint_budgets
 from baklava.models.load import content
 from baklava.profile import Profile
 from baklava.search import empty_trace, searched_budgets
@@ -20,6 +24,8 @@ def allocate(job: AllocateJob) -> None:
             f"{job.profile}: measured on other files than {job.model.path} holds now; remove the profile and make it "
             "again, or restore the model"
         )
+    if job.curves is not None:
+        profile = replace(profile, curves=Curves.load(job.curves, profile, job.eviction))
     fitted = _fitted(job, job.allocator.build(), profile)
     for ratio, path in job.budgets.items():
         fitted.budgets[ratio].save(path)
@@ -28,6 +34,8 @@ def allocate(job: AllocateJob) -> None:
 
 
 def _fitted(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
+    if isinstance(allocator, BaklavaMeasured) and allocator.rounds and job.budgets:
+        return joint_budgets(job, allocator, profile)
     if len(allocator.candidates(profile, n=job.search.n_candidates, seed=job.search.seed)) > 1:
         return searched_budgets(job, allocator, profile)
     return Fitted({ratio: budgets_of(allocator, profile, ratio) for ratio in job.budgets}, empty_trace(job))

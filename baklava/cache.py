@@ -90,12 +90,12 @@ class BudgetedLayer(AttendingLayer):
             self.compressed.overwrite(key, value)
         return output
 
-    def compress(self, context: ContextLayer, source: Tensor) -> None:
+    def compress(self, context: ContextLayer, source: Tensor, *, share: bool = False) -> None:
         """Keep of the rows `source` `[B]` of a context what each row's policy and budgets say."""
         if not self.is_initialized:
             assert context.keys is not None and context.values is not None
             self.lazy_initialization(context.keys, context.values)
-        self.compressed = compress(context, self._settings, self._place, source)
+        self.compressed = compress(context, self._settings, self._place, source, share=share)
         self.seen = context.seen
         self._context = None
 
@@ -138,7 +138,9 @@ class BudgetedLayer(AttendingLayer):
         if self._context is not None:
             tensors += [self._context.keys, self._context.values]
         if self.compressed is not None:
-            tensors += [self.compressed.entries.keys, self.compressed.entries.values]
+            entries = self.compressed.entries
+            tensors += [entries.keys, entries.values]
+            tensors += [tensor for one in entries.shared for tensor in (one.keys, one.values)]
         return _bytes(tensors)
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -217,12 +219,17 @@ class BudgetedCache(Cache):
         decoding: Decoding = "grow",
         *,
         contexts: Tensor | None = None,
+        share: bool = False,
     ) -> BudgetedCache:
         """A cache compressed from contexts that were read before, one row per element of `budgets`.
 
         Row `b` comes from row `contexts[b]` of the context, from the only one where there is one, else from row `b`.
-        The context stays as it is, and can be compressed again. It must have been watched by the same policies.
+        The context stays as it is, and can be compressed again. It must have been watched by the same policies. With
+        `share`, KV caches that a row keeps whole are not copied, and the context stays alive as long as the rows;
+        decoding must be "grow".
         """
+        if share and decoding != "grow":
+            raise UserError(f'decoding {decoding!r} overwrites entries, which a shared context forbids; use "grow"')
         cache = cls(config, budgets, eviction, decoding)
         n_contexts = context.n_rows
         n_rows = n_contexts if isinstance(budgets, Budgets) else len(budgets)
@@ -236,7 +243,7 @@ class BudgetedCache(Cache):
             layer = layers[i]
             if isinstance(layer, BudgetedLayer):
                 assert isinstance(full, ContextLayer)
-                layer.compress(full, contexts)
+                layer.compress(full, contexts, share=share)
             else:  # a sliding window
                 layers[i] = layer = copy.copy(full)
                 layer.batch_select_indices(contexts.to(layer.keys.device))

@@ -24,6 +24,7 @@ class Stage:
 STAGES = {
     "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts"),
     "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache"),
+    "curves": Stage("CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less"),
     "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets"),
     "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget"),
     "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself"),

@@ -96,10 +96,13 @@ class Compressed:
         self.written += n_new
 
 
-def compress(context: ContextLayer, settings: RowSettings, place: int, source: Tensor) -> Compressed:
+def compress(
+    context: ContextLayer, settings: RowSettings, place: int, source: Tensor, *, share: bool = False
+) -> Compressed:
     """Each row's and head's best entries, as its policy ranks them and its budget allows.
 
-    Row `b` of the result comes from row `source[b]` of the context.
+    Row `b` of the result comes from row `source[b]` of the context. With `share`, KV caches that are kept whole go on
+    reading the context; they cannot be overwritten.
     """
     assert context.keys is not None and context.values is not None
     n_rows = len(source)
@@ -114,7 +117,7 @@ def compress(context: ContextLayer, settings: RowSettings, place: int, source: T
         for group, scores in context.scores(policy):
             _rank(policy, group, scores, rows, source, counts, rank, sinks)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
-    entries = RaggedEntries.gather(context.keys, context.values, source.to(device), kept.flatten(0, 1))
+    entries = RaggedEntries.gather(context.keys, context.values, source.to(device), kept.flatten(0, 1), share=share)
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
     return Compressed(counts, entries, _ring(rank[kept], counts.flatten(), ring_counts), ring_counts)
 

@@ -171,6 +171,21 @@ class ProfileConfig(Strict):
         return self
 
 
+def _levels(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if not levels or levels[0] != 0 or list(levels) != sorted(set(levels)):
+        raise ValueError("levels must begin with 0 and rise")
+    return levels
+
+
+class CurvesConfig(Strict):
+    """How the loss rises as each KV cache alone keeps less."""
+
+    levels: Annotated[tuple[Ratio, ...], AfterValidator(_levels)] = Field(
+        default=(0.0, 0.02, 0.05, 0.1, 0.25, 0.5), description="parts of the context that the one KV cache keeps"
+    )
+    batch_rows: int = Field(default=32, ge=1, description="KV caches and levels that replay a continuation together")
+
+
 class SearchConfig(Strict):
     """The parameter search of the `baklava` allocator."""
 
@@ -286,6 +301,7 @@ class ExperimentConfig(Strict):
     ratios: Annotated[tuple[Ratio, ...], AfterValidator(_distinct)]
     calibration: CalibrationConfig
     profile: ProfileConfig
+    curves: CurvesConfig
     search: SearchConfig
     evaluate: EvaluateConfig
     measure: MeasureConfig

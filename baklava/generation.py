@@ -89,11 +89,17 @@ def compressed(
     budgets: Sequence[Budgets],
     policies: Sequence[EvictionPolicy],
     contexts: Sequence[int] | None = None,
+    *,
+    share: bool = False,
 ) -> Sequences:
-    """One row per budget, each from one of the prefilled contexts (the first where none is named)."""
+    """One row per budget, each from one of the prefilled contexts (the first where none is named).
+
+    With `share`, KV caches that a row keeps whole read the prefilled ones instead of copying them.
+    """
     assert isinstance(prefilled.cache, ContextCache)
     source = torch.tensor([0] * len(budgets) if contexts is None else list(contexts))
-    cache = BudgetedCache.from_context(model.model.config, prefilled.cache, budgets, policies, contexts=source)
+    config = model.model.config
+    cache = BudgetedCache.from_context(config, prefilled.cache, budgets, policies, contexts=source, share=share)
     here = source.to(model.device)
     return Sequences(cache, prefilled.lengths[here], None if prefilled.mask is None else prefilled.mask[here])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from baklava.config import (
     AllocatorConfig,
     CalibrationConfig,
+    CurvesConfig,
     EvaluateConfig,
     EvictionConfig,
     ExperimentConfig,
@@ -58,8 +59,28 @@ class ProfileJob(Strict):
         )
 
 
+class CurvesJob(Strict):
+    """Measure how the loss rises as each KV cache alone keeps less, under one eviction policy."""
+
+    model: ModelConfig
+    eviction: EvictionConfig
+    curves: CurvesConfig
+    prompts: Path
+    output: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str, eviction: str) -> CurvesJob:
+        return cls(
+            model=config.models[model],
+            eviction=config.evictions[eviction],
+            curves=config.curves,
+            prompts=layout.prompts(model),
+            output=layout.curves(model, eviction),
+        )
+
+
 class AllocateJob(Strict):
-    """Turn a profile into budgets, for all ratios of one method."""
+    """Turn a profile into budgets, for all ratios of one method; `curves` are there where its allocator needs them."""
 
     model: ModelConfig
     allocator: AllocatorConfig
@@ -67,6 +88,7 @@ class AllocateJob(Strict):
     search: SearchConfig
     prompts: Path
     profile: Path
+    curves: Path | None
     budgets: dict[float, Path]
     trace: Path
 
@@ -79,6 +101,7 @@ class AllocateJob(Strict):
             search=config.search,
             prompts=layout.prompts(model),
             profile=layout.profile(model),
+            curves=layout.curves(model, eviction) if config.allocators[allocator].build().needs_curves else None,
             budgets={ratio: layout.budgets(model, allocator, eviction, ratio) for ratio in config.compressed_ratios},
             trace=layout.search_trace(model, allocator, eviction),
         )
@@ -242,6 +265,10 @@ def calibrate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]
 
 def profile_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
     yield from (ProfileJob.of(config, layout, model) for model in config.models)
+
+
+def curves_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (CurvesJob.of(config, layout, model, name) for model in config.models for name in config.evictions)
 
 
 def allocate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:

@@ -33,6 +33,9 @@ class Layout:
     def profile(self, model: str) -> Path:
         return self.root / "profile" / f"{model}.safetensors"
 
+    def curves(self, model: str, eviction: str) -> Path:
+        return self.root / "curves" / model / f"{eviction}.safetensors"
+
     def budgets(self, model: str, allocator: str, eviction: str, ratio: float | str) -> Path:
         ratio = ratio if isinstance(ratio, str) else ratio_name(ratio)
         return self.root / "budgets" / model / allocator / eviction / f"{ratio}.json"

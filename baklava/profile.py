@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 from tqdm import tqdm
 
 from baklava.calibration import Calibration, Prompt
 from baklava.config import ProfileConfig
 from baklava.errors import UserError
-from baklava.files import atomic
 from baklava.importance.recorder import Recorder
 from baklava.jobs import ProfileJob
 from baklava.models.load import LoadedModel, content, load_model
+from baklava.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from baklava.curves import Curves
 
 SCHEMA = 2
+HEADS = "head_importance."
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,7 @@ class Profile:
     """Importance per prompt: `head_importance[estimator]` `[P, L, Hq]`, `layer_importance` `[P, L]`.
 
     `meta` says what it was measured on: model path and revision, calibration fingerprint, settings, versions.
+    `curves` go with it where an allocator needs them; they depend on the eviction policy and have a file of their own.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Profile:
     head_importance: dict[str, NDArray[np.float32]]
     layer_importance: NDArray[np.float32]
     meta: dict[str, Any] = field(default_factory=dict)
+    curves: Curves | None = None
 
     @property
     def n_layers(self) -> int:
@@ -66,45 +68,20 @@ class Profile:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with a JSON header, atomically."""
-        heads = {f"head_importance.{name}": values for name, values in self.head_importance.items()}
-        tensors = {**heads, "layer_importance": self.layer_importance}
-        header = {"schema_version": SCHEMA, "model": self.model, "n_kv_heads": self.n_kv_heads, **self.meta}
-        described = {**header, "sha256": _checksum(header, tensors)}
-        with atomic(path) as unfinished:
-            unfinished.write_bytes(save(tensors, metadata={"profile": json.dumps(described, sort_keys=True)}))
+        arrays = {f"{HEADS}{name}": values for name, values in self.head_importance.items()}
+        arrays["layer_importance"] = self.layer_importance
+        header = {"model": self.model, "n_kv_heads": self.n_kv_heads, **self.meta}
+        write_tensors(path, arrays, header, schema=SCHEMA, what="profile")
 
     @classmethod
     def load(cls, path: Path) -> Profile:
         """Read a profile. Raises `UserError` for a missing, broken or newer file."""
-        if not path.is_file():
-            raise UserError(f"{path}: no such profile; make it with `baklava profile`")
+        meta, arrays = read_tensors(path, schema=SCHEMA, what="profile", hint="`baklava profile`")
+        heads = {name.removeprefix(HEADS): array for name, array in arrays.items() if name.startswith(HEADS)}
         try:
-            with safe_open(path, "np") as file:
-                meta = json.loads((file.metadata() or {})["profile"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if meta["schema_version"] != SCHEMA:
-                raise UserError(f"{path}: a profile of another schema; remove it and make it again")
-            if meta.pop("sha256") != _checksum(meta, tensors):
-                raise UserError(f"{path}: the profile does not match its checksum; remove it and make it again")
-            del meta["schema_version"]
-            prefix = "head_importance."
-            heads = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-            return cls(meta.pop("model"), meta.pop("n_kv_heads"), heads, tensors["layer_importance"], meta)
-        except UserError:
-            raise
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-            line = " ".join(str(error).split())
-            raise UserError(f"{path}: not a readable profile ({line}); remove it and make it again") from None
-
-
-def _checksum(header: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> str:
-    """Of all that a profile holds; safetensors itself would not notice a flipped bit."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        values = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
+            return cls(meta.pop("model"), meta.pop("n_kv_heads"), heads, arrays["layer_importance"], meta)
+        except KeyError as error:
+            raise UserError(f"{path}: not a readable profile ({error})") from None
 
 
 def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -130,21 +130,43 @@ def slots_of(counts: Tensor) -> tuple[Tensor, Tensor]:
     return caches, torch.arange(len(caches), device=counts.device) - before_each(counts)[caches]
 
 
-class RaggedEntries:
-    """Keys `[N, D]` and values `[N, D]` of `C` KV caches with `counts` `[C]` entries each, N their sum."""
+@dataclass(frozen=True)
+class Shared:
+    """Keys and values `[T, D]` that lie in a context, for the KV caches `owners` `[P]` that keep all of them."""
 
-    def __init__(self, keys: Tensor, values: Tensor, layout: Layout):
+    keys: Tensor
+    values: Tensor
+    owners: Tensor
+
+
+class RaggedEntries:
+    """Keys `[N, D]` and values `[N, D]` of `C` KV caches with `counts` `[C]` entries each, N their sum.
+
+    A cache in `shared` has no entries here; it reads those of the context.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, layout: Layout, shared: Sequence[Shared] = ()):
         self.keys = keys
         self.values = values
         self.layout = layout
+        self.shared = shared
 
     @classmethod
-    def gather(cls, keys: Tensor, values: Tensor, rows: Tensor, kept: Tensor) -> RaggedEntries:
+    def gather(cls, keys: Tensor, values: Tensor, rows: Tensor, kept: Tensor, *, share: bool = False) -> RaggedEntries:
         """Of contexts `[B, Hkv, T, D]` the entries `kept` `[C, T]`, KV cache `r * Hkv + h` from row `rows[r]`.
 
-        In the order of the text within each cache.
+        In the order of the text within each cache. With `share`, what a cache keeps whole is not copied.
         """
         n_kv_heads = keys.shape[1]
+        shared: list[Shared] = []
+        if share:
+            whole = kept.all(-1)
+            kept = kept & ~whole[:, None]
+            for row in rows.unique().tolist():
+                for head in range(n_kv_heads):
+                    owners = (whole.view(-1, n_kv_heads)[:, head] & (rows == row)).nonzero().squeeze(-1)
+                    if len(owners):
+                        shared.append(Shared(keys[row, head], values[row, head], owners * n_kv_heads + head))
         layout = Layout(kept.sum(-1).cpu(), keys.device)
         caches, at = kept.nonzero(as_tuple=True)  # cache by cache
         _, slots = slots_of(layout.counts.to(keys.device))
@@ -152,7 +174,7 @@ class RaggedEntries:
         source[layout.positions(caches, slots)] = torch.arange(len(at), device=keys.device)
         caches, at = caches[source], at[source]
         where = (rows[caches // n_kv_heads], caches % n_kv_heads, at)
-        return cls(keys[where], values[where], layout)
+        return cls(keys[where], values[where], layout, shared)
 
     def select(self, caches: Tensor) -> RaggedEntries:
         """These KV caches `[C']`, in this order; one may occur more than once."""
@@ -161,7 +183,11 @@ class RaggedEntries:
         old = self.layout.positions(caches.to(self.keys.device)[new], slots)
         source = torch.empty_like(old)
         source[layout.positions(new, slots)] = old
-        return RaggedEntries(self.keys[source], self.values[source], layout)
+        places = caches.to(self.keys.device)
+        shared = [
+            Shared(one.keys, one.values, torch.isin(places, one.owners).nonzero().squeeze(-1)) for one in self.shared
+        ]
+        return RaggedEntries(self.keys[source], self.values[source], layout, [one for one in shared if len(one.owners)])
 
     @property
     def entry_bytes(self) -> int:

@@ -37,6 +37,10 @@ class _Partial:
         weights = scores.sub_(highest).exp_()
         return cls(exact(torch.matmul(weights.to(values.dtype), values)), weights.sum(-1, keepdim=True), highest)
 
+    def unflatten(self, n: int) -> _Partial:
+        """`[1, P * n, D]` as `[P, n, D]`."""
+        return _Partial(*(one[0].unflatten(0, (-1, n)) for one in (self.weighted, self.total, self.highest)))
+
 
 def ragged_attention(
     query: Tensor,
@@ -54,7 +58,8 @@ def ragged_attention(
     and what is before it, unless `mask` `[B, 1, Q, M]` (true: visible) says otherwise. Sums are kept in float32 at
     least.
     """
-    how = backend(query.device, query.dtype, (query.shape[-1], tail_values.shape[-1]), softcap)
+    dims = (query.shape[-1], tail_values.shape[-1])
+    how: Backend = "torch" if entries.shared else backend(query.device, query.dtype, dims, softcap)
     if how == "triton":
         from baklava.kernels.ragged_decode import ragged_decode
 
@@ -67,7 +72,8 @@ def ragged_attention(
         mask = (position <= position[n_tail - n_queries :, None])[None, None]  # [1, 1, Q, M]
     grouped = (query * scaling).unflatten(1, (n_kv_heads, group))  # [B, Hkv, group, Q, D]
     longest = max([n_tail, *(one.length for one in entries.layout.pieces())])
-    step = max(1, MOST_SCORES // (batch * n_heads * longest + max(1, n_heads // n_kv_heads) * entries.layout.n_entries))
+    n_entries = entries.layout.n_entries + sum(len(one.owners) * len(one.keys) for one in entries.shared)
+    step = max(1, MOST_SCORES // (batch * n_heads * longest + max(1, n_heads // n_kv_heads) * n_entries))
     blocks = []
     for start in range(0, n_queries, step):
         block = grouped[..., start : start + step, :]
@@ -107,6 +113,10 @@ def _of_context(
         owners, output, log_sums = attend(query, entries)
         yield owners, _Partial(output, torch.ones_like(log_sums), log_sums)
         return
+    for one in entries.shared:  # all queries of all its owners at once
+        packed = query[one.owners].flatten(0, 1)[None]  # [1, P * R, D]
+        part = _Partial.of(packed, one.keys[None], one.values[None], None, softcap)
+        yield one.owners, part.unflatten(query.shape[1])
     for pieces in entries.layout.pieces():
         yield pieces.owners, _Partial.of(query[pieces.owners], *entries.of(pieces), None, softcap)
     if (rest := entries.layout.rest) is not None:

@@ -29,6 +29,6 @@ class Replay:
         parts = []
         for start in range(0, len(budgets), self._batch_rows):
             rows = budgets[start : start + self._batch_rows]
-            cache = compressed(self._loaded, full, rows, [self._policy] * len(rows))
+            cache = compressed(self._loaded, full, rows, [self._policy] * len(rows), share=True)
             parts.append(continuation_losses(self._loaded, cache, question, answer).double().numpy())
         return np.concatenate(parts)

@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 from baklava.importance import ESTIMATORS
 
 
+@dataclass(frozen=True)
+class FakeCurves:
+    """What an allocator sees of measured curves: rises `[K, L, Hkv]` in proportion to importance, with a bump."""
+
+    head: NDArray[np.float64]
+    levels: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5)
+
+    def mean(self) -> NDArray[np.float64]:
+        return np.array([1.0, 0.4, 0.6, 0.1])[:, None, None] * self.head
+
+
 @dataclass
 class FakeProfile:
     """What an allocator sees of a profile."""
@@ -32,6 +43,10 @@ class FakeProfile:
     @property
     def head_importance(self) -> dict[str, NDArray[np.float64]]:
         return {name: np.stack([self.head]) for name in self.estimators}
+
+    @property
+    def curves(self) -> FakeCurves:
+        return FakeCurves(self.head)
 
     def kv_importance(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
         self.pooled.append(pool)

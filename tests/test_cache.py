@@ -354,6 +354,38 @@ class TestRows:
             torch.testing.assert_close(logits[row : row + 1], expected, rtol=0, atol=1e-9)
             assert together.kept_entries()[:, row].tolist() == alone.kept_entries()[:, 0].tolist()
 
+    def test_rows_that_share_a_context_equal_rows_with_copies_of_it(self) -> None:
+        """Also those that are selected later; only what is not whole takes memory of its own."""
+        model, question, step = random_model(), random_tokens(6, seed=9, rows=4), random_tokens(1, seed=3, rows=3)
+        full = ContextCache(model.config, [StreamingLLM()])
+        shares = np.ones((4, 2, 2))
+        shares[1, 0, 1], shares[2, 1], shares[3] = 0.3, [0.5, 0.0], 0.2
+        budgets = [Budgets.from_shares(one) for one in shares]
+        rows = torch.tensor([0, 0, 1, 0])
+        with torch.inference_mode():
+            model(random_tokens(30, rows=2), past_key_values=full)
+            caches = [
+                BudgetedCache.from_context(model.config, full, budgets, contexts=rows, share=share)
+                for share in (False, True)
+            ]
+            entries = [sum(len(layer.compressed.entries.keys) for layer in one.budgeted_layers) for one in caches]
+            logits = [model(question, past_key_values=one).logits for one in caches]
+            for one in caches:
+                one.select_rows(torch.tensor([3, 1, 1]))
+            later = [model(step, past_key_values=one).logits for one in caches]
+        assert entries == [4 * 120 - 21 - 45 - 96, 9 + 15 + 24]
+        assert caches[0].kept_entries().tolist() == caches[1].kept_entries().tolist()
+        torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(later[1], later[0], rtol=0, atol=1e-9)
+
+    def test_a_shared_context_is_never_overwritten(self) -> None:
+        model = random_model()
+        full = ContextCache(model.config, [StreamingLLM()])
+        with torch.inference_mode():
+            model(random_tokens(30), past_key_values=full)
+        with pytest.raises(UserError, match='use "grow"'):
+            BudgetedCache.from_context(model.config, full, uniform(0.5), decoding="fixed", share=True)
+
     def test_rows_from_one_context_share_its_sliding_windows(self) -> None:
         model = random_model("gemma3")
         context, question = random_tokens(30), random_tokens(6, seed=9)

@@ -21,6 +21,7 @@ EXPERIMENTS = (
     ["experiment=demo"],
     ["experiment=smoke", "name=other", "results=/elsewhere/my results"],
     ["model=[tiny-llama,qwen2.5-7b]", "task=[vt]", "ratios=[0.25,0.5,0.125]"],
+    ["allocator=[uniform,baklava_measured]", "eviction=[streaming_llm,snapkv]"],
 )
 
 
@@ -34,7 +35,7 @@ def outputs(job: Any) -> list[Path]:
     match job:
         case jobs.CalibrateJob():
             return [job.prompts]
-        case jobs.ProfileJob() | jobs.MeasureJob() | jobs.TrackJob():
+        case jobs.ProfileJob() | jobs.CurvesJob() | jobs.MeasureJob() | jobs.TrackJob():
             return [job.output]
         case jobs.AllocateJob():
             return [*job.budgets.values(), job.trace]
@@ -78,6 +79,7 @@ def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None
     for job in chain["allocate"]:
         assert job.prompts in written["calibrate"]
         assert job.profile in written["profile"]
+        assert job.curves is None or job.curves in written["curves"]
     for job in chain["evaluate"]:
         assert {cell.path for cell in job.cells} <= written["allocate"]
     [summarize], [report], [track] = chain["summarize"], chain["report"], chain["track"]
@@ -96,6 +98,7 @@ def test_there_is_one_job_per_model_task_and_method() -> None:
     assert {stage: len(some) for stage, some in chain.items()} == {
         "calibrate": models,
         "profile": models,
+        "curves": models,
         "allocate": models * methods,
         "evaluate": models * tasks,
         "measure": models,
@@ -137,6 +140,11 @@ class TestWhatAChangeReaches:
 
     def test_summary_settings_evaluate_nothing_again(self) -> None:
         assert self.reached("summary.confidence=0.9") == {"summarize"}
+
+    def test_curves_are_read_where_they_are_needed_alone(self) -> None:
+        assert self.reached("curves.levels=[0,0.5]") == {"curves"}
+        config = compose(["allocator=[uniform,baklava,baklava_measured]"])
+        assert [job.curves is not None for job in all_jobs(config)["allocate"]] == [False, False, True]
 
     def test_search_settings_profile_nothing_again(self) -> None:
         assert self.reached("search.seed=1") == {"allocate"}

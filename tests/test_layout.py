@@ -19,6 +19,7 @@ def paths(layout: Layout, model: str, other: str, ratio: float) -> list[Path]:
     return [
         layout.prompts(model),
         layout.profile(model),
+        layout.curves(model, other),
         layout.budgets(model, other, other, ratio),
         layout.search_trace(model, other, other),
         layout.records(model, other),

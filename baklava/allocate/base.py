@@ -36,6 +36,7 @@ class Allocator:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     family: ClassVar[str]
+    needs_curves: ClassVar[bool] = False  # where true, `shares` finds `profile.curves`
 
     name: str
 

@@ -25,6 +25,7 @@ PARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "whole": st.floats(0, 1),
         "layer_mix": st.floats(0, 1),
     },
+    "baklava_measured": {"floor": st.floats(0, 1)},
     "duo": {"streaming": st.floats(0, 0.99), "pool": st.sampled_from(["mean", "max"])},
     "headkv": {"beta": st.floats(1, 20), "pool": st.sampled_from(["mean", "max"])},
     "lu_curve": {},
@@ -37,7 +38,7 @@ PARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 # What the file says may give a KV cache more when the total shrinks.
 NOT_MONOTONE = {"lu_curve"}
 # The others look at a KV cache's place besides its importance.
-BY_IMPORTANCE_ALONE = ["baklava", "duo", "headkv", "squeeze", "uniform"]
+BY_IMPORTANCE_ALONE = ["baklava", "baklava_measured", "duo", "headkv", "squeeze", "uniform"]
 
 
 @pytest.fixture(scope="module")

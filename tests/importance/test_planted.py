@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted_model import LOCAL, N_KV_HEADS, N_LAYERS, RETRIEVAL, planted_model, planted_prompts
 
-from baklava.allocate import Allocator, Baklava, Duo, Uniform
+from baklava.allocate import Allocator, Baklava, BaklavaMeasured, Duo, Uniform
 from baklava.budgets import Budgets
 from baklava.config import ProfileConfig
+from baklava.curves import Curves, measure_curves
 from baklava.eviction import StreamingLLM
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile, profile_prompts
@@ -74,6 +77,31 @@ def test_allocators_that_follow_them_keep_what_uniform_loses(
     found, uniform = losses(
         loaded,
         *(Budgets.from_shares(one.shares(profile, 0.6), ratio=0.6) for one in (allocator, Uniform(name="u"))),
+    )
+    assert found < 0.1
+    assert uniform > 2.0
+
+
+def test_measured_importance_ranks_the_planted_kv_caches_first(loaded: LoadedModel) -> None:
+    replay = Replay(loaded, StreamingLLM(), batch_rows=32)
+    shape = (N_LAYERS, N_KV_HEADS)
+    rises, full = measure_curves(replay, planted_prompts(4), shape=shape, levels=(0.0, LITTLE, 0.5), label="")
+    importance = Curves("planted", "streaming_llm", (0.0, LITTLE, 0.5), rises, full).importance()
+    order = np.argsort(-importance.ravel(), kind="stable")
+    assert {divmod(int(place), N_KV_HEADS) for place in order[: len(RETRIEVAL)]} == RETRIEVAL
+
+
+def test_the_knapsack_over_measured_curves_keeps_what_uniform_loses(loaded: LoadedModel, profile: Profile) -> None:
+    levels = (0.0, LITTLE, 0.5)
+    replay = Replay(loaded, StreamingLLM(), batch_rows=32)
+    rises, full = measure_curves(replay, planted_prompts(4), shape=(N_LAYERS, N_KV_HEADS), levels=levels, label="")
+    known = replace(profile, curves=Curves("planted", "streaming_llm", levels, rises, full))
+    found, uniform = losses(
+        loaded,
+        *(
+            Budgets.from_shares(one.shares(known, 0.6), ratio=0.6)
+            for one in (BaklavaMeasured(name="m", floor=0.1), Uniform(name="u"))
+        ),
     )
     assert found < 0.1
     assert uniform > 2.0

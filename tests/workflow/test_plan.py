@@ -27,6 +27,13 @@ def test_each_model_has_its_own_jobs(snakemake: Snakemake, tmp_path: Path) -> No
     assert planned == {**EVERYTHING, **per_model}
 
 
+def test_curves_are_measured_once_per_policy_where_an_allocator_needs_them(
+    snakemake: Snakemake, tmp_path: Path
+) -> None:
+    overrides = "allocator=[uniform,baklava,baklava_measured] eviction=[streaming_llm,snapkv]"
+    assert snakemake(tmp_path, "-n", overrides=overrides).planned == {**EVERYTHING, "budgets": 6, "curves": 2}
+
+
 def test_tracking_can_be_left_out(snakemake: Snakemake, tmp_path: Path) -> None:
     planned = snakemake(tmp_path, "-n", overrides="tracking=none").planned
     assert planned == {rule: count for rule, count in EVERYTHING.items() if rule != "tracking"}

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterable
+from pathlib import Path
 
 from baklava import jobs
 from baklava.config import ExperimentConfig, compose

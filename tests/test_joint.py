@@ -1,0 +1,63 @@
+"""Measured budgets of a small model are what they say, and never worse than uniform on the search prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import random_model, random_tokens
+
+from baklava import joint
+from baklava.allocate import BaklavaMeasured
+from baklava.budgets import Budgets
+from baklava.calibration import Calibration, Prompt
+from baklava.config import compose
+from baklava.curves import Curves, measure_curves
+from baklava.jobs import AllocateJob
+from baklava.joint import joint_budgets
+from baklava.layout import Layout
+from baklava.models.load import LoadedModel
+from baklava.profile import Profile
+from baklava.replay import Replay
+
+
+class FixedPrompt(Prompt):
+    """A prompt whose tokens are given, so that no tokenizer is needed."""
+
+    def token_ids(self, model):
+        ids = random_tokens(40, seed=self.index)[0].tolist()
+        return ids[:30], ids[30:36], ids[36:]
+
+
+PROMPTS = tuple(FixedPrompt("none", index, "", "", "") for index in range(3))
+
+
+def test_budgets_of_a_model_lose_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From curves to budgets, on a random model: what is written is what a replay of its own measures."""
+    loaded = LoadedModel("tiny-llama", random_model(), tokenizer=None)
+    monkeypatch.setattr(joint, "load_model", lambda config: loaded)
+    monkeypatch.setattr(Calibration, "load", lambda path: Calibration(PROMPTS[:1], PROMPTS))
+    config = compose(["allocator=[uniform,baklava_measured]", "ratios=[0,0.5,0.8]"])
+    job = AllocateJob.of(config, Layout(Path("results"), "e"), "tiny-llama", "baklava_measured", "streaming_llm")
+    replay = Replay(loaded, job.eviction.build(), batch_rows=4)
+    rises, full = measure_curves(replay, PROMPTS, shape=(2, 2), levels=(0.0, 0.3), label="")
+    heads = {"eviction_shift": np.random.default_rng(0).random((1, 2, 4)).astype(np.float32)}
+    curves = Curves("tiny-llama", "streaming_llm", (0.0, 0.3), rises, full)
+    profile = Profile("tiny-llama", 2, heads, np.ones((1, 2), np.float32), {"calibration": "c"}, curves)
+    allocator = job.allocator.build()
+    assert isinstance(allocator, BaklavaMeasured)
+    fitted = joint_budgets(job, allocator, profile)
+    for ratio, budgets in fitted.budgets.items():
+        assert budgets.shares.mean() == pytest.approx(1 - ratio, abs=1e-9)
+        said = budgets.provenance
+        again = np.mean([replay.losses(prompt, [budgets]) for prompt in PROMPTS])
+        assert said["loss"] == pytest.approx(again, abs=1e-9)
+        uniform = Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio)
+        assert said["loss_uniform"] == pytest.approx(
+            np.mean([replay.losses(prompt, [uniform]) for prompt in PROMPTS]), abs=1e-9
+        )
+        assert said["loss"] <= said["loss_start"] <= said["loss_uniform"]
+        rows = fitted.trace[fitted.trace["ratio"] == ratio]
+        assert rows["chosen"].sum() == 1
+        assert rows.loc[rows["chosen"], "loss"].item() == rows["loss"].min() == said["loss"]
