@@ -57,9 +57,9 @@ class TestConfFolder:
 
     @pytest.mark.parametrize("path", sorted((CONF / "training").glob("*.yaml")), ids=lambda path: path.stem)
     def test_every_training_recipe_composes(self, path: Path) -> None:
-        recipe = Recipe.model_validate(compose_training(path.stem, ["steps=7"]))
+        recipe = Recipe.model_validate(compose_training(path.stem, ["seed=7"]))
         assert recipe.name == path.stem
-        assert recipe.steps == 7
+        assert recipe.seed == 7
 
     def test_config_spells_out_every_setting(self) -> None:
         """What is not spelt out can be overridden only with a plus, and nobody finds it."""
