@@ -67,7 +67,8 @@ class Profile:
     def save(self, path: Path) -> None:
         """Write a safetensors file with a JSON header, atomically."""
         heads = {f"head_importance.{name}": values for name, values in self.head_importance.items()}
-        tensors = {**heads, "layer_importance": self.layer_importance}
+        found = {**heads, "layer_importance": self.layer_importance}
+        tensors = {name: np.ascontiguousarray(values) for name, values in found.items()}  # else saved in wrong order
         header = {"schema_version": SCHEMA, "model": self.model, "n_kv_heads": self.n_kv_heads, **self.meta}
         described = {**header, "sha256": _checksum(header, tensors)}
         with atomic(path) as unfinished:
@@ -101,9 +102,8 @@ def _checksum(header: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -
     """Of all that a profile holds; safetensors itself would not notice a flipped bit."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
-        values = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        digest.update(values.tobytes())
+        values = tensors[name]
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()
 
 
