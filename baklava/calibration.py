@@ -164,6 +164,7 @@ def calibrate(job: CalibrateJob) -> None:
     if settings.tasks:
         sources.append(task_prompts(settings, load_tokenizer(job.model)))
     if text is not None:
+        open_documents(text).read(0)  # is it readable? Loading a model takes longer
         loaded = load_model(job.model)
         sources.append(text_prompts(text, settings, loaded.tokenizer, loaded))
     prompts = []
@@ -176,8 +177,9 @@ def calibrate(job: CalibrateJob) -> None:
                 f"{n} calibration prompts are asked for; give more text, or lower calibration.length, n_profile or "
                 "n_search"
             )
+        if not prompts:
+            _check_vocabulary(job.model, prompt, shape.vocabulary)
         prompts.append(prompt)
-    _check_vocabulary(job.model, prompts[0], shape.vocabulary)
     Calibration(tuple(prompts[: settings.n_profile]), tuple(prompts[settings.n_profile :])).save(job.prompts)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from baklava.config import ModelConfig
 from baklava.context import budgeted_layers
 from baklava.errors import UserError
+from baklava.models.folder import tensors_of
 from baklava.models.load import line, resolve
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -91,7 +90,7 @@ def _tensors(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
     folder = _local_folder(model)
     if folder is not None:
         for path in sorted(folder.glob("*.safetensors")):
-            yield from _header(path)
+            yield from ((kind, shape) for kind, shape, _ in tensors_of(path))
         return
     from huggingface_hub import get_safetensors_metadata
 
@@ -115,14 +114,3 @@ def _local_folder(model: ModelConfig) -> Path | None:
     cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
     snapshot = Path(cached).parent if isinstance(cached, str) else None
     return snapshot if snapshot is not None and any(snapshot.glob("*.safetensors")) else None
-
-
-def _header(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """A safetensors file begins with the length of its JSON header, in eight bytes."""
-    try:
-        with path.open("rb") as file:
-            header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            tensors = [(one["dtype"], one["shape"]) for name, one in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    yield from tensors

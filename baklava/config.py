@@ -326,6 +326,20 @@ def conf_folder() -> Path:
     )
 
 
+# Settings that are chosen by name, and the Hydra group of each.
+GROUPS = {"models": "model", "tasks": "task", "allocators": "allocator", "evictions": "eviction"}
+
+
+def _check_chosen_once(overrides: Sequence[str]) -> None:
+    """Hydra takes the same choice twice, as in `task=[vt,vt]`, for one."""
+    for override in overrides:
+        group, _, chosen = override.partition("=")
+        names = [name.strip() for name in chosen.strip("[]").split(",")]
+        twice = [name for name in names if names.count(name) > 1]
+        if group in GROUPS.values() and twice:
+            raise UserError(f"config: {override}: {twice[0]} is chosen twice; name each choice once")
+
+
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("Config search path")[0].split()) or type(error).__name__
 
@@ -337,6 +351,8 @@ def check(model: type[Strict], values: Any, *, source: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        if first["type"] == "missing" and key in GROUPS:
+            raise UserError(f"{source}: {key}: none chosen; choose one with {GROUPS[key]}=NAME") from None
         given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise UserError(f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{given}{more}") from None
@@ -344,6 +360,7 @@ def check(model: type[Strict], values: Any, *, source: str) -> Any:
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
+    _check_chosen_once(overrides)
     values = _compose(conf_folder(), "config", overrides)
     return check(ExperimentConfig, values, source="config")
 
@@ -374,6 +391,7 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import OverrideParseException
     from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
@@ -381,6 +399,8 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="baklava"):
             composed = hydra_compose(name, overrides=list(overrides))
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OverrideParseException as error:
+        raise UserError(f"config: {error.override}: {_first_line(error)}") from None
     except Exception as error:  # odd overrides make Hydra fail in all manner of ways, assertions among them
         raise UserError(f"config ({folder}): {_first_line(error)}") from None
 

@@ -21,10 +21,11 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 def write_tensors(path: Path, arrays: Arrays, header: Mapping[str, Any], *, schema: int, what: str) -> None:
     """Write arrays and a header of plain values, atomically."""
+    tensors = {name: np.ascontiguousarray(values) for name, values in arrays.items()}  # else saved in wrong order
     described = {"schema_version": schema, **header}
-    text = json.dumps({**described, "sha256": _checksum(described, arrays)}, sort_keys=True)
+    text = json.dumps({**described, "sha256": _checksum(described, tensors)}, sort_keys=True)
     with atomic(path) as unfinished:
-        unfinished.write_bytes(save(dict(arrays), metadata={what: text}))
+        unfinished.write_bytes(save(tensors, metadata={what: text}))
 
 
 def read_tensors(path: Path, *, schema: int, what: str, hint: str) -> tuple[dict[str, Any], Arrays]:
@@ -55,7 +56,6 @@ def _checksum(header: Mapping[str, Any], arrays: Arrays) -> str:
     """Of all that the file holds; safetensors itself would not notice a flipped bit."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):
-        values = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        digest.update(values.tobytes())
+        values = arrays[name]
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()

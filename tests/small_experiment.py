@@ -48,7 +48,7 @@ def overrides(model: Path, *more: str) -> list[str]:
         f"models.tiny-llama.path={model}",
         "models.tiny-llama.dtype=float32",
         "task=[niah_single_1]",
-        "tasks.niah_single_1.max_new_tokens=4",
+        "+tasks.niah_single_1.max_new_tokens=4",
         "ratios=[0.5,0.8]",
         "calibration.length=400",
         "calibration.n_profile=1",

@@ -147,8 +147,10 @@ class TestMistakes:
         assert "save_every" in complaint(["train-reference", "model=tiny-llama", "save_every=x"], capsys)
 
     def test_interruption_ends_with_130(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        monkeypatch.chdir(tmp_path)
+
         def interrupted(job: Any) -> None:
             raise KeyboardInterrupt
 
@@ -168,7 +170,10 @@ def install(monkeypatch: pytest.MonkeyPatch, stage: str, run: Any) -> None:
 
 class TestStages:
     @pytest.mark.parametrize("stage", STAGES)
-    def test_overrides_and_jobs_run_the_same_work(self, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_overrides_and_jobs_run_the_same_work(
+        self, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
         config = compose(["experiment=demo"])
         expected = list(getattr(jobs, f"{stage}_jobs")(config, Layout(config.results, config.name)))
         done: list[Any] = []

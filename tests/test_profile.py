@@ -145,8 +145,10 @@ def test_pooling_over_the_group():
 def test_a_saved_profile_comes_back(tmp_path):
     path = tmp_path / "p.safetensors"
     heads = {"e": np.random.default_rng(0).random((2, 3, 4), dtype=np.float32)}
-    Profile("m", 2, heads, np.ones((2, 3), np.float32), {"path": "x", "revision": None}).save(path)
+    layers = heads["e"][..., 0]  # not contiguous
+    Profile("m", 2, heads, layers, {"path": "x", "revision": None}).save(path)
     again = Profile.load(path)
+    assert (again.layer_importance == layers).all()
     assert (again.head_importance["e"] == heads["e"]).all()
     assert (again.model, again.n_kv_heads, again.n_layers, again.n_q_heads) == ("m", 2, 3, 4)
     assert again.meta == {"path": "x", "revision": None}

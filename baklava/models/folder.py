@@ -35,6 +35,8 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
         raise UserError(f"{key}: {model.path} is a {names[0]}; BaKlaVa needs a decoder that generates (...ForCausalLM)")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise UserError(f"{key}: {model.path} has no weights (*.safetensors); download all files of the model")
+    for file in sorted(folder.glob("*.safetensors")):
+        _check_whole(file)
     positions = _positions(config)
     for name, length in lengths.items():
         if positions is not None and length > positions:
@@ -42,6 +44,32 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
                 f"{name}: {length} tokens are more than the {positions} positions of model {model.name}; "
                 f"set {name} to {positions} or less"
             )
+
+
+def tensors_of(path: Path) -> list[tuple[str, list[int], int]]:
+    """Kind of number, shape and end of every tensor of a safetensors file. Raises `UserError` for a broken one.
+
+    Such a file begins with the length of its JSON header, in eight bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        tensors = [one for name, one in header.items() if name != "__metadata__"]
+        return [(one["dtype"], one["shape"], int(one["data_offsets"][1])) for one in tensors]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
+
+
+def _check_whole(path: Path) -> None:
+    """The header says how long the file must be."""
+    ends = [end for _, _, end in tensors_of(path)]
+    with path.open("rb") as file:
+        expected = 8 + int.from_bytes(file.read(8), "little") + max(ends, default=0)
+    if path.stat().st_size != expected:
+        raise UserError(
+            f"{path}: {path.stat().st_size} bytes where its header says {expected}: cut short or damaged; "
+            "download or copy it again"
+        )
 
 
 def _read(path: Path, key: str) -> dict[str, Any]:
