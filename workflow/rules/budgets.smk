@@ -26,6 +26,8 @@ rule budgets:
         "../envs/baklava.yaml"
     resources:
         gpu=gpus,
+        mem_mb=memory("budgets"),
+        runtime=minutes("budgets"),
     params:
         job=lambda wildcards: jobs.AllocateJob.of(
             experiment, layout, wildcards.model, wildcards.allocator, wildcards.eviction
