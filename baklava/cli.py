@@ -74,11 +74,13 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
         claim_results(config, overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
-    with _device_of(work):
+    with _gpu_of(work) as gpu:
+        if gpu is not None:
+            print(f"baklava {name}: GPU {gpu}", file=sys.stderr, flush=True)
         return sum(run(one) or 0 for one in work)
 
 
-def _device_of(work: Sequence[object]) -> AbstractContextManager[object]:
+def _gpu_of(work: Sequence[object]) -> AbstractContextManager[str | None]:
     """Hold the GPU that jobs with a model compute on, if any; one for all of them, as CUDA is initialised once."""
     from baklava.devices import own_gpu
 

@@ -89,7 +89,8 @@ class OneNode:
     def environment(self) -> dict[str, str]:
         """With which `sbatch`, `squeue` and the like find this cluster and no other."""
         outside = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "CUDA"))}
-        return {**outside, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        path = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
+        return {**outside, "SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
 
     def __enter__(self) -> OneNode:
         try:
@@ -124,6 +125,11 @@ class OneNode:
             device = self.folder / f"gpu{i}"
             os.mknod(device, mode=0o020666, device=os.makedev(1, 3))
             devices.append(f"NodeName={self.host} Name=gpu Type=fake File={device}\n")
+        # Inside a job, Snakemake's plugin takes SLURM_CONF from the environment of the `srun` that it starts.
+        (self.folder / "bin").mkdir()
+        srun = self.folder / "bin" / "srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+        srun.chmod(0o755)
         (self.folder / "gres.conf").write_text("AutoDetect=off\n" + "".join(devices))
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         (self.folder / "slurm.conf").write_text(
