@@ -244,9 +244,9 @@ Bytes = Annotated[int, BeforeValidator(_n_bytes), Field(ge=0)]
 
 
 class JobResources(Strict):
-    """What a job of the workflow asks for; its n-th attempt asks for n times as much."""
+    """What a job of the workflow asks for."""
 
-    mem_mb: int = Field(ge=1, description="main memory")
+    mem_mb: int = Field(ge=1, description="main memory; the n-th attempt asks for n times as much")
     runtime: int = Field(ge=1, description="minutes")
 
 

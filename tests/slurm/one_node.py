@@ -58,7 +58,7 @@ GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 \
 RealMemory={memory} Gres=gpu:fake:{gpus}
 PartitionName=short Nodes={host} Default=YES MaxTime=1 State=UP
-PartitionName={partition} Nodes={host} MaxTime=60 State=UP
+PartitionName={partition} Nodes={host} MaxTime=1-00:00:00 State=UP
 """
 
 

@@ -43,13 +43,21 @@ def gpus(wildcards) -> int:
     return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
 
 
+def evaluate_job(wildcards):
+    """The job of a model and task, or of one of its shards."""
+    return jobs.EvaluateJob.of(
+        experiment, layout, wildcards.model, wildcards.task, index=int(wildcards.get("shard", 0))
+    )
+
+
 def memory(stage: str):
     """What a job of this stage asks for in MB, more with every attempt: the last one may have died for want of it."""
     return lambda wildcards, attempt: attempt * getattr(experiment.resources, stage).mem_mb
 
 
-def minutes(stage: str):
-    return lambda wildcards, attempt: attempt * getattr(experiment.resources, stage).runtime
+def minutes(stage: str) -> int:
+    """The same at every attempt: a job that asks for more than its partition grants would wait forever."""
+    return getattr(experiment.resources, stage).runtime
 
 
 experiment, overrides = composed_experiment(config)
@@ -64,7 +72,8 @@ DEVICES = len(visible_devices())
 if DEVICES > 0 and workflow.is_main_process:
     if "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", DEVICES)
-    os.environ[JOBS_PER_GPU] = str(max(1, math.ceil(workflow.global_resources["gpu"] / DEVICES)))
+    slots = workflow.global_resources["gpu"]
+    os.environ[JOBS_PER_GPU] = str(max(1, math.ceil(getattr(slots, "value", slots) / DEVICES)))
 
 
 wildcard_constraints:

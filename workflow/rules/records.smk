@@ -9,12 +9,6 @@ else:
     answers_log = layout.log("records", "{model}", "{task}", f"{{shard}}-of-{SHARDS}")
 
 
-def evaluate_job(wildcards):
-    return jobs.EvaluateJob.of(
-        experiment, layout, wildcards.model, wildcards.task, index=int(wildcards.get("shard", 0))
-    )
-
-
 rule records:
     input:
         lambda wildcards: [cell.path for cell in evaluate_job(wildcards).cells],
