@@ -255,6 +255,7 @@ class ResourcesConfig(Strict):
 
     prompts: JobResources
     profile: JobResources
+    curves: JobResources
     budgets: JobResources
     records: JobResources
     measurements: JobResources

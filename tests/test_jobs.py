@@ -152,12 +152,11 @@ class TestWhatAChangeReaches:
     def test_summary_settings_evaluate_nothing_again(self) -> None:
         assert self.reached("summary.confidence=0.9") == {"summarize"}
 
-<<<<<<< HEAD
     def test_curves_are_read_where_they_are_needed_alone(self) -> None:
         assert self.reached("curves.levels=[0,0.5]") == {"curves"}
         config = compose(["allocator=[uniform,baklava,baklava_measured]"])
         assert [job.curves is not None for job in all_jobs(config)["allocate"]] == [False, False, True]
-=======
+
     def test_what_jobs_ask_of_a_cluster_changes_none(self) -> None:
         assert self.reached("resources.records.mem_mb=64000", "resources.profile.runtime=5") == set()
 

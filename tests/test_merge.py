@@ -30,47 +30,52 @@ def job(folder: Path, name: str, **changed: Any) -> EvaluateJob:
         "cells": [{"allocator": "uniform", "eviction": "streaming_llm", "ratio": 0.5, "path": str(budgets)}],
         "store": str(folder / "needle.lines"),
         "records": str(folder / f"{name}.parquet"),
+        "timings": str(folder / f"{name}.timings.parquet"),
     }
     return EvaluateJob.model_validate({**values, **changed})
 
 
-def sharded(folder: Path, n_shards: int) -> Path:
-    """The records of so many jobs, merged."""
+def sharded(folder: Path, n_shards: int) -> MergeJob:
+    """So many jobs, and their records and timings merged."""
     shards = [job(folder, f"shard{i}", shard={"index": i, "of": n_shards}) for i in range(n_shards)]
     for one in shards:
         assert evaluate(one) == 0
-    merged = folder / f"merged{n_shards}.parquet"
-    merge(MergeJob(shards=tuple(one.records for one in shards), records=merged))
+    merged = MergeJob(
+        records_of_shards=tuple(one.records for one in shards),
+        timings_of_shards=tuple(one.timings for one in shards),
+        records=folder / f"merged{n_shards}.parquet",
+        timings=folder / f"merged{n_shards}.timings.parquet",
+    )
+    merge(merged)
     return merged
 
 
-def timeless(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).drop_columns("seconds").to_pylist()
-
-
-def test_merged_records_are_those_of_one_job(tmp_path: Path) -> None:
+def test_merged_records_are_those_of_one_job_byte_for_byte(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "many").mkdir()
     whole = job(tmp_path / "one", "whole")
     evaluate(whole)
+    assert pq.read_metadata(whole.records).num_rows == 2 * N_SAMPLES
     merged = sharded(tmp_path / "many", 3)
-    assert len(timeless(merged)) == 2 * N_SAMPLES
-    assert timeless(merged) == timeless(whole.records)
+    assert merged.records.read_bytes() == whole.records.read_bytes()
 
 
-def test_another_number_of_shards_computes_nothing_and_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    two = sharded(tmp_path, 2).read_bytes()
+def test_another_number_of_shards_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = sharded(tmp_path, 2)
     assert sorted(path.name for path in (tmp_path / "needle").iterdir()) == ["0-of-2.lines", "1-of-2.lines"]
     monkeypatch.setattr(Engine, "answers", None)
     whole = job(tmp_path, "whole")
     evaluate(whole)
-    assert whole.records.read_bytes() == two
-    assert sharded(tmp_path, 7).read_bytes() == two  # two of them have no sample
+    seven = sharded(tmp_path, 7)  # two of them have no sample
+    for one in (whole, seven):
+        assert one.records.read_bytes() == two.records.read_bytes()
+        assert one.timings.read_bytes() == two.timings.read_bytes()
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    missing = (tmp_path / "1-of-2.parquet",)
+    merged = tmp_path / "records.parquet"
+    one = MergeJob(records_of_shards=missing, timings_of_shards=missing, records=merged, timings=tmp_path / "timings")
     with pytest.raises(UserError, match=r"1-of-2\.parquet: no such records file"):
-        merge(MergeJob(shards=(tmp_path / "1-of-2.parquet",), records=tmp_path / "records.parquet"))
+        merge(one)
     assert list(tmp_path.iterdir()) == []

@@ -46,7 +46,7 @@ def without_records(finished: Workflow, tmp_path: Path) -> Workflow:
     """The same in another folder, with everything but the answers there."""
     folder = tmp_path / "again"
     shutil.copytree(finished.folder, folder)
-    for name in ("records", "store", "logs/records"):
+    for name in ("records", "timings", "store", "logs/records"):
         shutil.rmtree(folder / "results/small" / name)
     (folder / "snakemake.out").unlink()
     return Workflow(finished.cluster, folder, finished.profile)

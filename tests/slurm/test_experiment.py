@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import pyarrow.parquet as pq
 from slurm.one_node import ACCOUNT, GPUS, PARTITION, wait_until
 from slurm.submission import RECORDS, Workflow, ended
 
 
-def answers(workflow: Workflow) -> list[dict[str, Any]]:
-    return pq.read_table(workflow.records).drop_columns("seconds").to_pylist()
-
-
 def test_the_chain_runs_by_sbatch_from_end_to_end(finished: Workflow) -> None:
     results = finished.folder / "results" / "small"
     for name in ("summary.csv", "headline.json", "figures/score_vs_ratio.svg"):
         assert (results / name).stat().st_size
-    assert len(answers(finished)) == 4
+    assert pq.read_metadata(finished.records).num_rows == 4
     for rule in ("prompts", "profile", "budgets", "records"):
         [job] = finished.jobs(rule)
         assert "JobState=COMPLETED" in job
@@ -49,7 +44,7 @@ def test_a_cancelled_job_is_made_up_for_by_a_rerun(without_records: Workflow, fi
     assert ended(disturbed) != 0
     assert not workflow.records.exists()
     assert workflow.run(RECORDS) == 0, workflow.output
-    assert answers(workflow) == answers(finished)
+    assert workflow.records.read_bytes() == finished.records.read_bytes()
 
 
 def test_a_job_killed_for_memory_is_submitted_again_with_more(without_records: Workflow, finished: Workflow) -> None:
@@ -60,7 +55,7 @@ def test_a_job_killed_for_memory_is_submitted_again_with_more(without_records: W
     assert "JobState=FAILED" in killed or "JobState=OUT_OF_MEMORY" in killed
     assert f"mem={500 * (2 + len(others))}M," in completed
     assert "JobState=COMPLETED" in completed
-    assert answers(workflow) == answers(finished)
+    assert workflow.records.read_bytes() == finished.records.read_bytes()
 
 
 def test_a_job_that_waits_for_a_drained_node_is_made_up_for_by_a_rerun(
@@ -78,4 +73,4 @@ def test_a_job_that_waits_for_a_drained_node_is_made_up_for_by_a_rerun(
     finally:
         cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
     assert workflow.run(RECORDS) == 0, workflow.output
-    assert answers(workflow) == answers(finished)
+    assert workflow.records.read_bytes() == finished.records.read_bytes()

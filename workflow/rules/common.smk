@@ -43,11 +43,22 @@ def gpus(wildcards) -> int:
     return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
 
 
+def curves_of(wildcards) -> list[Path]:
+    """The measured curves, where the allocator needs them."""
+    method = (wildcards.model, wildcards.allocator, wildcards.eviction)
+    curves = jobs.AllocateJob.of(experiment, layout, *method).curves
+    return [] if curves is None else [curves]
+
+
 def evaluate_job(wildcards):
     """The job of a model and task, or of one of its shards."""
     return jobs.EvaluateJob.of(
         experiment, layout, wildcards.model, wildcards.task, index=int(wildcards.get("shard", 0))
     )
+
+
+def merge_job(wildcards):
+    return jobs.MergeJob.of(experiment, layout, wildcards.model, wildcards.task)
 
 
 def memory(stage: str):

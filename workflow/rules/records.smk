@@ -50,9 +50,7 @@ if SHARDS > 1:
         conda:
             "../envs/baklava.yaml"
         params:
-            job=lambda wildcards: jobs.MergeJob.of(
-                experiment, layout, wildcards.model, wildcards.task
-            ).model_dump_json(),
+            job=lambda wildcards: merge_job(wildcards).model_dump_json(),
         message:
             "Answers of {wildcards.model} to {wildcards.task}, from {SHARDS} jobs"
         shell:
