@@ -12,7 +12,7 @@ SNAKEFMT_LINE := 120
 KVPRESS := .venv-kvpress
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report ui unlock test test-faults test-kvpress lint format
+.PHONY: help env demo report ui unlock test test-faults test-kvpress test-slurm lint format
 
 help: ## show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,13 @@ $(KVPRESS)/.installed: requirements-kvpress.txt
 	@test -x $(KVPRESS)/bin/python || $(PYTHON) -m venv $(KVPRESS)
 	@$(KVPRESS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kvpress.txt
 	@touch $@
+
+test-slurm: env ## run a small experiment through a SLURM of one node, and what befalls its jobs (Debian, as root)
+	@test "$$(id -u)" = 0 || { echo "error: make test-slurm starts SLURM's daemons, so it needs root" >&2; exit 1; }
+	@command -v slurmctld slurmd sbatch munged >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[slurm]'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/slurm
 
 lint: env ## ruff, mypy, snakefmt and Snakemake's own linter
 	$(BIN)/ruff check .

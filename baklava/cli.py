@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ STAGES = {
     "curves": Stage("CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less"),
     "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets"),
     "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget"),
+    "merge": Stage("MergeJob", "baklava.merge:merge", "put the records of shards together"),
     "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself"),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
@@ -72,7 +74,23 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
         claim_results(config, overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
-    return sum(run(one) or 0 for one in work)
+    with _gpu_of(work) as gpu:
+        if gpu is not None:
+            print(f"baklava {name}: GPU {gpu}", file=sys.stderr, flush=True)
+        return sum(run(one) or 0 for one in work)
+
+
+def _gpu_of(work: Sequence[object]) -> AbstractContextManager[str | None]:
+    """Hold the GPU that jobs with a model compute on, if any; one for all of them, as CUDA is initialised once."""
+    from baklava.devices import own_gpu
+
+    models = {one.model.name: one.model.device for one in work if hasattr(one, "model")}
+    gpus = {device.replace("auto", "cuda") for device in models.values()} - {"cpu"}
+    if len(gpus) > 1:
+        raise UserError(
+            f"device: {models}: one command computes on one GPU; run it for one model at a time, model=NAME"
+        )
+    return own_gpu(gpus.pop() if gpus else "cpu")
 
 
 def _parser() -> argparse.ArgumentParser:

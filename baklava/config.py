@@ -206,6 +206,7 @@ class EvaluateConfig(Strict):
     memory_gib: float | None = Field(
         default=None, gt=0, description="memory for the KV of these rows; null: half of what is free"
     )
+    shards: int = Field(default=1, ge=1, description="jobs over which the workflow spreads the samples")
 
 
 class MeasureConfig(Strict):
@@ -240,6 +241,24 @@ def _n_bytes(value: Any) -> Any:
 
 
 Bytes = Annotated[int, BeforeValidator(_n_bytes), Field(ge=0)]
+
+
+class JobResources(Strict):
+    """What a job of the workflow asks for."""
+
+    mem_mb: int = Field(ge=1, description="main memory; the n-th attempt asks for n times as much")
+    runtime: int = Field(ge=1, description="minutes")
+
+
+class ResourcesConfig(Strict):
+    """Per rule, what its jobs ask for. A cluster grants and enforces it, a workstation does not look."""
+
+    prompts: JobResources
+    profile: JobResources
+    curves: JobResources
+    budgets: JobResources
+    records: JobResources
+    measurements: JobResources
 
 
 class PlanConfig(Strict):
@@ -306,6 +325,7 @@ class ExperimentConfig(Strict):
     evaluate: EvaluateConfig
     measure: MeasureConfig
     summary: SummaryConfig
+    resources: ResourcesConfig
     plan: PlanConfig
     tracking: TrackingConfig
 

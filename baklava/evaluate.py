@@ -24,7 +24,7 @@ from baklava.tasks import Sample
 
 
 def evaluate(job: EvaluateJob) -> int:
-    """Answer the samples of one task in every cell, and write the records, one row per sample and cell.
+    """Answer the samples of one task, or of a shard, in every cell; write the records, one row per sample and cell.
 
     What the store holds already is not computed again. A sample that cannot be made is recorded as failed, with the
     reason; returns how many are.
@@ -51,14 +51,13 @@ class _Run:
         self._tokenizer = load_tokenizer(job.model)
         self._cells = _cells(job)
         self._places = {id(cell): place for place, cell in enumerate(self._cells)}
-        self._store = Store(job.store, alone=True)
-        self._keys: list[list[str]] = []  # of each sample, one per cell
+        self._store = _store(job)
+        self._keys: dict[int, list[str]] = {}  # of each sample, one per cell; none where it failed
         self.failed: dict[int, str] = {}
         self._scores = {cell: [0.0, 0] for cell in range(len(self._cells))}
-        n_samples = self._task.n_samples(job.evaluate.n_samples)
-        self._n_samples = n_samples
+        self._samples = job.shard.samples(self._task.n_samples(job.evaluate.n_samples))
         name = f"evaluate {job.model.name} {self._task.name}"
-        self.progress = tqdm(total=n_samples * len(self._cells), desc=name, unit="answer")
+        self.progress = tqdm(total=len(self._samples) * len(self._cells), desc=name, unit="answer")
 
     @cached_property
     def _model(self) -> LoadedModel:
@@ -82,16 +81,16 @@ class _Run:
 
     def missing(self) -> Iterator[Work]:
         """What the store does not hold yet, sample by sample."""
-        for index in range(self._n_samples):
+        for index in self._samples:
             try:
                 sample = self._sample(index)
             except UserError as error:
                 self.failed[index] = str(error)
-                self._keys.append([])
+                self._keys[index] = []
                 self.progress.update(len(self._cells))
                 continue
             keys = self._keys_of(sample)
-            self._keys.append(keys)
+            self._keys[index] = keys
             missing = [cell for cell, key in zip(self._cells, keys, strict=True) if key not in self._store]
             self.progress.update(len(keys) - len(missing))
             if missing:
@@ -133,11 +132,19 @@ class _Run:
             "seed": job.evaluate.seed,
             "length": job.evaluate.length,
         }
-        for index, keys in enumerate(self._keys):
+        for index, keys in self._keys.items():
             for place, cell in enumerate(self._cells):
                 which = {"allocator": cell.allocator, "eviction": cell.eviction, "ratio": cell.ratio, "sample": index}
                 record = {"failed": "", **self._store[keys[place]]} if keys else failed_record(self.failed[index])
                 yield {**constant, **which, **record}
+
+
+def _store(job: EvaluateJob) -> Store:
+    """Each shard adds to a file of its own, so that no two jobs write to one, and looks into all."""
+    whole, folder = job.store, job.store.with_suffix("")
+    own = whole if job.shard.of == 1 else folder / f"{job.shard}.lines"
+    others = [path for path in (whole, *sorted(folder.glob("*.lines"))) if path != own and path.is_file()]
+    return Store(own, others, alone=True)
 
 
 def _identity(job: EvaluateJob) -> dict[str, Any]:

@@ -7,7 +7,10 @@ the command line makes the same jobs from Hydra overrides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
+
+from pydantic import Field
 
 from baklava.config import (
     AllocatorConfig,
@@ -116,8 +119,22 @@ class MethodBudgets(Strict):
     path: Path
 
 
+class Shard(Strict):
+    """One of `of` parts of a task's samples, each a run of samples without gaps."""
+
+    index: int = Field(default=0, ge=0)
+    of: int = Field(default=1, ge=1)
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.of}"
+
+    def samples(self, n_samples: int) -> range:
+        """Numbers of the shard's samples; empty where there are fewer samples than shards."""
+        return range(self.index * n_samples // self.of, (self.index + 1) * n_samples // self.of)
+
+
 class EvaluateJob(Strict):
-    """Answer the samples of one task with the full cache and with every method at every ratio."""
+    """Answer the samples of one task, or a part of them, with the full cache and with every method at every ratio."""
 
     model: ModelConfig
     task: TaskConfig
@@ -125,18 +142,44 @@ class EvaluateJob(Strict):
     evaluate: EvaluateConfig
     cells: tuple[MethodBudgets, ...]
     store: Path
+    shard: Shard = Shard()
     records: Path
     timings: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str, task: str) -> EvaluateJob:
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str, task: str, index: int = 0) -> EvaluateJob:
+        """The job of a shard; where there is only one, of all samples."""
+        shard = Shard(index=index, of=config.evaluate.shards)
+        records, timings = layout.records(model, task), layout.timings(model, task)
+        if shard.of > 1:
+            records, timings = (layout.shard(whole, index, shard.of) for whole in (records, timings))
         return cls(
             model=config.models[model],
             task=config.tasks[task],
             evictions=config.evictions,
-            evaluate=config.evaluate,
+            evaluate=config.evaluate.model_copy(update={"shards": 1}),  # `shard` says it
             cells=_all_cells(config, layout, model),
             store=layout.store(model, task),
+            shard=shard,
+            records=records,
+            timings=timings,
+        )
+
+
+class MergeJob(Strict):
+    """Put the records of all shards of one task together, and the timings."""
+
+    records_of_shards: tuple[Path, ...]
+    timings_of_shards: tuple[Path, ...]
+    records: Path
+    timings: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str, task: str) -> MergeJob:
+        shards = [EvaluateJob.of(config, layout, model, task, index) for index in range(config.evaluate.shards)]
+        return cls(
+            records_of_shards=tuple(shard.records for shard in shards),
+            timings_of_shards=tuple(shard.timings for shard in shards),
             records=layout.records(model, task),
             timings=layout.timings(model, task),
         )
@@ -276,7 +319,13 @@ def allocate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
 
 
 def evaluate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
-    yield from (EvaluateJob.of(config, layout, model, task) for model in config.models for task in config.tasks)
+    every = product(config.models, config.tasks, range(config.evaluate.shards))
+    yield from (EvaluateJob.of(config, layout, *one) for one in every)
+
+
+def merge_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    if config.evaluate.shards > 1:
+        yield from (MergeJob.of(config, layout, *one) for one in product(config.models, config.tasks))
 
 
 def measure_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:

@@ -57,6 +57,11 @@ class Layout:
         """Finished answers, which outlive changes of the experiment; no target of the workflow."""
         return self.root / "store" / model / f"{task}.lines"
 
+    @staticmethod
+    def shard(whole: Path, index: int | str, of: int) -> Path:
+        """One of the `of` parts of a file of records or timings, until all are put together."""
+        return whole.with_suffix("") / f"{index}-of-{of}{whole.suffix}"
+
     def measurements(self, model: str) -> Path:
         return self.root / "measurements" / f"{model}.parquet"
 

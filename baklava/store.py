@@ -6,14 +6,14 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from baklava.errors import UserError
 from baklava.files import lock
 
-HEADER = "baklava store 1"
+HEADER = b"baklava store 1\n"
 
 
 class Store:
@@ -22,39 +22,47 @@ class Store:
     Only places in the file are held in memory. A line that was cut short or damaged is left out, named on standard
     error, and its work is done again. With `alone`, wait until no other process is at work on the file: a job that
     outlived a killed workflow, for one. Raises `UserError` for a file that is no store or one of another version.
+
+    `others` are stores to look into besides. Other processes may be writing to them, so they are only read, as far as
+    they are finished now.
     """
 
-    def __init__(self, path: Path, *, alone: bool = False):
+    def __init__(self, path: Path, others: Iterable[Path] = (), *, alone: bool = False):
         self.path = path
-        self._places: dict[str, int] = {}
+        self._places: dict[str, tuple[BinaryIO, int]] = {}
+        for other in others:
+            self._read(other.open("rb"))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         if alone and lock(self._file.fileno()) is False:
             print(f"{path}: waiting while another process is at work on it", file=sys.stderr)
             lock(self._file.fileno(), wait=True)
-        self._read()
-
-    def _read(self) -> None:
         self._file.seek(0)
-        header, expected = self._file.readline(), f"{HEADER}\n".encode()
-        if expected.startswith(header) and header != expected:  # new, or cut short before there was anything in it
+        if _is_part(self._file.readline(), HEADER):  # new, or cut short before there was anything in it
             self._file.truncate(0)
-            self._append(expected)
-            return
-        if header != expected:
+            self._append(HEADER)
+        elif self._read(self._file):
+            self._append(b"\n")  # begin the next line on a line of its own
+
+    def _read(self, file: BinaryIO) -> bool:
+        """Note where everything is; says whether the last line is cut short."""
+        file.seek(0)
+        header = file.readline()
+        if _is_part(header, HEADER):
+            return False
+        if header != HEADER:
             found = header[:40].decode(errors="replace").strip()
-            raise UserError(f"{self.path}: not a store of this version (it begins with {found!r}); move it away")
-        number, place = 1, self._file.tell()
-        for line in self._file:
+            raise UserError(f"{file.name}: not a store of this version (it begins with {found!r}); move it away")
+        number, place, line = 1, len(header), header
+        for line in file:
             number += 1
             entry = _parsed(line)
-            if entry is None:
-                print(f"{self.path}: line {number} is damaged; its work is done again", file=sys.stderr)
-            else:
-                self._places[entry[0]] = place
+            if entry is not None:
+                self._places[entry[0]] = (file, place)
+            elif file.writable() or line.endswith(b"\n"):
+                print(f"{file.name}: line {number} is damaged; its work is done again", file=sys.stderr)
             place += len(line)
-            if not line.endswith(b"\n"):  # cut short: begin the next line on a line of its own
-                self._append(b"\n")
+        return not line.endswith(b"\n")
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -63,10 +71,11 @@ class Store:
         return len(self._places)
 
     def __getitem__(self, key: str) -> Any:
-        self._file.seek(self._places[key])
-        entry = _parsed(self._file.readline())
+        file, place = self._places[key]
+        file.seek(place)
+        entry = _parsed(file.readline())
         if entry is None or entry[0] != key:
-            raise UserError(f"{self.path}: changed while it was in use; run again")
+            raise UserError(f"{file.name}: changed while it was in use; run again")
         return entry[1]
 
     def add(self, entries: Mapping[str, Any]) -> None:
@@ -74,7 +83,7 @@ class Store:
         lines = [_line(key, value) for key, value in entries.items()]
         place = self._append(b"".join(lines))
         for key, line in zip(entries, lines, strict=True):
-            self._places[key] = place
+            self._places[key] = (self._file, place)
             place += len(line)
 
     def _append(self, data: bytes) -> int:
@@ -92,7 +101,12 @@ class Store:
         return self._file.seek(0, os.SEEK_END) - len(data)
 
     def close(self) -> None:
-        self._file.close()
+        for file in {file for file, _ in self._places.values()} | {self._file}:
+            file.close()
+
+
+def _is_part(begun: bytes, whole: bytes) -> bool:
+    return whole.startswith(begun) and begun != whole
 
 
 def _line(key: str, value: Any) -> bytes:

@@ -22,6 +22,7 @@ EXPERIMENTS = (
     ["experiment=smoke", "name=other", "results=/elsewhere/my results"],
     ["model=[tiny-llama,qwen2.5-7b]", "task=[vt]", "ratios=[0.25,0.5,0.125]"],
     ["allocator=[uniform,baklava_measured]", "eviction=[streaming_llm,snapkv]"],
+    ["evaluate.shards=3"],
 )
 
 
@@ -39,7 +40,7 @@ def outputs(job: Any) -> list[Path]:
             return [job.output]
         case jobs.AllocateJob():
             return [*job.budgets.values(), job.trace]
-        case jobs.EvaluateJob():
+        case jobs.EvaluateJob() | jobs.MergeJob():
             return [job.records, job.timings]
         case jobs.SummarizeJob():
             return [job.csv, job.parquet, job.headline, job.timings_csv]
@@ -83,8 +84,10 @@ def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None
     for job in chain["evaluate"]:
         assert {cell.path for cell in job.cells} <= written["allocate"]
     [summarize], [report], [track] = chain["summarize"], chain["report"], chain["track"]
-    assert {*summarize.records, *summarize.timings} == written["evaluate"]
+    assert {*summarize.records, *summarize.timings} == (written["merge"] or written["evaluate"])
     assert track.timings == summarize.timings
+    parts = {path for job in chain["merge"] for path in (*job.records_of_shards, *job.timings_of_shards)}
+    assert parts == (written["evaluate"] if chain["merge"] else set())
     assert {report.summary, report.headline, track.summary, track.headline} <= written["summarize"]
     assert set(report.profiles.values()) == written["profile"]
     assert set(report.budgets) == set(track.budgets)
@@ -101,6 +104,7 @@ def test_there_is_one_job_per_model_task_and_method() -> None:
         "curves": models,
         "allocate": models * methods,
         "evaluate": models * tasks,
+        "merge": 0,
         "measure": models,
         "summarize": 1,
         "report": 1,
@@ -108,6 +112,13 @@ def test_there_is_one_job_per_model_task_and_method() -> None:
     }
     assert [len(job.budgets) for job in chain["allocate"]] == [2] * (models * methods)
     assert [len(job.cells) for job in chain["evaluate"]] == [2 * methods] * (models * tasks)
+
+
+@given(n_samples=st.integers(0, 300), n_shards=st.integers(1, 40))
+def test_shards_are_all_samples_in_order_and_of_about_equal_size(n_samples: int, n_shards: int) -> None:
+    shards = [jobs.Shard(index=index, of=n_shards).samples(n_samples) for index in range(n_shards)]
+    assert [sample for shard in shards for sample in shard] == list(range(n_samples))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 class TestWhatAChangeReaches:
@@ -145,6 +156,9 @@ class TestWhatAChangeReaches:
         assert self.reached("curves.levels=[0,0.5]") == {"curves"}
         config = compose(["allocator=[uniform,baklava,baklava_measured]"])
         assert [job.curves is not None for job in all_jobs(config)["allocate"]] == [False, False, True]
+
+    def test_what_jobs_ask_of_a_cluster_changes_none(self) -> None:
+        assert self.reached("resources.records.mem_mb=64000", "resources.profile.runtime=5") == set()
 
     def test_search_settings_profile_nothing_again(self) -> None:
         assert self.reached("search.seed=1") == {"allocate"}

@@ -78,3 +78,31 @@ def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) 
     with pytest.raises(UserError, match=r"other: not a store of this version"):
         Store(path)
     assert path.read_bytes() == content
+
+
+class TestOthers:
+    """Stores of other processes, which may be writing to them."""
+
+    def test_are_looked_into_and_left_alone(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other, own = tmp_path / "other", tmp_path / "own"
+        filled(own, b={"x": "own"})
+        whole = filled(other, a={"x": 1}, b={"x": "other"}, c={"x": 3})
+        other.write_bytes(whole[:-5])  # its writer is in the middle of c
+        store = Store(own, [other])
+        assert (store["a"], store["b"], "c" in store) == ({"x": 1}, {"x": "own"}, False)
+        store.add({"d": {"x": 4}})
+        assert other.read_bytes() == whole[:-5]
+        assert capsys.readouterr().err == ""
+        alone = Store(own)
+        assert (sorted(key for key in "abcd" if key in alone), alone["d"]) == (["b", "d"], {"x": 4})
+
+    def test_one_without_a_header_yet_holds_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "other").touch()
+        assert len(Store(tmp_path / "own", [tmp_path / "other"])) == 0
+
+    def test_damage_in_one_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = filled(tmp_path / "other", a={"x": 1}, b={"x": 2})
+        (tmp_path / "other").write_bytes(data.replace(b'"x": 1', b'"x": 7'))
+        store = Store(tmp_path / "own", [tmp_path / "other"])
+        assert ("a" in store, store["b"]) == (False, {"x": 2})
+        assert "other: line 2 is damaged" in capsys.readouterr().err

@@ -39,6 +39,16 @@ def test_tracking_can_be_left_out(snakemake: Snakemake, tmp_path: Path) -> None:
     assert planned == {rule: count for rule, count in EVERYTHING.items() if rule != "tracking"}
 
 
+def test_shards_are_jobs_of_their_own_and_put_together(snakemake: Snakemake, tmp_path: Path) -> None:
+    planned = snakemake(tmp_path, "-n", overrides="evaluate.shards=3").planned
+    assert planned == {**EVERYTHING, "records": 6, "merged": 2}
+
+
+def test_the_catalog_finds_the_same_workflow(snakemake: Snakemake, repository: Path, tmp_path: Path) -> None:
+    run = snakemake(tmp_path, "-n", "--snakefile", str(repository / "workflow" / "Snakefile"))
+    assert {rule: count for rule, count in run.planned.items() if rule != "default"} == EVERYTHING
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
@@ -118,6 +128,7 @@ def test_a_finished_experiment_has_nothing_to_do(snakemake: Snakemake, finished:
     ("overrides", "expected"),
     [
         ("summary.margin=0.05", AFTER_SUMMARY),
+        ("resources.records.mem_mb=64000", {}),
         ("evaluate.n_samples=8", {"records": 2, **AFTER_SUMMARY}),
         ("ratios=[0,0.5,0.7,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
         ("ratios=[0,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),

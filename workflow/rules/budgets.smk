@@ -1,13 +1,6 @@
 # Per model and method: the budgets for every ratio, found by one search.
 
 
-def curves_of(wildcards) -> list[Path]:
-    """The measured curves, where the allocator needs them."""
-    method = (wildcards.model, wildcards.allocator, wildcards.eviction)
-    curves = jobs.AllocateJob.of(experiment, layout, *method).curves
-    return [] if curves is None else [curves]
-
-
 rule budgets:
     input:
         prompts=layout.prompts("{model}"),
@@ -26,6 +19,8 @@ rule budgets:
         "../envs/baklava.yaml"
     resources:
         gpu=gpus,
+        mem_mb=memory("budgets"),
+        runtime=minutes("budgets"),
     params:
         job=lambda wildcards: jobs.AllocateJob.of(
             experiment, layout, wildcards.model, wildcards.allocator, wildcards.eviction

@@ -1,14 +1,14 @@
 # Shared by all rules: the checked configuration, the paths, and what this machine offers.
+import math
 import os
 import re
-import shutil
-import subprocess
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
 from baklava import jobs
 from baklava.config import ExperimentConfig, compose
+from baklava.devices import JOBS_PER_GPU, visible_devices
 from baklava.errors import UserError
 from baklava.layout import Layout
 from baklava.ownership import claim_results
@@ -38,20 +38,37 @@ def any_of(names: Iterable[str]) -> str:
     return "|".join(re.escape(name) for name in names)
 
 
-def cuda_devices() -> int:
-    """How many CUDA devices jobs on this machine see; asking torch would cost seconds."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return sum(device.strip() not in ("", "-1") for device in visible.split(","))
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
 def gpus(wildcards) -> int:
     """GPUs that a job of this model takes; none where there is none."""
     return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
+
+
+def curves_of(wildcards) -> list[Path]:
+    """The measured curves, where the allocator needs them."""
+    method = (wildcards.model, wildcards.allocator, wildcards.eviction)
+    curves = jobs.AllocateJob.of(experiment, layout, *method).curves
+    return [] if curves is None else [curves]
+
+
+def evaluate_job(wildcards):
+    """The job of a model and task, or of one of its shards."""
+    return jobs.EvaluateJob.of(
+        experiment, layout, wildcards.model, wildcards.task, index=int(wildcards.get("shard", 0))
+    )
+
+
+def merge_job(wildcards):
+    return jobs.MergeJob.of(experiment, layout, wildcards.model, wildcards.task)
+
+
+def memory(stage: str):
+    """What a job of this stage asks for in MB, more with every attempt: the last one may have died for want of it."""
+    return lambda wildcards, attempt: attempt * getattr(experiment.resources, stage).mem_mb
+
+
+def minutes(stage: str) -> int:
+    """The same at every attempt: a job that asks for more than its partition grants would wait forever."""
+    return getattr(experiment.resources, stage).runtime
 
 
 experiment, overrides = composed_experiment(config)
@@ -60,10 +77,14 @@ layout = Layout(experiment.results, experiment.name)
 # Jobs find the `baklava` of the Python that runs Snakemake.
 os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
 
-# As many GPU jobs at once as there are devices. Without any there is no limit, so a login node can submit GPU jobs.
-DEVICES = cuda_devices()
-if DEVICES > 0 and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", DEVICES)
+# As many GPU jobs at once as there are devices, each on one of its own (baklava/devices.py), or as `--resources gpu=N`
+# says. Without any device there is no limit, so a login node can submit GPU jobs.
+DEVICES = len(visible_devices())
+if DEVICES > 0 and workflow.is_main_process:
+    if "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", DEVICES)
+    slots = workflow.global_resources["gpu"]
+    os.environ[JOBS_PER_GPU] = str(max(1, math.ceil(getattr(slots, "value", slots) / DEVICES)))
 
 
 wildcard_constraints:
@@ -71,6 +92,7 @@ wildcard_constraints:
     task=any_of(experiment.tasks),
     allocator=any_of(experiment.allocators),
     eviction=any_of(experiment.evictions),
+    shard=r"\d+",
 
 
 # Every figure of the report; each is written as SVG and PNG.

@@ -14,6 +14,8 @@ rule curves:
         "../envs/baklava.yaml"
     resources:
         gpu=gpus,
+        mem_mb=memory("curves"),
+        runtime=minutes("curves"),
     params:
         job=lambda wildcards: jobs.CurvesJob.of(
             experiment, layout, wildcards.model, wildcards.eviction

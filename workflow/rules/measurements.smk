@@ -15,6 +15,8 @@ rule measurements:
     threads: os.cpu_count()
     resources:
         gpu=gpus,
+        mem_mb=memory("measurements"),
+        runtime=minutes("measurements"),
     params:
         job=lambda wildcards: jobs.MeasureJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:

@@ -6,10 +6,14 @@ rule prompts:
         layout.prompts("{model}"),
     log:
         layout.log("prompts", "{model}"),
+    benchmark:
+        layout.log("prompts", "{model}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
     resources:
         gpu=lambda wildcards: gpus(wildcards) * experiment.calibration.needs_model,
+        mem_mb=memory("prompts"),
+        runtime=minutes("prompts"),
     params:
         job=lambda wildcards: jobs.CalibrateJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:
@@ -31,6 +35,8 @@ rule profile:
         "../envs/baklava.yaml"
     resources:
         gpu=gpus,
+        mem_mb=memory("profile"),
+        runtime=minutes("profile"),
     params:
         job=lambda wildcards: jobs.ProfileJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:
