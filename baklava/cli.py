@@ -14,20 +14,24 @@ from baklava.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the chain: its job class, the function that lists its jobs, and the function that runs one."""
+    """A stage of the chain: its job class and the function that runs one.
+
+    Of stages that compute, the field of the job with the output beside which the use of the machine is kept.
+    """
 
     job: str
     run: str
     summary: str
+    output: str | None = None
 
 
 STAGES = {
-    "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts"),
-    "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache"),
-    "curves": Stage("CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less"),
-    "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets"),
-    "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget"),
-    "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself"),
+    "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts", "prompts"),
+    "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache", "output"),
+    "curves": Stage("CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less", "output"),
+    "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets", "trace"),
+    "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget", "records"),
+    "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself", "output"),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
     "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),
@@ -46,8 +50,8 @@ WITH_MODELS = ("calibrate", "profile", "allocate", "evaluate", "measure")
 PARTLY_FAILED = 3
 
 
-def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
-    """Run a stage's jobs; returns how many pieces of work failed without ending it."""
+def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: dict[str, object]) -> int:
+    """Run a stage's jobs, with changes to their fields; returns how many pieces of work failed without ending it."""
     from baklava import jobs
     from baklava.config import check, compose
     from baklava.layout import Layout
@@ -72,7 +76,17 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
         claim_results(config, overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
-    return sum(run(one) or 0 for one in work)
+    work = [one.model_copy(update=changes) for one in work]
+    return sum(_run_recorded(run, one, stage.output) or 0 for one in work)
+
+
+def _run_recorded(run: Callable[[object], int | None], job: object, output: str | None) -> int | None:
+    if output is None:
+        return run(job)
+    from baklava.usage import recorded, usage_file
+
+    with recorded(usage_file(getattr(job, output))):
+        return run(job)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=stage.summary, description=stage.summary.capitalize() + ".")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of conf/config.yaml")
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
+        if name == "track":
+            command.add_argument("--rebuild", action="store_true", help="make all runs again, not only what changed")
     plan = commands.add_parser(
         "plan",
         help="the ratio and the budgets that fit a memory cap",
@@ -126,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command in STAGES:
-            n_failed = _run_stage(options.command, options.overrides, options.job)
+            changes = {"rebuild": True} if getattr(options, "rebuild", False) else {}
+            n_failed = _run_stage(options.command, options.overrides, options.job, changes)
             if n_failed:
                 print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)
                 return PARTLY_FAILED
