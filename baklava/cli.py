@@ -28,7 +28,9 @@ class Stage:
 STAGES = {
     "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts", "prompts"),
     "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache", "output"),
-    "curves": Stage("CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less", "output"),
+    "curves": Stage(
+        "CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less", "output"
+    ),
     "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets", "trace"),
     "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget", "records"),
     "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself", "output"),
