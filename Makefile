@@ -12,7 +12,7 @@ SNAKEFMT_LINE := 120
 KVPRESS := .venv-kvpress
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo report ui unlock test test-faults test-kvpress test-slurm lint format
+.PHONY: help env demo report ui unlock test test-faults test-kvpress test-slurm test-ui lint format
 
 help: ## show these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,7 +46,9 @@ unlock: env ## release what a killed run of Snakemake left locked (make sure tha
 ui: env ## compare all runs in MLflow, in the browser
 	@test -f results/mlflow.db || { echo "error: no results/mlflow.db yet; run \`make demo\` first" >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
-	@$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///results/mlflow.db
+	@sed -n 's|^ "\(view\|curves\)": "\(#.*\)".*|  http://127.0.0.1:$(PORT)/\2|p' results/*/tracked.json 2>/dev/null || true
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
+	  --backend-store-uri sqlite:///results/mlflow.db
 
 test: env lint ## lint, unit tests, and one small experiment from end to end
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
@@ -56,6 +58,14 @@ test-faults: env ## kill the workflow at twenty moments, fill the disk, damage f
 
 test-kvpress: $(KVPRESS)/.installed ## compare the eviction policies with kvpress, in an environment of its own
 	HF_HUB_OFFLINE=1 $(KVPRESS)/bin/python -m pytest tests/kvpress
+
+test-ui: env ## drive MLflow's UI in a headless Chromium; as root on Debian it installs what is missing
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
+	    { echo "error: no chromium and chromedriver; run as root: apt-get install chromium chromium-driver" >&2; exit 1; }; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      chromium chromium-driver fonts-liberation; }
+	$(BIN)/python -m pytest tests/ui
 
 $(KVPRESS)/.installed: requirements-kvpress.txt
 	@echo "Installing into $(KVPRESS) (minutes the first time)"

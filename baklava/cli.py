@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,27 @@ from baklava.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the chain: its job class, the function that lists its jobs, and the function that runs one."""
+    """A stage of the chain: its job class and the function that runs one.
+
+    Of stages that compute, the field of the job with the output beside which the use of the machine is kept.
+    """
 
     job: str
     run: str
     summary: str
+    output: str | None = None
 
 
 STAGES = {
-    "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts"),
-    "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache"),
-    "curves": Stage("CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less"),
-    "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets"),
-    "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget"),
+    "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts", "prompts"),
+    "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache", "output"),
+    "curves": Stage(
+        "CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less", "output"
+    ),
+    "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets", "trace"),
+    "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget", "records"),
     "merge": Stage("MergeJob", "baklava.merge:merge", "put the records of shards together"),
-    "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself"),
+    "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself", "output"),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
     "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),
@@ -42,14 +48,14 @@ def _load(reference: str) -> object:
 
 
 # The stages that load a model.
-WITH_MODELS = ("calibrate", "profile", "allocate", "evaluate", "measure")
+WITH_MODELS = ("calibrate", "profile", "curves", "allocate", "evaluate", "measure")
 
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3
 
 
-def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
-    """Run a stage's jobs; returns how many pieces of work failed without ending it."""
+def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Mapping[str, object]) -> int:
+    """Run a stage's jobs, with changes to their fields; returns how many pieces of work failed without ending it."""
     from baklava import jobs
     from baklava.config import check, compose
     from baklava.layout import Layout
@@ -74,10 +80,20 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None) -> int:
         claim_results(config, overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
+    work = [one.model_copy(update=changes) for one in work]
     with _gpu_of(work) as gpu:
         if gpu is not None:
             print(f"baklava {name}: GPU {gpu}", file=sys.stderr, flush=True)
-        return sum(run(one) or 0 for one in work)
+        return sum(_run_recorded(run, one, stage.output) or 0 for one in work)
+
+
+def _run_recorded(run: Callable[[object], int | None], job: object, output: str | None) -> int | None:
+    if output is None:
+        return run(job)
+    from baklava.usage import recorded, usage_file
+
+    with recorded(usage_file(getattr(job, output))):
+        return run(job)
 
 
 def _gpu_of(work: Sequence[object]) -> AbstractContextManager[str | None]:
@@ -105,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=stage.summary, description=stage.summary.capitalize() + ".")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of conf/config.yaml")
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
+        if name == "track":
+            command.add_argument("--rebuild", action="store_true", help="make all runs again, not only what changed")
     plan = commands.add_parser(
         "plan",
         help="the ratio and the budgets that fit a memory cap",
@@ -144,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command in STAGES:
-            n_failed = _run_stage(options.command, options.overrides, options.job)
+            changes = {"rebuild": True} if getattr(options, "rebuild", False) else {}
+            n_failed = _run_stage(options.command, options.overrides, options.job, changes)
             if n_failed:
                 print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)
                 return PARTLY_FAILED

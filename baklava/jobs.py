@@ -254,23 +254,32 @@ class TrackJob(Strict):
 
     experiment: str
     tracking: TrackingConfig
+    calibration: str
     results: Path
     summary: Path
     headline: Path
+    records: tuple[Path, ...]
     timings: tuple[Path, ...]
+    profiles: dict[str, Path]
+    measurements: tuple[Path, ...] = Field(description="of `baklava measure`, each of which may be missing")
     budgets: tuple[Path, ...]
     figures: Path
     output: Path
+    rebuild: bool = Field(default=False, description="make all runs again, not only those that changed")
 
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout) -> TrackJob:
         return cls(
             experiment=config.name,
             tracking=config.tracking,
+            calibration=config.calibration.name,
             results=config.results,
             summary=layout.summary_parquet,
             headline=layout.headline,
+            records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
             timings=_all_timings(config, layout),
+            profiles={model: layout.profile(model) for model in config.models},
+            measurements=tuple(layout.measurements(model) for model in config.models),
             budgets=_all_budgets(config, layout),
             figures=layout.figures,
             output=layout.tracked,

@@ -2,60 +2,94 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from baklava.cells import Cell
 from baklava.errors import UserError
-from baklava.headline import Headline, ModelFigures
+from baklava.headline import Headline
 from baklava.jobs import TrackJob
-from baklava.results import COLUMNS, Compression, budgets_by_compression, read_summary
+from baklava.layout import Layout
+from baklava.measurements import read_measurements
+from baklava.results import Compression, budgets_by_compression, read_summary
 from baklava.timings import timings
+from baklava.tracking.answers import Answers
+from baklava.tracking.cell_run import cell_run
+from baklava.tracking.model_run import figures_of, model_run, usage_files
+from baklava.tracking.run import Run
 
-PARAMS = Cell._fields
-METRICS = tuple(name for name in COLUMNS.names if name not in PARAMS)
 TIMES = ("seconds_per_sample", "samples_per_second")
-OF_ONE_MODEL = ("importance_", "budgets_")  # figures whose name ends with the model's
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run as it should be. `key` says which run it is, the fingerprint whether its content is the same."""
+class Runs:
+    """The runs of an experiment, made one after the other: with long answers, all of them may not fit into memory.
 
-    key: str
-    name: str
-    parent: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    artifacts: tuple[Path, ...] = ()
+    Raises `UserError` for missing or broken results.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.artifacts}
-        content = [self.name, dict(self.tags), dict(self.params), dict(self.metrics), files]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    def __init__(self, job: TrackJob):
+        self._job = job
+        self._headline = Headline.load(job.headline)
+        self._figures = _figures(job.figures)
+        self._budgets = budgets_by_compression(job.budgets)
+        self._records = {(path.parent.name, path.stem): path for path in job.records}
+        self._measured = _measured([path for path in job.measurements if path.is_file()])
+        times = timings(job.timings)[[*Cell._fields, *TIMES]]
+        self._summary = read_summary(job.summary).merge(times, how="left", on=list(Cell._fields))
+        self.models = sorted(self._headline.models)
+        self.methods = sorted(
+            {(one.allocator, one.eviction) for numbers in self._headline.models.values() for one in numbers.methods}
+        )
+        self.tasks = sorted(set(self._summary["task"]))
+        self.n_cells = len(self._summary)
 
+    def __len__(self) -> int:
+        return len(self.models) + self.n_cells
 
-def runs_of(job: TrackJob) -> list[Run]:
-    """A parent run per model, each followed by a run per cell. Raises `UserError` for missing or broken results."""
-    headline = Headline.load(job.headline)
-    figures = _figures(job.figures)
-    budgets = budgets_by_compression(job.budgets)
-    times = timings(job.timings)[[*PARAMS, *TIMES]]
-    cells = read_summary(job.summary).merge(times, how="left", on=list(PARAMS))
-    rows: list[dict[str, Any]] = cells.to_dict("records")  # type: ignore[assignment]
-    runs = []
-    for model, numbers in headline.models.items():
-        own = [path for path in figures if not path.stem.startswith(OF_ONE_MODEL) or _is_of(path, model)]
-        parent = _parent(job.experiment, model, numbers, (*own, job.headline))
-        runs += [parent, *(_cell(row, parent.key, budgets) for row in rows if row["model"] == model)]
-    return runs
+    def __iter__(self) -> Iterator[Run]:
+        """A run per model, each followed by those of its cells."""
+        job = self._job
+        usage = usage_files(Layout(job.results, job.experiment).root)
+        for model in self.models:
+            if model not in job.profiles:
+                raise UserError(
+                    f"{job.summary}: model {model} is not in this experiment; run `baklava summarize` again"
+                )
+            cells = self._summary[self._summary["model"] == model]
+            parent = model_run(
+                job,
+                model,
+                self._headline,
+                cells=cells,
+                figures=figures_of(model, self._figures),
+                usage=usage.get(model, {}),
+            )
+            yield parent
+            yield from self._cells(cells, parent.key)
+
+    def _cells(self, cells: pd.DataFrame, parent: str) -> Iterator[Run]:
+        rows: list[dict[str, Any]] = cells.to_dict("records")  # type: ignore[assignment]
+        for (model, task), some in groupby(rows, key=lambda row: (row["model"], row["task"])):
+            path = self._records.get((model, task))
+            if path is None:
+                raise UserError(
+                    f"{self._job.summary}: {model}, {task} is not in this experiment; run `baklava summarize` again"
+                )
+            answers = Answers(path)
+            for row in some:
+                compression = Compression.of(model, row["allocator"], row["eviction"], row["ratio"])
+                yield cell_run(
+                    self._job.experiment,
+                    row,
+                    parent,
+                    answers=answers,
+                    budgets=self._budgets.get(compression),
+                    measured=self._measured.get(compression, {}),
+                )
 
 
 def _figures(folder: Path) -> list[Path]:
@@ -65,44 +99,6 @@ def _figures(folder: Path) -> list[Path]:
     return figures
 
 
-def _is_of(figure: Path, model: str) -> bool:
-    return figure.stem in {prefix + model for prefix in OF_ONE_MODEL}
-
-
-def _parent(experiment: str, model: str, numbers: ModelFigures, artifacts: tuple[Path, ...]) -> Run:
-    lossless = {
-        f"largest_lossless_ratio/{one.allocator}.{one.eviction}": one.largest_lossless_ratio for one in numbers.methods
-    }
-    return Run(
-        key=_key("model", model),
-        name=model,
-        tags={"stage": "summarize"},
-        params={"experiment": experiment, "model": model},
-        metrics={"score_full": numbers.full, "kv_bytes_full": numbers.kv_bytes_full, **lossless},
-        artifacts=artifacts,
-    )
-
-
-def _cell(row: Mapping[str, Any], parent: str, budgets: Mapping[Compression, Path]) -> Run:
-    compression = Compression.of(row["model"], row["allocator"], row["eviction"], row["ratio"])
-    params = {name: _text(row[name]) for name in PARAMS}
-    own = budgets.get(compression)
-    if own is not None and not own.is_file():
-        raise UserError(f"{own}: no such budgets file; make it with `baklava allocate`")
-    return Run(
-        key=_key("cell", *params.values()),
-        name=f"{row['task']} {compression.allocator} {compression.ratio}",
-        parent=parent,
-        tags={"stage": "evaluate"},
-        params=params,
-        metrics={name: float(row[name]) for name in (*METRICS, *TIMES) if not math.isnan(row[name])},
-        artifacts=() if own is None else (own,),
-    )
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _key(*identity: str) -> str:
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+def _measured(paths: list[Path]) -> dict[Compression, dict[str, Any]]:
+    rows = [row for path in paths for row in read_measurements(path).to_dict("records")]
+    return {Compression.of(row["model"], row["allocator"], row["eviction"], row["ratio"]): row for row in rows}  # type: ignore[misc]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import mlflow.entities as mlf
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from baklava.errors import UserError
-from baklava.tracking.runs import Run
+from baklava.tracking.address import without_password
+from baklava.tracking.run import Dataset, Run
 
 KEY = "baklava.key"
 FINGERPRINT = "baklava.fingerprint"
@@ -44,39 +48,38 @@ class Store:
         self.experiment_id = experiment_id
 
     @classmethod
-    def open(cls, uri: str, experiment: str, *, lock: Path, artifacts: Path | None) -> Store:
+    def open(cls, uri: str, experiment: str, *, artifacts: Path | None) -> Store:
         """Open the store, make its tables and the experiment if they are not there yet.
 
-        Several processes must not do that at once, hence the lock. `artifacts` is where a new experiment keeps its
-        files; None leaves it to the server. Raises `UserError` if the store cannot be opened.
+        Several processes must not do that at once. `artifacts` is where a new experiment keeps its files; None leaves
+        it to the server. Raises `UserError` if the store cannot be opened.
         """
-        lock.parent.mkdir(parents=True, exist_ok=True)
         location = None if artifacts is None else artifacts.resolve().as_uri()
         try:
-            with FileLock(lock):
-                client = MlflowClient(tracking_uri=uri)
-                found = client.get_experiment_by_name(experiment)
-                if found is None:
-                    return cls(client, client.create_experiment(experiment, artifact_location=location))
-                if found.lifecycle_stage == "deleted":
-                    client.restore_experiment(found.experiment_id)
-                return cls(client, found.experiment_id)
-        except MlflowException as error:
-            raise UserError(f"tracking.uri: cannot open {uri} ({' '.join(str(error).split())})") from None
+            client = MlflowClient(tracking_uri=uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                return cls(client, client.create_experiment(experiment, artifact_location=location))
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
+            return cls(client, found.experiment_id)
+        except (MlflowException, SQLAlchemyError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"tracking.uri: cannot open {without_password(uri)} ({reason})") from None
 
-    def synchronise(self, runs: Sequence[Run]) -> Changes:
+    def synchronise(self, runs: Iterable[Run], *, n_runs: int, rebuild: bool = False) -> Changes:
         """Make the experiment hold just these runs; parents come before their children.
 
-        A run is left alone if it is finished and its content is the same, else it is made anew and the old one is
-        deleted. Runs that this program did not make are not touched.
+        A run is left alone if it is finished and its content is the same, unless all are to be rebuilt, else it is
+        made anew and the old one is deleted. Runs that this program did not make are not touched.
         """
         changes = Changes()
         there = self._there()
         ids: dict[str, str] = {}
-        for run in tqdm(runs, desc="track", unit="run"):
+        for run in tqdm(runs, desc="track", unit="run", total=n_runs):
             old = there.pop(run.key, [])
             parent = None if run.parent is None else ids[run.parent]
-            same = next((one for one in old if _is_same(one, run)), None)
+            same = None if rebuild else next((one for one in old if _is_same(one, run)), None)
             if same is not None:
                 ids[run.key] = same.info.run_id
                 self._set_parent(same, parent)
@@ -117,15 +120,20 @@ class Store:
         tags = {**run.tags, KEY: run.key, FINGERPRINT: run.fingerprint}
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
+        if run.table is not None:
+            tags[MLFLOW_LOGGED_ARTIFACTS] = json.dumps([{"path": run.table[0], "type": "table"}])
         run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=run.name).info.run_id
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            run_id,
-            params=[mlf.Param(name, value) for name, value in run.params.items()],
-            metrics=[mlf.Metric(name, value, now, 0) for name, value in run.metrics.items()],
-        )
-        for path in run.artifacts:
-            self.client.log_artifact(run_id, str(path))
+        params = [mlf.Param(name, value) for name, value in run.params.items()]
+        self.client.log_batch(run_id, params=params)
+        for some in _batched(_metrics(run), MAX_METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=some)
+        if run.datasets:
+            self.client.log_inputs(run_id, datasets=[_input(one) for one in run.datasets])
+        for folder, path in run.artifacts:
+            self.client.log_artifact(run_id, str(path), folder or None)
+        if run.table is not None:
+            name, text = run.table
+            self.client.log_text(run_id, text, name)
         self.client.set_terminated(run_id)  # last: a run that is not finished was cut short and counts as changed
         return run_id
 
@@ -140,3 +148,33 @@ class Store:
 
 def _is_same(there: mlf.Run, wanted: Run) -> bool:
     return there.info.status == "FINISHED" and there.data.tags.get(FINGERPRINT) == wanted.fingerprint
+
+
+def _metrics(run: Run) -> Iterator[mlf.Metric]:
+    now = int(time.time() * 1000)
+    for name, value in run.metrics.items():
+        yield mlf.Metric(name, value, now, 0)
+    for name, points in run.curves.items():
+        for point in points:
+            yield mlf.Metric(name, point.value, now if point.time is None else int(1000 * point.time), point.step)
+
+
+def _input(dataset: Dataset) -> mlf.DatasetInput:
+    columns = [{"name": name, "type": kind, "required": True} for name, kind in dataset.columns]
+    return mlf.DatasetInput(
+        dataset=mlf.Dataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            source_type="local",
+            source=json.dumps({"uri": dataset.source}),
+            schema=json.dumps({"mlflow_colspec": columns}) if columns else None,
+            profile=json.dumps({"num_rows": dataset.n_rows}),
+        ),
+        tags=[mlf.InputTag(MLFLOW_DATASET_CONTEXT, dataset.context)],
+    )
+
+
+def _batched(values: Iterable[mlf.Metric], size: int) -> Iterator[list[mlf.Metric]]:
+    remaining = iter(values)
+    while some := list(islice(remaining, size)):
+        yield some

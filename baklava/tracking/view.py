@@ -1,54 +1,123 @@
-"""A saved view for the MLflow UI: the trade-off of memory against score instead of an empty chart page."""
+"""Saved views for the MLflow UI: the trade-off of memory against score instead of an empty chart page."""
 
 from __future__ import annotations
 
 import base64
 import json
 import zlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-CELLS = "tags.stage = 'evaluate'"
-SHARE_KEY = "trade-off"
-TAG = f"mlflow.sharedViewState.{SHARE_KEY}"
+from baklava.tracking.cell_run import STAGE as OF_CELLS
+from baklava.tracking.cell_run import method_name
+from baklava.tracking.model_run import STAGE as OF_MODELS
+
+CELLS = f"tags.stage = '{OF_CELLS}'"
+MODELS = f"tags.stage = '{OF_MODELS}'"
+TRADE_OFF, CURVES = "trade-off", "curves"
 KNOWN_MAJOR = "3"  # the state below is an internal format of the UI, taken from 3.17
+LONGEST_TAG = 5000  # the longest value of an experiment's tag
+MOST_RUNS = 500
 
 _COLUMNS = ("params.`model`", "params.`task`", "params.`allocator`", "params.`eviction`", "params.`ratio`")
-_NUMBERS = ("score", "delta_full", "delta_uniform", "kept_fraction", "kv_bytes")
-_SECTION = "trade-off"
+_NUMBERS = ("score", "ci_low", "ci_high", "delta_full", "delta_uniform", "kept_fraction", "kv_bytes")
+
+
+class View(NamedTuple):
+    """A saved view: what its link calls it, what people call it, and the value of the tag that holds it."""
+
+    key: str
+    name: str
+    value: str
+
+    @property
+    def tag(self) -> str:
+        return f"mlflow.sharedViewState.{self.key}"
 
 
 def is_known(version: str) -> bool:
-    """Whether this MLflow can be expected to read the view."""
+    """Whether this MLflow can be expected to read the views."""
     return version.split(".")[0] == KNOWN_MAJOR
 
 
-def link(experiment_id: str) -> str:
-    """Where the UI shows the view, after its address."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={SHARE_KEY}&compareRunsMode=CHART"
+def link(experiment_id: str, key: str) -> str:
+    """Where the UI shows a view, after its address."""
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
 
 
-def saved_view() -> str:
-    """The value of the experiment's tag, the same at every call."""
-    state = json.dumps({**_search(), **_table(), **_charts()})
-    packed = "deflate;" + base64.b64encode(zlib.compress(state.encode(), 9)).decode()
-    return json.dumps({"name": "Score against KV memory", "createdAt": 0, "updatedAt": 0, "state": packed})
+def views(methods: Sequence[tuple[str, str]], tasks: Sequence[str]) -> list[View]:
+    """The cells as points, and the models as curves over the ratio; the same at every call.
+
+    Where there are too many tasks for a tag, only the mean has a curve.
+    """
+    return [_trade_off(), _curves([method_name(*method) for method in methods], tasks)]
 
 
-def _search() -> dict[str, Any]:
-    return {
-        "searchFilter": CELLS,
-        "orderByKey": "metrics.`score`",
+def _trade_off() -> View:
+    charts = [
+        _chart("SCATTER", "score against KV bytes", **_axes("kv_bytes", "score")),
+        _chart(
+            "PARALLEL",
+            "all settings",
+            selectedParams=["model", "task", "allocator", "eviction", "ratio"],
+            selectedMetrics=["kv_bytes", "score"],
+            showAllRuns=True,
+        ),
+        _chart("SCATTER", "tokens per second against score", **_axes("score", "tokens_per_second")),
+        _chart("SCATTER", "seconds per sample against score", **_axes("score", "seconds_per_sample")),
+    ]
+    columns = [*_COLUMNS, *(f"metrics.`{name}`" for name in _NUMBERS)]
+    name = "Score against KV memory"
+    return _view(TRADE_OFF, name, charts, columns=columns, cells=CELLS, order="metrics.`score`")
+
+
+def _curves(methods: Sequence[str], tasks: Sequence[str]) -> View:
+    def over_ratio(title: str, metric: str) -> dict[str, Any]:
+        keys = [f"{metric}/{method}" for method in methods]
+        return _chart("LINE", title, metricKey=keys[0], selectedMetricKeys=keys, **_LINE) if keys else {}
+
+    means = [
+        over_ratio("mean score over percent removed", "score"),
+        over_ratio("KV bytes over percent removed", "kv_bytes"),
+    ]
+    each = [over_ratio(f"{task}: score over percent removed", f"score.{task}") for task in tasks]
+    lossless = [f"metrics.`largest_lossless_ratio/{method}`" for method in methods]
+    columns = ["params.`model`", "metrics.`score_full`", *lossless]
+
+    def view(charts: list[dict[str, Any]]) -> View:
+        name = "Score over the ratio"
+        return _view(CURVES, name, charts, columns=columns, cells=MODELS, order="metrics.`score_full`")
+
+    whole = view(means + each)
+    return whole if len(whole.value) <= LONGEST_TAG else view(means)
+
+
+_LINE = {
+    "xAxisKey": "step",
+    "selectedXAxisMetricKey": "",
+    "xAxisScaleType": "linear",
+    "scaleType": "linear",
+    "lineSmoothness": 0,
+    "displayPoints": True,
+    "yAxisKey": "metric",
+    "yAxisExpressions": [],
+    "range": {},
+    "ignoreOutliers": False,
+    "useGlobalXaxisKey": True,
+    "useGlobalLineSmoothing": True,
+}
+
+
+def _view(key: str, name: str, charts: list[dict[str, Any]], *, columns: list[str], cells: str, order: str) -> View:
+    state = {
+        "searchFilter": cells,
+        "orderByKey": order,
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
-    }
-
-
-def _table() -> dict[str, Any]:
-    return {
-        "selectedColumns": [*_COLUMNS, *(f"metrics.`{name}`" for name in _NUMBERS)],
+        "selectedColumns": columns,
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "SHOW_ALL",
@@ -56,35 +125,35 @@ def _table() -> dict[str, Any]:
         "groupsExpanded": {},
         "viewMaximized": False,
         "runListHidden": False,
-    }
-
-
-def _charts() -> dict[str, Any]:
-    charts = [
-        _chart("SCATTER", "score against KV bytes", **_axes("kv_bytes", "score"), runsCountToCompare=500),
-        _chart("SCATTER", "seconds against score", **_axes("score", "seconds_per_sample"), runsCountToCompare=500),
-        _chart(
-            "PARALLEL",
-            "all settings",
-            selectedParams=["model", "task", "allocator", "ratio"],
-            selectedMetrics=["kv_bytes", "score"],
-            showAllRuns=True,
-        ),
-    ]
-    section = {"uuid": _SECTION, "name": "Trade-off", "display": True, "isReordered": False}
-    return {
-        "compareRunCharts": charts,
-        "compareRunSections": [{**section, "deleted": False, "isGenerated": False}],
+        "compareRunCharts": [chart for chart in charts if chart],
+        "compareRunSections": [_SECTION],
         "isAccordionReordered": False,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
+    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    return View(key, name, json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": packed}))
+
+
+_SECTION = {
+    "uuid": "comparison",
+    "name": "Comparison",
+    "display": True,
+    "isReordered": False,
+    "deleted": False,
+    "isGenerated": False,
+}
 
 
 def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
-    place = {"uuid": name.replace(" ", "-"), "metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
-    return {"type": kind, "displayName": name, **place, **settings}
+    place = {
+        "uuid": name.replace(" ", "-"),
+        "metricSectionId": _SECTION["uuid"],
+        "deleted": False,
+        "isGenerated": False,
+    }
+    return {"type": kind, "displayName": name, "runsCountToCompare": MOST_RUNS, **place, **settings}
 
 
 def _axes(x: str, y: str) -> dict[str, Any]:

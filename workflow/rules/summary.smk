@@ -81,7 +81,10 @@ rule tracking:
     input:
         track_job.summary,
         track_job.headline,
+        track_job.records,
         track_job.timings,
+        track_job.profiles.values(),
+        track_job.measurements if experiment.measure.enabled else [],
         track_job.budgets,
         rules.figures.output,
     output:

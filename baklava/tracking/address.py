@@ -1,0 +1,45 @@
+"""Where the runs are kept: the address of the store, of what lies beside it, and of the page that shows it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from baklava.jobs import TrackJob
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+SQLITE = "sqlite:///"
+LOCAL_PAGE = "http://127.0.0.1:5000"  # of `make ui`
+
+
+def store_uri(job: TrackJob) -> str:
+    """The setting `tracking.uri`, else MLflow's own environment variable, else an SQLite file in the results folder."""
+    return job.tracking.uri or os.environ.get(VARIABLE) or f"{SQLITE}{job.results / 'mlflow.db'}"
+
+
+def artifacts_folder(uri: str, job: TrackJob) -> Path | None:
+    """Where a new experiment keeps its files: a server decides that itself, a database has no place for them."""
+    return None if is_server(uri) else job.results / "mlartifacts" / job.experiment
+
+
+def lock_file(uri: str, job: TrackJob) -> Path:
+    """Held while a process writes: beside an SQLite file, so that it serves all results that share the file."""
+    folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else job.results
+    return folder / ".mlflow.lock"
+
+
+def page(uri: str) -> str:
+    """The address of the UI."""
+    return without_password(uri).rstrip("/") if is_server(uri) else LOCAL_PAGE
+
+
+def without_password(uri: str) -> str:
+    """An address that may be printed and kept in files."""
+    host = urlsplit(uri).netloc
+    return uri.replace(host, host.rpartition("@")[2], 1) if "@" in host else uri
+
+
+def is_server(uri: str) -> bool:
+    """Whether a tracking server answers there."""
+    return urlsplit(uri).scheme in ("http", "https")

@@ -1,0 +1,64 @@
+"""The answers of one model to one task, as data set and as tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from baklava.cells import FULL, Cell
+from baklava.parquet import read_parquet
+from baklava.records import COLUMNS, SCHEMA
+from baklava.tracking.run import Dataset
+
+TABLE = "predictions.json"
+
+_SHOWN = ("sample", "prediction", "answers", "score", "failed")
+_QUESTION = ("sample", "context_tokens", "answers", "group", "failed")
+_TYPES = (("sample", "long"), ("context_tokens", "long"), ("answers", "string"), ("group", "string"))
+_READ = pa.schema([COLUMNS.field(name) for name in dict.fromkeys((*Cell._fields, *_SHOWN, *_QUESTION))])
+
+
+class Answers:
+    """Raises `UserError` for a missing, broken or newer records file."""
+
+    def __init__(self, path: Path):
+        table = read_parquet(path, _READ, schema=SCHEMA, what="records", hint="`baklava evaluate`")
+        self._path = path
+        self._rows: dict[Cell, list[dict[str, Any]]] = {}
+        for row in table.to_pylist():
+            self._rows.setdefault(Cell(*(row[name] for name in Cell._fields)), []).append(row)
+
+    def table(self, cell: Cell) -> str:
+        """The cell's answers in the layout of `mlflow.log_table`."""
+        data = [[_plain(row[name]) for name in _SHOWN] for row in self._rows[cell]]
+        return json.dumps({"columns": _SHOWN, "data": data})
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The samples, known by what is asked of every cell: sizes of contexts, right answers, which failed."""
+        cell = next(cell for cell in self._rows if cell.allocator == FULL)
+        samples = [[row[name] for name in _QUESTION] for row in self._rows[cell]]
+        identity = json.dumps([cell.protocol, cell.seed, cell.length, samples])
+        return Dataset(
+            name=cell.task,
+            digest=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            context="evaluation",
+            source=str(self._path),
+            n_rows=len(samples),
+            columns=_TYPES,
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Something that the UI shows in one field of a table."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, list):
+        return value[0] if len(value) == 1 else json.dumps(value)
+    return value

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from finished_experiment import job_of, runs_in
+from mlflow import MlflowClient
+
+from baklava.layout import Layout
+from baklava.tracking import track
+from baklava.tracking.address import VARIABLE, artifacts_folder, lock_file, page, store_uri, without_password
+
+
+def test_the_setting_comes_before_the_variable_before_the_default(layout: Layout, monkeypatch: pytest.MonkeyPatch):
+    assert store_uri(job_of(layout)) == f"sqlite:///{layout.results}/mlflow.db"
+    monkeypatch.setenv(VARIABLE, "http://tracking.example:5000")
+    assert store_uri(job_of(layout)) == "http://tracking.example:5000"
+    assert store_uri(job_of(layout, uri="http://mine.example")) == "http://mine.example"
+
+
+def test_the_variable_leads_to_another_store(layout: Layout, tables: Path, tmp_path: Path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "runs.db").write_bytes(tables.read_bytes())
+    uri = f"sqlite:///{elsewhere}/runs.db"
+    monkeypatch.setenv(VARIABLE, uri)
+    track(job_of(layout))
+    assert json.loads(layout.tracked.read_text())["uri"] == uri
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("baklava/demo")
+    assert len(client.search_runs([experiment.experiment_id])) == 8
+    with pytest.raises(AttributeError):  # no such experiment in the results folder
+        runs_in(layout)
+
+
+def test_a_server_keeps_the_files_itself(layout: Layout):
+    job = job_of(layout)
+    assert artifacts_folder("http://tracking.example:5000", job) is None
+    assert artifacts_folder("postgresql://host/db", job) == layout.results / "mlartifacts" / "demo"
+
+
+def test_an_sqlite_file_has_one_lock_wherever_the_results_lie(layout: Layout, tmp_path: Path):
+    assert lock_file(f"sqlite:///{tmp_path}/shared/mlflow.db", job_of(layout)) == tmp_path / "shared" / ".mlflow.lock"
+    assert lock_file("http://tracking.example", job_of(layout)) == layout.results / ".mlflow.lock"
+
+
+def test_passwords_are_not_shown():
+    assert without_password("https://me:secret@tracking.example:5000/x") == "https://tracking.example:5000/x"
+    assert page("https://me:secret@tracking.example/") == "https://tracking.example"
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://host/db"
+    assert without_password("sqlite:////a/b@c/mlflow.db") == "sqlite:////a/b@c/mlflow.db"
+    assert page("sqlite:///results/mlflow.db") == "http://127.0.0.1:5000"

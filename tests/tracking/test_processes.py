@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from pathlib import Path
+
+from finished_experiment import FIGURES, job_of, runs_in, small_records, write_finished
+
+from baklava.layout import Layout
+from baklava.tracking import track
+
+EXPERIMENTS = ("a", "b", "c", "d")
+
+
+def test_eight_at_once_lose_nothing_and_double_nothing(tmp_path: Path):
+    """Four experiments, each tracked by two processes, into a store that none of them finds."""
+    layouts = [Layout(tmp_path / "results", name) for name in EXPERIMENTS]
+    write_finished(layouts[0], small_records())
+    for layout in layouts[1:]:
+        shutil.copytree(layouts[0].root, layout.root)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["baklava.tracking"])
+    running = [processes.Process(target=track, args=(job_of(layout),)) for layout in layouts for _ in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0] * 8
+    for layout in layouts:
+        runs = runs_in(layout)
+        names = [run.info.run_name for run in runs]
+        assert len(names) == 8
+        assert len(set(names)) == 5  # three cells of the same name per model, and the models
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        assert {run.data.tags["experiment"] for run in runs} == {layout.experiment}
+        figures = layout.results / "mlartifacts" / layout.experiment
+        assert len(list(figures.rglob("*.svg"))) == 2 * (len(FIGURES) // 2 + 1)

@@ -1,0 +1,110 @@
+"""What is on a page of the MLflow UI, as a user sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from browser import PATIENCE
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+Found = TypeVar("Found")
+
+# Data of the charts of a page, as Plotly keeps it with each.
+_PLOTS = """
+return Array.from(document.querySelectorAll('.js-plotly-plot')).map(plot => ({
+    x: plot.layout.xaxis && plot.layout.xaxis.title && plot.layout.xaxis.title.text,
+    y: plot.layout.yaxis && plot.layout.yaxis.title && plot.layout.yaxis.title.text,
+    traces: plot.data.map(trace => ({
+        type: trace.type,
+        name: trace.name,
+        x: Array.from(trace.x || []).map(Number),
+        y: Array.from(trace.y || []).map(Number),
+        dimensions: (trace.dimensions || []).map(one => ({label: one.label, n: one.values.length})),
+    })),
+}))
+"""
+
+
+def wait_for(driver: webdriver.Chrome, what: str, look: Callable[[], Found]) -> Found:
+    """What `look` returns once it is something; an assertion that shows the page's text where it stays nothing."""
+    try:
+        return WebDriverWait(driver, PATIENCE, ignored_exceptions=(Exception,)).until(lambda _: look())
+    except TimeoutException:
+        text = driver.find_element(By.TAG_NAME, "body").text
+        raise AssertionError(f"no {what} on {driver.current_url}:\n{text}") from None
+
+
+def plots(driver: webdriver.Chrome) -> list[dict[str, Any]]:
+    """The charts drawn by Plotly: titles of their axes, and their traces."""
+    return driver.execute_script(_PLOTS)
+
+
+def text(driver: webdriver.Chrome) -> str:
+    """All that can be read."""
+    return driver.find_element(By.TAG_NAME, "body").text
+
+
+def close_assistant(driver: webdriver.Chrome) -> None:
+    """Close the panel that a local server opens beside its first page, and with it a third of the width."""
+    wait_for(driver, "page", lambda: "Experiments" in text(driver) or "runs" in text(driver))
+    for one in driver.find_elements(By.CSS_SELECTOR, '[data-component-id="mlflow.assistant.chat_panel.close"]'):
+        one.click()
+
+
+def button(driver: webdriver.Chrome, label: str) -> WebElement:
+    """The button that says just that."""
+    return wait_for(driver, f"button {label}", lambda: _of_text(driver, "button", label))
+
+
+def select_runs(driver: webdriver.Chrome, n: int) -> list[str]:
+    """Tick the first runs of the table; returns their names."""
+
+    def rows() -> list[WebElement]:
+        found = driver.find_elements(By.CSS_SELECTOR, 'input[aria-label^="Press Space to toggle row selection"]')
+        return found if len(found) >= n else []
+
+    for box in wait_for(driver, f"{n} runs", rows)[:n]:
+        box.click()
+    names = driver.find_elements(By.CSS_SELECTOR, 'a[href*="/runs/"]')
+    return [name.text for name in names if name.text][:n]
+
+
+def open_tab(driver: webdriver.Chrome, name: str, *, x: str, y: str) -> None:
+    """Open one of the tabs of Compare and choose what its axes show."""
+    wait_for(driver, name, lambda: _of_text(driver, "[role=tab]", name)).click()
+    for axis, metric in (("x", x), ("y", y)):
+        selector = f"button#{axis}-axis-selector"
+        wait_for(driver, f"{axis} axis", lambda s=selector: driver.find_element(By.CSS_SELECTOR, s)).click()
+        wait_for(driver, metric, lambda m=metric: _of_text(driver, "[role=option]", m)).click()
+
+
+def choose(driver: webdriver.Chrome, *metrics: str) -> None:
+    """Add metrics to the parallel coordinates of Compare: the second of its two boxes takes them."""
+
+    def box() -> WebElement:
+        return driver.find_elements(By.CSS_SELECTOR, "[role=tabpanel] input[id^=dubois-select]")[1]
+
+    for metric in metrics:
+        wait_for(driver, "box of metrics", box).send_keys(metric)
+        option = f'[class*=select-item-option-active][title="{metric}"]'
+        wait_for(driver, metric, lambda o=option: driver.find_elements(By.CSS_SELECTOR, o))
+        box().send_keys(Keys.ENTER)
+        box().send_keys(Keys.ESCAPE)
+
+
+def axes_of_parallel_coordinates(driver: webdriver.Chrome) -> list[str]:
+    """The names of the axes of the chart page's parallel coordinates, from left to right, if it has drawn lines."""
+    labels = driver.find_elements(By.CSS_SELECTOR, ".parcoords .dimension .label")
+    canvases = driver.find_elements(By.CSS_SELECTOR, ".parcoords canvas")
+    places = sorted((label.rect["x"], label.text) for label in labels)
+    return [name for _, name in places] if canvases else []
+
+
+def _of_text(driver: webdriver.Chrome, selector: str, words: str) -> WebElement | None:
+    return next((one for one in driver.find_elements(By.CSS_SELECTOR, selector) if one.text == words), None)
