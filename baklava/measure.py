@@ -15,27 +15,9 @@ from tqdm import tqdm
 from baklava.cache import BudgetedCache
 from baklava.engine import Compression, cells_of
 from baklava.jobs import MeasureJob
+from baklava.measurements import COLUMNS, SCHEMA
 from baklava.models.load import LoadedModel, load_model
 from baklava.parquet import write_parquet
-
-SCHEMA = 1
-
-COLUMNS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("allocator", pa.string()),
-        ("eviction", pa.string()),
-        ("ratio", pa.float64()),
-        ("device", pa.string()),
-        ("context", pa.int64()),
-        ("batch", pa.int64()),
-        ("prefill_seconds", pa.float64()),  # the context read and compressed
-        ("first_token_seconds", pa.float64()),  # until the first new token is known
-        ("tokens_per_second", pa.float64()),  # of all rows together, after the first token
-        ("peak_bytes", pa.float64()),  # device memory above the weights; on a CPU nothing tells
-        ("kv_bytes", pa.int64()),  # keys and values held after the last token
-    ]
-)
 
 
 def measure(job: MeasureJob) -> None:
