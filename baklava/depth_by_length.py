@@ -11,9 +11,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from baklava.cells import FULL
 from baklava.errors import UserError
 from baklava.parquet import read_parquet
 from baklava.records import COLUMNS, SCHEMA
+
+GridCell = tuple[str, str, float]  # allocator, eviction, ratio
 
 _COLUMNS = pa.schema([COLUMNS.field(name) for name in ("allocator", "eviction", "ratio", "group", "score", "failed")])
 _GROUP = re.compile(r"length (\d+), depth ([\d.e-]+)")  # as `baklava.tasks.needle_grid` writes it
@@ -28,7 +31,17 @@ class DepthByLength:
 
     depths: tuple[float, ...]
     lengths: tuple[int, ...]
-    scores: dict[tuple[str, str, float], NDArray[np.float64]]
+    scores: dict[GridCell, NDArray[np.float64]]
+
+    def by_method(self) -> dict[tuple[str, str], list[GridCell]]:
+        """Cells of every method (allocator, eviction), the full cache and then the ratios in order.
+
+        Where nothing is compressed, the full cache is a method by itself.
+        """
+        full = [cell for cell in self.scores if cell[0] == FULL]
+        methods = sorted({cell[:2] for cell in self.scores} - {cell[:2] for cell in full})
+        own = {method: sorted(cell for cell in self.scores if cell[:2] == method) for method in methods}
+        return {method: [*full, *cells] for method, cells in own.items()} or {cell[:2]: [cell] for cell in full}
 
 
 def read_depth_by_length(path: Path) -> DepthByLength:

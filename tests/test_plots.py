@@ -120,7 +120,7 @@ def test_score_against_ratio_draws_the_summary(summary, headline):
 
 def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):
     rows = summary[(summary["model"] == "tiny-llama") & (summary["task"] == "vt")]
-    [axes] = score_vs_ratio_of_task(rows, headline, "tiny-llama", "vt").get_axes()
+    [axes] = score_vs_ratio_of_task(rows, headline).get_axes()
     together = panels(score_vs_ratio(summary, headline).subfigs[0])["vt"]
     for alone, one in zip(lines_of(axes), lines_of(together), strict=True):
         assert np.array_equal(alone, one)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -110,16 +110,21 @@ def _mean(figures: ModelFigures, rows: pd.DataFrame) -> dict[Method, list[Point]
 
 
 def traces(
-    points: dict[Method, list[Point]], headline: Headline, x: Callable[[Point], float], *, across: Sequence[float]
+    points: dict[Method, list[Point]],
+    headline: Headline,
+    x: Literal["ratio", "kv_bytes"],
+    *,
+    across: Sequence[float],
+    unit: float = 1.0,
 ) -> list[Any]:
-    """A band and a line per method; the full cache as a dashed line over `across`."""
+    """A band and a line per method over `x` in units of `unit`; the full cache as a dashed line over `across`."""
     styles = looks(methods_of(headline))
     opacity = 0.07 if len(styles) > CROWD else 0.16
     full = next(iter(points.values()))[0]
     drawn: list[Any] = [full_cache_line(across, full.score, full.hover("full cache", headline.confidence))]
     for method, some in points.items():
         if method in styles:
-            look, places = styles[method], [x(point) for point in some]
+            look, places = styles[method], [getattr(point, x) / unit for point in some]
             hover = [point.hover(look.label if point.ratio else "full cache", headline.confidence) for point in some]
             low, high = [point.ci_low for point in some], [point.ci_high for point in some]
             drawn.append(band(look, places, low, high, opacity=opacity))

@@ -80,7 +80,7 @@ def _row(headline: Headline, figures: ModelFigures, method: MethodFigures, ratio
         label=look.label,
         colour=look.colour,
         full=f"{figures.full:.3f}",
-        lossless=_ratio(method.largest_lossless_ratio),
+        lossless=_largest(method),
         entries=tuple(_entry(method, by_ratio[ratio]) if ratio in by_ratio else None for ratio in ratios),
     )
 
@@ -105,8 +105,8 @@ def _gain(one: RatioFigures) -> str:
     return f"\N{MULTIPLICATION SIGN}{one.gain_over_uniform:.2f}"
 
 
-def _ratio(ratio: float) -> str:
-    return f"{ratio:g}" if ratio else "none"
+def _largest(method: MethodFigures) -> str:
+    return f"r = {method.largest_lossless_ratio:g}" if method.largest_lossless_ratio else "none"
 
 
 def _facts(figures: ModelFigures) -> list[tuple[str, str]]:
@@ -117,10 +117,10 @@ def _facts(figures: ModelFigures) -> list[tuple[str, str]]:
     best = max(others, key=lambda one: (one.largest_lossless_ratio, one.ratios[-1].score))
     name = f"{best.allocator} / {best.eviction}"
     uniform = [one for one in figures.methods if one.allocator == UNIFORM and one.eviction == best.eviction]
-    beside = f" (uniform: {_ratio(uniform[0].largest_lossless_ratio)})" if uniform and best not in uniform else ""
+    beside = f" (uniform: {_largest(uniform[0])})" if uniform and best not in uniform else ""
     last = best.ratios[-1]
     against = f"; uniform {last.uniform:.3f}" if last.uniform is not None and best not in uniform else ""
     return [
-        (f"r = {_ratio(best.largest_lossless_ratio)}", f"largest lossless ratio, {name}{beside}"),
-        (f"{last.score:.3f}", f"its score at r = {last.ratio:g} (full cache {figures.full:.3f}{against})"),
+        (_largest(best), f"largest lossless ratio of any method, by {name}{beside}"),
+        (f"{last.score:.3f}", f"score of that method at r = {last.ratio:g} (full cache {figures.full:.3f}{against})"),
     ]

@@ -34,9 +34,12 @@ def _figure(rows: pd.DataFrame, name: str, title: str, scale: float) -> go.Figur
     traces = [full_cache_line((0.0, 1.0), full, f"<b>full cache</b><br>{title}: {full:.4g}")]
     for method, look in looks(sorted(methods, key=uniform_first)).items():
         own = rows[(rows["allocator"] == method[0]) & (rows["eviction"] == method[1])].sort_values("ratio")
-        points = [(0.0, full), *zip(own["ratio"], own[name] / scale, strict=True)]
-        hover = [f"<b>{plain(look.label)}</b>, r = {ratio:g}<br>{title}: {value:.4g}" for ratio, value in points]
-        traces.append(method_line(look, *zip(*points, strict=True), hover))
+        ratios, values = [0.0, *own["ratio"]], [full, *(own[name] / scale)]
+        hover = [
+            f"<b>{plain(look.label)}</b>, r = {ratio:g}<br>{title}: {value:.4g}"
+            for ratio, value in zip(ratios, values, strict=True)
+        ]
+        traces.append(method_line(look, ratios, values, hover))
     return figure(
         traces,
         height=400,

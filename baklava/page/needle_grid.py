@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import plotly.graph_objects as go
 
-from baklava.cells import FULL
-from baklava.depth_by_length import DepthByLength
+from baklava.cells import UNIFORM
+from baklava.depth_by_length import DepthByLength, GridCell
 from baklava.page.heat_map import heat_map
 from baklava.page.view import Frame, View
-from baklava.plots.curves import uniform_first
 
 
 def needle_grid(grids: dict[tuple[str, str], DepthByLength]) -> View:
@@ -26,20 +27,15 @@ def needle_grid(grids: dict[tuple[str, str], DepthByLength]) -> View:
     )
 
 
-def _cells(grid: DepthByLength) -> list[tuple[tuple[str, str], tuple[str, str, float]]]:
-    """Each method from the full cache (r = 0) on, as (method, ratio) and the cell."""
-    full = [cell for cell in grid.scores if cell[0] == FULL]
-    methods = sorted({cell[:2] for cell in grid.scores if cell[0] != FULL}, key=uniform_first)
-    if not methods:
-        return [(("full cache", "0"), cell) for cell in full]
-    return [
-        ((f"{method[0]} / {method[1]}", f"{cell[2]:g}"), cell)
-        for method in methods
-        for cell in [*full, *sorted(cell for cell in grid.scores if cell[:2] == method)]
-    ]
+def _cells(grid: DepthByLength) -> Iterator[tuple[tuple[str, str], GridCell]]:
+    """(method, ratio) as shown, and the cell; every method begins with the full cache, r = 0."""
+    by_method = grid.by_method()
+    for method in sorted(by_method, key=lambda method: (method[0] == UNIFORM, method)):
+        for cell in by_method[method]:
+            yield (" / ".join(method), f"{cell[2]:g}"), cell
 
 
-def _heat_map(grid: DepthByLength, cell: tuple[str, str, float]) -> go.Figure:
+def _heat_map(grid: DepthByLength, cell: GridCell) -> go.Figure:
     values = grid.scores[cell]
     return heat_map(
         values,

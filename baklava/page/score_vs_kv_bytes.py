@@ -19,7 +19,7 @@ def score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> View:
         unit, size = unit_of(max(held))
         low, high = min(held) / size / 1.15, max(held) / size * 1.15
         drawn = figure(
-            traces(points, headline, lambda point, size=size: point.kv_bytes / size, across=(low, high)),
+            traces(points, headline, "kv_bytes", unit=size, across=(low, high)),
             height=440,
             x={
                 "title": {"text": f"KV cache per sample ({unit}, logarithmic)"},

@@ -14,7 +14,7 @@ def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> View:
         Frame(
             at=(model, task),
             figure=figure(
-                traces(points, headline, lambda point: point.ratio, across=(0.0, 1.0)),
+                traces(points, headline, "ratio", across=(0.0, 1.0)),
                 height=440,
                 x={
                     "title": {"text": "compression ratio r: part of the KV entries that is removed"},

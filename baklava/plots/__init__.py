@@ -32,7 +32,7 @@ def report(job: ReportJob) -> None:
         "score_vs_kv_bytes": partial(score_vs_kv_bytes, headline),
     }
     for (model, task), rows in summary.groupby(["model", "task"]):
-        draw[f"score_vs_ratio/{model}/{task}"] = partial(score_vs_ratio_of_task, rows, headline, model, task)
+        draw[f"score_vs_ratio/{model}/{task}"] = partial(score_vs_ratio_of_task, rows, headline)
     for model, path in job.profiles.items():
         draw[f"importance_{model}"] = partial(importance, Profile.load(path))
         draw[f"budgets_{model}"] = partial(budgets, model, found.get(model, {}))

@@ -57,6 +57,6 @@ def _panel(axes: Axes, rows: pd.DataFrame, name: str, scale: float, styles: dict
         own = rows[(rows["allocator"] == allocator) & (rows["eviction"] == eviction)].sort_values("ratio")
         axes.plot([0.0, *own["ratio"]], [full, *(own[name] / scale)], **look.line)
     axes.set_xlim(-0.03, 1.0)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * float(rows[name].max()) / scale)
     axes.xaxis.set_major_locator(MultipleLocator(0.2))
     axes.set_xlabel("compression ratio r")

@@ -7,17 +7,16 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from baklava.cells import FULL
-from baklava.depth_by_length import DepthByLength
+from baklava.depth_by_length import DepthByLength, GridCell
 from baklava.plots.curves import uniform_first
 from baklava.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
 from baklava.plots.style import headings
 
-Cell = tuple[str, str, float]  # allocator, eviction, ratio
-
 
 def needle_grid(model: str, task: str, grid: DepthByLength) -> Figure:
     """A line of panels per method, the full cache first, then a panel per ratio; one scale from 0 to 1."""
-    lines = _lines(grid)
+    by_method = grid.by_method()
+    lines = [by_method[method] for method in sorted(by_method, key=uniform_first)]
     columns = max(map(len, lines))
     width, height = panel_size(len(grid.depths), len(grid.lengths))
     size = (max(8.0, (max(width, 1.45) + 0.35) * columns + 1.3), (height + 1.2) * len(lines) + 0.75)
@@ -33,14 +32,7 @@ def needle_grid(model: str, task: str, grid: DepthByLength) -> Figure:
     return figure
 
 
-def _lines(grid: DepthByLength) -> list[list[Cell]]:
-    """The full cache and the ratios of each method; the full cache alone where nothing is compressed."""
-    full = [cell for cell in grid.scores if cell[0] == FULL]
-    methods = sorted({cell[:2] for cell in grid.scores if cell[0] != FULL}, key=uniform_first)
-    return [[*full, *sorted(cell for cell in grid.scores if cell[:2] == method)] for method in methods] or [full]
-
-
-def _panel(axes: Axes, grid: DepthByLength, cell: Cell) -> QuadMesh:
+def _panel(axes: Axes, grid: DepthByLength, cell: GridCell) -> QuadMesh:
     allocator, eviction, ratio = cell
     mesh = heat_map(axes, grid.scores[cell], low=0, high=1, text=".2f")
     axes.set_xticks([i + 0.5 for i in range(len(grid.lengths))], list(map(str, grid.lengths)))

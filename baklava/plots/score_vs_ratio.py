@@ -36,14 +36,15 @@ def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> Figure:
     return figure
 
 
-def score_vs_ratio_of_task(rows: pd.DataFrame, headline: Headline, model: str, task: str) -> Figure:
-    """One model and task by itself, in the colours of all figures."""
+def score_vs_ratio_of_task(rows: pd.DataFrame, headline: Headline) -> Figure:
+    """The rows of one model and task by themselves, in the colours of all figures."""
+    model, task, n = rows[["model", "task", "n"]].iloc[0]
     styles = looks(methods_of(headline))
     figure = Figure(figsize=(7.2, 4.3), layout="constrained")
     headings(
         figure,
         f"{model}: {task}",
-        f"{headline.models[model].n[task]} samples; bands: {100 * headline.confidence:g}% bootstrap intervals",
+        f"{n} samples; bands: {100 * headline.confidence:g}% bootstrap intervals",
     )
     method_legend(figure, styles.values())
     axes = figure.subplots()

@@ -200,7 +200,7 @@ class TestNumbers:
         for model, figures in headline.models.items():
             for method in reversed(figures.methods):  # uniform first
                 first = model if method.allocator == "uniform" else ""
-                lossless = f"{method.largest_lossless_ratio:g}" if method.largest_lossless_ratio else "none"
+                lossless = f"r = {method.largest_lossless_ratio:g}" if method.largest_lossless_ratio else "none"
                 scores = [f"{one.score:.3f}" for one in method.ratios]
                 if method.allocator != "uniform":
                     times = "\N{MULTIPLICATION SIGN}"

@@ -26,7 +26,7 @@ function control(name, slider, changed) {
   const input = slider
     ? element("input", { type: "range", min: 0, step: 1, ariaLabel: name })
     : element("select", { ariaLabel: name });
-  input.addEventListener("input", changed);
+  input.addEventListener(slider ? "input" : "change", changed);
   return {
     node: element("label", {}, name, input, ...(slider ? [output] : [])),
     current(offered) {
@@ -86,10 +86,11 @@ const columns = [
   { name: "samples", key: "n", text: (cell) => String(cell.n) + (cell.n_failed ? ` (${cell.n_failed} failed)` : "") },
 ];
 
-function compare(a, b) {
+// Gaps come last, whatever the direction.
+function compare(a, b, descending) {
   if (a === b) return 0;
-  if (a === null || b === null) return a === null ? 1 : -1; // gaps last
-  return a < b ? -1 : 1;
+  if (a === null || b === null) return a === null ? 1 : -1;
+  return a < b === descending ? 1 : -1;
 }
 
 function drawCells() {
@@ -117,8 +118,7 @@ function drawCells() {
       if (value !== "all") left = left.filter((cell) => String(cell[key]) === value);
     }
     if (sorted.key === null) return left;
-    const sign = sorted.descending ? -1 : 1;
-    return [...left].sort((a, b) => sign * compare(a[sorted.key], b[sorted.key]));
+    return [...left].sort((a, b) => compare(a[sorted.key], b[sorted.key], sorted.descending));
   }
   function draw() {
     const left = shown();
