@@ -34,11 +34,11 @@ demo: env ## profile two small models, budget their KV caches, show what it boug
 	@echo
 	@$(BIN)/baklava table experiment=demo
 	@echo
-	@echo "The report is in results/demo/report.html; \`make ui\` shows all runs on http://127.0.0.1:$(PORT)"
+	@echo "Open results/demo/report.html in a browser; \`make ui\` shows all runs on http://127.0.0.1:$(PORT)"
 
-report: env ## bundle an experiment's figures and table into one HTML file
-	@$(BIN)/snakemake --quiet all --config experiment=$(EXPERIMENT) --report results/$(EXPERIMENT)/report.html
-	@echo "results/$(EXPERIMENT)/report.html"
+report: env ## Snakemake's report of an experiment: figures, captions, runtimes and code in one HTML file
+	@$(BIN)/snakemake --quiet all --config experiment=$(EXPERIMENT) --report results/$(EXPERIMENT)/snakemake-report.html
+	@echo "results/$(EXPERIMENT)/snakemake-report.html"
 
 unlock: env ## release what a killed run of Snakemake left locked (make sure that none is running)
 	@$(SNAKEMAKE) --quiet all --unlock --config experiment=$(EXPERIMENT)

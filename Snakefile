@@ -15,6 +15,7 @@ localrules:
     all,
     summary,
     figures,
+    page,
     tracking,
 
 

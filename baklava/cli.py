@@ -38,6 +38,7 @@ STAGES = {
     "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself", "output"),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
+    "page": Stage("PageJob", "baklava.page:page", "write one page with interactive figures"),
     "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),
 }
 

@@ -25,6 +25,7 @@ from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.importance import ESTIMATORS
 from baklava.layout import ratio_name
 from baklava.tasks import FAMILIES, Task
+from baklava.tasks.needle_grid import NeedleGrid
 
 Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="also a folder name")]
@@ -333,6 +334,11 @@ class ExperimentConfig(Strict):
     def compressed_ratios(self) -> tuple[float, ...]:
         """Ratios that remove something; the full cache is always evaluated besides."""
         return tuple(ratio for ratio in self.ratios if ratio > 0)
+
+    @property
+    def needle_grids(self) -> tuple[str, ...]:
+        """Tasks whose scores make a heat map over depth and length."""
+        return tuple(name for name, task in self.tasks.items() if task.family == NeedleGrid.family)
 
 
 def conf_folder() -> Path:

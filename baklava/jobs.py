@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -229,23 +230,46 @@ class SummarizeJob(Strict):
         )
 
 
-class ReportJob(Strict):
-    """Figures of the summary, the profiles and the budgets."""
+class ResultFiles(Strict):
+    """What both the figures and the page are drawn from.
+
+    `measurements` is empty where the workflow does not measure; `needle_grids` are the records of such tasks, by model.
+    """
 
     summary: Path
     headline: Path
     profiles: dict[str, Path]
     budgets: tuple[Path, ...]
+    measurements: dict[str, Path]
+    needle_grids: dict[str, dict[str, Path]]
+
+
+class ReportJob(ResultFiles):
+    """Figures of the summary, the profiles and the budgets."""
+
     figures: Path
 
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout) -> ReportJob:
+        return cls(**_result_files(config, layout), figures=layout.figures)
+
+
+class PageJob(ResultFiles):
+    """The interactive page, and the headline table as a page of its own."""
+
+    experiment: str
+    models: dict[str, ModelConfig]
+    output: Path
+    headline_table: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout) -> PageJob:
         return cls(
-            summary=layout.summary_parquet,
-            headline=layout.headline,
-            profiles={model: layout.profile(model) for model in config.models},
-            budgets=_all_budgets(config, layout),
-            figures=layout.figures,
+            **_result_files(config, layout),
+            experiment=config.name,
+            models=config.models,
+            output=layout.page,
+            headline_table=layout.headline_table,
         )
 
 
@@ -300,6 +324,19 @@ def _all_cells(config: ExperimentConfig, layout: Layout, model: str) -> tuple[Me
     )
 
 
+def _result_files(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
+    return {
+        "summary": layout.summary_parquet,
+        "headline": layout.headline,
+        "profiles": {model: layout.profile(model) for model in config.models},
+        "budgets": _all_budgets(config, layout),
+        "measurements": {model: layout.measurements(model) for model in config.models if config.measure.enabled},
+        "needle_grids": {
+            model: {task: layout.records(model, task) for task in config.needle_grids} for model in config.models
+        },
+    }
+
+
 def _all_budgets(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
     return tuple(cell.path for model in config.models for cell in _all_cells(config, layout, model))
 
@@ -347,6 +384,10 @@ def summarize_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]
 
 def report_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
     yield ReportJob.of(config, layout)
+
+
+def page_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield PageJob.of(config, layout)
 
 
 def track_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:

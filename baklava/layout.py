@@ -89,6 +89,19 @@ class Layout:
         return self.figures / f"{name}.svg"
 
     @property
+    def page(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def headline_table(self) -> Path:
+        return self.root / "headline.html"
+
+    @property
+    def snakemake_report(self) -> Path:
+        """Snakemake's own report; `make report` makes it."""
+        return self.root / "snakemake-report.html"
+
+    @property
     def tracked(self) -> Path:
         return self.root / "tracked.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 import pyarrow as pa
 
+from baklava.budgets import Budgets
 from baklava.layout import ratio_name
 from baklava.parquet import read_parquet
 
@@ -63,3 +65,14 @@ def read_summary(path: Path) -> pd.DataFrame:
 def budgets_by_compression(paths: Iterable[Path]) -> dict[Compression, Path]:
     """Budgets files by what they are for, which is where they lie: `<model>/<allocator>/<eviction>/<ratio>.json`."""
     return {Compression(*path.with_suffix("").parts[-4:]): path for path in paths}
+
+
+def budgets_by_method(paths: Iterable[Path]) -> dict[str, dict[tuple[str, str], list[Budgets]]]:
+    """Budgets of each model by method (allocator, eviction), in the order of the ratios."""
+    found: dict[str, dict[tuple[str, str], list[Budgets]]] = defaultdict(lambda: defaultdict(list))
+    for compression, path in budgets_by_compression(paths).items():
+        found[compression.model][compression.allocator, compression.eviction].append(Budgets.load(path))
+    for by_method in found.values():
+        for some in by_method.values():
+            some.sort(key=lambda one: one.ratio)
+    return found

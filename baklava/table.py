@@ -192,10 +192,11 @@ def _tasks(layout: Layout) -> str:
 
 def _where(layout: Layout, overrides: Sequence[str]) -> list[str]:
     plain = list(overrides) == [f"experiment={layout.experiment}"]
-    report = f"snakemake {_snakemake_config(overrides)} --report {layout.root / 'report.html'}"
+    report = f"snakemake {_snakemake_config(overrides)} --report {layout.snakemake_report}"
     places: dict[str, str | Path] = {
         "All cells": layout.summary_csv,
         "Figures": layout.figures,
+        "Page": layout.page,
         "Report": f"make report EXPERIMENT={layout.experiment}" if plain else report,
         "All runs": "make ui",
     }

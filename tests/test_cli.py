@@ -21,6 +21,7 @@ from baklava.layout import Layout
 COMMANDS = (*STAGES, "plan", "table", "train-reference")
 HEAVY = (
     *("torch", "transformers", "tokenizers", "datasets", "mlflow", "snakemake"),
+    *("plotly", "jinja2"),
     *("pandas", "numpy", "scipy", "matplotlib", "pyarrow", "hydra", "omegaconf", "pydantic"),
 )
 

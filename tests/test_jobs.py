@@ -46,6 +46,8 @@ def outputs(job: Any) -> list[Path]:
             return [job.csv, job.parquet, job.headline, job.timings_csv]
         case jobs.ReportJob():
             return [job.figures]
+        case jobs.PageJob():
+            return [job.output, job.headline_table]
     raise AssertionError(f"what does {type(job).__name__} write?")
 
 
@@ -83,7 +85,7 @@ def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None
         assert job.curves is None or job.curves in written["curves"]
     for job in chain["evaluate"]:
         assert {cell.path for cell in job.cells} <= written["allocate"]
-    [summarize], [report], [track] = chain["summarize"], chain["report"], chain["track"]
+    [summarize], [report], [page], [track] = (chain[stage] for stage in ("summarize", "report", "page", "track"))
     assert {*summarize.records, *summarize.timings} == (written["merge"] or written["evaluate"])
     assert track.timings == summarize.timings
     parts = {path for job in chain["merge"] for path in (*job.records_of_shards, *job.timings_of_shards)}
@@ -93,6 +95,17 @@ def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None
     assert set(report.budgets) == set(track.budgets)
     assert set(report.budgets) <= written["allocate"]
     assert track.figures == report.figures
+    shared = jobs.ResultFiles.model_fields
+    assert page.model_dump(include=set(shared)) == report.model_dump(include=set(shared))
+
+
+def test_what_is_measured_and_needle_grids_are_drawn() -> None:
+    assert all_jobs(compose())["report"][0].measurements == {}
+    chain = all_jobs(compose(["task=[vt,needle_grid]", "measure.enabled=true"]))
+    [report] = chain["report"]
+    assert set(report.measurements.values()) == {job.output for job in chain["measure"]}
+    grids = {job.records for job in chain["evaluate"] if job.task.name == "needle_grid"}
+    assert {path for tasks in report.needle_grids.values() for path in tasks.values()} == grids
 
 
 def test_there_is_one_job_per_model_task_and_method() -> None:
@@ -108,6 +121,7 @@ def test_there_is_one_job_per_model_task_and_method() -> None:
         "measure": models,
         "summarize": 1,
         "report": 1,
+        "page": 1,
         "track": 1,
     }
     assert [len(job.budgets) for job in chain["allocate"]] == [2] * (models * methods)
@@ -135,6 +149,7 @@ class TestWhatAChangeReaches:
             "evaluate",
             "measure",
             "report",
+            "page",
             "track",
         }
 

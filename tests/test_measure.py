@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from baklava import reference_model_path
 from baklava.budgets import Budgets
 from baklava.jobs import MeasureJob
-from baklava.measure import COLUMNS, measure
+from baklava.measure import measure
+from baklava.measurements import COLUMNS
 
 
 def test_every_cell_has_its_bytes_and_speeds(tmp_path: Path) -> None:

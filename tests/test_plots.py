@@ -1,65 +1,43 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import EVICTION, MODELS, RATIOS, TASKS, importance, write_budgets, write_experiment, write_profiles
+from synthetic import MODELS, RATIOS, TASKS, importance, measurements, write_needle_grid, write_results
 
 from baklava.budgets import Budgets
-from baklava.config import SummaryConfig
+from baklava.config import compose
+from baklava.depth_by_length import read_depth_by_length
+from baklava.figures import report_figures
 from baklava.headline import Headline
-from baklava.jobs import ReportJob, SummarizeJob
+from baklava.jobs import ReportJob
 from baklava.layout import Layout
 from baklava.plots import report
 from baklava.plots.budgets import budgets as budgets_figure
 from baklava.plots.importance import importance as importance_figure
+from baklava.plots.measured import measured
+from baklava.plots.needle_grid import needle_grid
 from baklava.plots.score_vs_kv_bytes import score_vs_kv_bytes
-from baklava.plots.score_vs_ratio import score_vs_ratio
+from baklava.plots.score_vs_ratio import score_vs_ratio, score_vs_ratio_of_task
 from baklava.plots.style import looks
 from baklava.profile import Profile
 from baklava.results import read_summary
-from baklava.summarize import summarize
 
-FIGURES = [
-    "score_vs_ratio",
-    "score_vs_kv_bytes",
-    *(f"{what}_{m}" for what in ("importance", "budgets") for m in MODELS),
-]
+EVERYTHING = ["experiment=demo", "task=[niah_single_1,niah_multikey_1,vt,needle_grid]", "measure.enabled=true"]
 
 
-def report_job(layout: Layout, **changed) -> ReportJob:
-    values = {
-        "summary": layout.summary_parquet,
-        "headline": layout.headline,
-        "profiles": {model: layout.profile(model) for model in MODELS},
-        "budgets": tuple(
-            layout.budgets(model, allocator, EVICTION, ratio)
-            for model in MODELS
-            for allocator in ("uniform", "baklava")
-            for ratio in RATIOS
-        ),
-        "figures": layout.figures,
-    }
-    return ReportJob(**{**values, **changed})
+def report_job(layout: Layout, *overrides: str, **changed) -> ReportJob:
+    return ReportJob.of(compose(["experiment=demo", *overrides]), layout).model_copy(update=changed)
 
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory) -> Layout:
     """A finished experiment with its figures."""
     layout = Layout(tmp_path_factory.mktemp("results"), "demo")
-    write_experiment(layout)
-    write_budgets(layout)
-    write_profiles(layout)
-    summarize(
-        SummarizeJob(
-            summary=SummaryConfig(n_bootstrap=100),
-            records=tuple(layout.records(model, task) for model in MODELS for task in TASKS),
-            csv=layout.summary_csv,
-            parquet=layout.summary_parquet,
-            headline=layout.headline,
-        )
-    )
+    write_results(layout, compose(["experiment=demo", "summary.n_bootstrap=100"]))
     report(report_job(layout))
     return layout
 
@@ -87,22 +65,37 @@ def title_of(axes) -> str:
     return (axes.get_title(loc="left") or axes.get_title()).strip()
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_every_figure_is_there_as_svg_and_png(layout):
-    expected = sorted(f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png"))
-    assert sorted(path.name for path in layout.figures.iterdir()) == expected
-    for path in layout.figures.iterdir():
-        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
+    found = files(layout.figures)
+    names = [figure.name for figure in report_figures(compose(["experiment=demo"]))]
+    assert set(found) == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
+    for name, content in found.items():
+        assert content.startswith(b"\x89PNG" if name.endswith(".png") else b"<?xml")
+
+
+def test_grids_and_measurements_have_figures_where_there_are_any(tmp_path, monkeypatch):
+    config, layout, drawn = compose([*EVERYTHING, "summary.n_bootstrap=100"]), Layout(tmp_path, "demo"), []
+    write_results(layout, config)
+    monkeypatch.setattr("baklava.plots.save", lambda figure, folder, name: drawn.append(name))
+    report(ReportJob.of(config, layout))
+    assert sorted(drawn) == sorted(figure.name for figure in report_figures(config))
+    assert {"needle_grid/tiny-llama/needle_grid", "measured/tiny-qwen2"} <= set(drawn)
 
 
 def test_the_same_results_give_the_same_bytes(layout, tmp_path):
-    report(report_job(layout, figures=tmp_path))
-    for path in layout.figures.iterdir():
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+    report(report_job(layout, "model=tiny-llama", figures=tmp_path))
+    again, before = files(tmp_path), files(layout.figures)
+    assert again == {name: before[name] for name in again}
 
 
-def test_drawing_leaves_matplotlib_as_it_was(layout, tmp_path):
+def test_drawing_leaves_matplotlib_as_it_was(layout, tmp_path, monkeypatch):
     before = dict(matplotlib.rcParams)
-    report(report_job(layout, profiles={}, figures=tmp_path))
+    monkeypatch.setattr("baklava.plots.save", lambda *_: None)
+    report(report_job(layout, figures=tmp_path))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -123,6 +116,39 @@ def test_score_against_ratio_draws_the_summary(summary, headline):
         by_hand = summary[summary["model"] == model].groupby(["allocator", "ratio"])["score"].mean()
         for (_, y), allocator in zip(mean, ("uniform", "baklava"), strict=True):
             assert list(y) == pytest.approx([by_hand["full"][0.0], *by_hand[allocator]])
+
+
+def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):
+    rows = summary[(summary["model"] == "tiny-llama") & (summary["task"] == "vt")]
+    [axes] = score_vs_ratio_of_task(rows, headline).get_axes()
+    together = panels(score_vs_ratio(summary, headline).subfigs[0])["vt"]
+    for alone, one in zip(lines_of(axes), lines_of(together), strict=True):
+        assert np.array_equal(alone, one)
+
+
+def test_a_needle_grid_shows_depth_by_length_for_every_cell(tmp_path):
+    layout = Layout(tmp_path, "demo")
+    write_needle_grid(layout, "tiny-llama")
+    grid = read_depth_by_length(layout.records("tiny-llama", "needle_grid"))
+    drawn = [axes for axes in needle_grid("tiny-llama", "needle_grid", grid).get_axes() if title_of(axes)]
+    line = ["full cache", *(f"r = {ratio:g}" for ratio in RATIOS)]
+    assert [title_of(axes) for axes in drawn] == line * 2
+    uniform, baklava = (np.asarray(drawn[place].collections[0].get_array()) for place in (1, 7))
+    assert uniform.tolist() == [[1, 1], [1, 0], [1, 1]]
+    assert (baklava == 0.75).all()
+    assert [label.get_text() for label in drawn[0].get_xticklabels()] == ["512", "1024"]
+    assert [label.get_text() for label in drawn[0].get_yticklabels()] == ["0", "0.5", "1"]
+
+
+def test_measurements_are_drawn_from_the_full_cache_on_and_what_is_not_known_is_left_out():
+    rows = measurements("tiny-llama")
+    axes = panels(measured("tiny-llama", rows))
+    assert list(axes) == ["prefill, s", "time to first token, s", "decoding, tokens/s", "KV cache held, MiB"]
+    for x, y in lines_of(axes["KV cache held, MiB"]):
+        assert list(x) == [0.0, *RATIOS]
+        assert list(y) == pytest.approx([10 * (1 - ratio) for ratio in (0.0, *RATIOS)])
+    peaks = panels(measured("tiny-llama", rows.assign(peak_bytes=rows["kv_bytes"] * 3.0)))
+    assert "peak above the weights, MiB" in peaks
 
 
 def test_score_against_memory_is_in_units_that_read_well(headline, summary):

@@ -30,16 +30,7 @@ class Curve:
         """A line with its confidence band over `x` `[n_points]`."""
         band = 0.06 if crowded else 0.17
         axes.fill_between(x, self.low, self.high, color=look.colour, alpha=band, linewidth=0)
-        axes.plot(
-            x,
-            self.score,
-            color=look.colour,
-            linestyle=look.dashes,
-            marker=look.marker,
-            markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-        )
+        axes.plot(x, self.score, **look.line)
 
 
 Point = Sequence[float]  # ratio, bytes, score, low, high
@@ -72,16 +63,16 @@ def task_curves(rows: pd.DataFrame) -> list[Curve]:
 def methods_of(headline: Headline) -> list[tuple[str, str]]:
     """Every method of any model (allocator, eviction), uniform first."""
     methods = {(one.allocator, one.eviction) for model in headline.models.values() for one in model.methods}
-    return sorted(methods, key=_place)
+    return sorted(methods, key=uniform_first)
 
 
-def _place(method: tuple[str, str]) -> tuple[bool, tuple[str, str]]:
+def uniform_first(method: tuple[str, str]) -> tuple[bool, tuple[str, str]]:
     """Uniform first, so that it is drawn below what is compared with it."""
     return method[0] != UNIFORM, method
 
 
 def _in_order(curves: Iterable[Curve]) -> list[Curve]:
-    return sorted(curves, key=lambda curve: _place(curve.method))
+    return sorted(curves, key=lambda curve: uniform_first(curve.method))
 
 
 def _curve(method: tuple[str, str], points: Sequence[Point]) -> Curve:

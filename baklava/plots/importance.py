@@ -18,8 +18,7 @@ from baklava.validate import rank_agreement
 
 def importance(profile: Profile) -> Figure:
     """Query heads are pooled by their mean over each KV head's group; every panel has its own colour scale."""
-    known = [name for name in ESTIMATORS if name in profile.head_importance]
-    maps = {name: profile.kv_importance(name) for name in dict.fromkeys([*known, *profile.head_importance])}
+    maps = maps_of(profile)
     width, height = panel_size(profile.n_layers, profile.n_kv_heads)
     room = 1.25  # for axis labels and the colour bar
     widths = [max(width, 1.9) + room] * len(maps) + [0.2 + room]
@@ -42,13 +41,19 @@ def importance(profile: Profile) -> Figure:
     return figure
 
 
+def maps_of(profile: Profile) -> dict[str, NDArray[np.float64]]:
+    """Importance `[L, Hkv]` by estimator, those that are known first."""
+    known = [name for name in ESTIMATORS if name in profile.head_importance]
+    return {name: profile.kv_importance(name) for name in dict.fromkeys([*known, *profile.head_importance])}
+
+
 def _panel(axes: Axes, title: str, note: str, values: NDArray[np.float64]) -> None:
-    mesh = heat_map(axes, values, low=float(values.min()), high=float(values.max()), text=_precision(values))
+    mesh = heat_map(axes, values, low=float(values.min()), high=float(values.max()), text=precision(values))
     panel_title(axes, title, note)
     colour_bar(axes, mesh)
 
 
-def _precision(values: NDArray[np.float64]) -> str:
+def precision(values: NDArray[np.float64]) -> str:
     """A format with two or three digits for the largest value."""
     largest = max(float(np.abs(values).max()), 1e-4)
     return f".{max(0, 1 - math.floor(math.log10(largest)) + (largest >= 1))}f"

@@ -40,8 +40,13 @@ def score_vs_kv_bytes(headline: Headline) -> Figure:
     return figure
 
 
+def unit_of(n_bytes: float) -> tuple[str, int]:
+    """The largest unit that `n_bytes` fill, and its size in bytes."""
+    return next(((name, size) for name, size in UNITS if n_bytes >= size), UNITS[-1])
+
+
 def _panel(axes: Axes, model: str, figures: ModelFigures, styles: dict[tuple[str, str], Look]) -> None:
-    unit, size = next((name, n) for name, n in UNITS if figures.kv_bytes_full >= n)
+    unit, size = unit_of(figures.kv_bytes_full)
     axes.axhline(figures.full, **FULL_CACHE)
     largest = figures.full
     for curve in mean_curves(figures):

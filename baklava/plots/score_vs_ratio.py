@@ -36,6 +36,24 @@ def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> Figure:
     return figure
 
 
+def score_vs_ratio_of_task(rows: pd.DataFrame, headline: Headline) -> Figure:
+    """The rows of one model and task by themselves, in the colours of all figures."""
+    model, task, n = rows[["model", "task", "n"]].iloc[0]
+    styles = looks(methods_of(headline))
+    figure = Figure(figsize=(7.2, 4.3), layout="constrained")
+    headings(
+        figure,
+        f"{model}: {task}",
+        f"{n} samples; bands: {100 * headline.confidence:g}% bootstrap intervals",
+    )
+    method_legend(figure, styles.values())
+    axes = figure.subplots()
+    _panel(axes, "", task_curves(rows), styles, float(rows["score"].max()))
+    axes.set_ylabel("score")
+    axes.set_xlabel("compression ratio r")
+    return figure
+
+
 def _subtitle(headline: Headline) -> str:
     counts = sorted({n for figures in headline.models.values() for n in figures.n.values()})
     samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

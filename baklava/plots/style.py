@@ -73,6 +73,12 @@ class Look:
     dashes: Dashes
     marker: str
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """For `Axes.plot`: a curve through marked points."""
+        marks = {"marker": self.marker, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        return {"color": self.colour, "linestyle": self.dashes, **marks}
+
 
 @contextmanager
 def styled() -> Iterator[None]:

@@ -102,9 +102,9 @@ def _tasks(cells: pd.DataFrame) -> dict[str, tuple[Point, ...]]:
     curves = {}
     for task, rows in cells.groupby("task"):
         full = rows[rows["allocator"] == FULL]
-        for method, some in rows[rows["allocator"] != FULL].groupby(["allocator", "eviction"]):
+        for (allocator, eviction), some in rows[rows["allocator"] != FULL].groupby(["allocator", "eviction"]):
             points = pd.concat([full, some]).sort_values("ratio")
-            curves[f"score.{task}/{method_name(*method)}"] = tuple(
+            curves[f"score.{task}/{method_name(str(allocator), str(eviction))}"] = tuple(
                 Point(step(ratio), score) for ratio, score in zip(points["ratio"], points["score"], strict=True)
             )
     return curves

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from baklava.config import compose
+from baklava.figures import report_figures
 from baklava.jobs import AllocateJob, ReportJob
 from baklava.layout import Layout
 
 Snakemake = Callable[..., Any]
-EVERYTHING = {"prompts": 1, "profile": 1, "budgets": 2, "records": 2, "summary": 1, "figures": 1, "tracking": 1}
-AFTER_SUMMARY = {"summary": 1, "figures": 1, "tracking": 1}
+AFTER_SUMMARY = {"summary": 1, "figures": 1, "page": 1, "tracking": 1}
+EVERYTHING = {"prompts": 1, "profile": 1, "budgets": 2, "records": 2, **AFTER_SUMMARY}
 
 
 def test_a_job_per_model_method_and_task(snakemake: Snakemake, tmp_path: Path) -> None:
@@ -102,7 +103,9 @@ def finished(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> 
         layout.summary_parquet,
         layout.headline,
         layout.timings_csv,
-        *(layout.figures / f"{name}.{kind}" for name in _figures(config.models) for kind in ("svg", "png")),
+        *(layout.figures / f"{figure.name}.{kind}" for figure in report_figures(config) for kind in ("svg", "png")),
+        layout.page,
+        layout.headline_table,
         layout.tracked,
     ]
     for file in files:
@@ -111,11 +114,6 @@ def finished(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> 
     run = snakemake(folder, "--cores", "1", "--touch", "--forceall")
     assert run.status == 0, run.output
     return folder
-
-
-def _figures(models: Iterable[str]) -> list[str]:
-    per_model = [f"{what}_{model}" for what in ("importance", "budgets") for model in models]
-    return ["score_vs_ratio", "score_vs_kv_bytes", *per_model]
 
 
 def test_a_finished_experiment_has_nothing_to_do(snakemake: Snakemake, finished: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from baklava.budgets import Budgets
 from baklava.config import ExperimentConfig, compose
+from baklava.figures import report_figures
 
 pytestmark = pytest.mark.workflow
 
@@ -111,12 +113,12 @@ def test_the_chosen_mapping_is_no_worse_than_uniform_on_calibration(results: Pat
         assert budgets.provenance["loss"] <= budgets.provenance["loss_uniform"]
 
 
-def test_figures_headline_and_tracking_are_there(results: Path) -> None:
-    figures = {"score_vs_ratio", "score_vs_kv_bytes", "importance_tiny-llama", "budgets_tiny-llama"}
-    assert {file.stem for file in results.glob("figures/*.svg")} == figures
-    for name in figures:
-        assert "</svg>" in (results / "figures" / f"{name}.svg").read_text(encoding="utf-8")
-        assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+def test_figures_page_headline_and_tracking_are_there(results: Path, config: ExperimentConfig) -> None:
+    for figure in report_figures(config):
+        path = results / "figures" / f"{figure.name}.svg"
+        assert "</svg>" in path.read_text(encoding="utf-8")
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "</html>" in (results / "report.html").read_text(encoding="utf-8")
     assert json.loads((results / "headline.json").read_text(encoding="utf-8"))
     assert json.loads((results / "tracked.json").read_text(encoding="utf-8"))
     assert (results.parent / "mlflow.db").is_file()
@@ -130,12 +132,18 @@ def test_a_second_run_does_nothing(snakemake: Snakemake, folder: Path) -> None:
 
 def test_adding_a_ratio_profiles_nothing(snakemake: Snakemake, folder: Path) -> None:
     planned = snakemake(folder, "-n", overrides="ratios=[0,0.5,0.7,0.8]").planned
-    assert planned == {"budgets": 2, "records": 2, "summary": 1, "figures": 1, "tracking": 1}
+    assert planned == {"budgets": 2, "records": 2, "summary": 1, "figures": 1, "page": 1, "tracking": 1}
 
 
-def test_the_report_holds_the_figures(snakemake: Snakemake, folder: Path) -> None:
+def test_the_report_holds_figures_and_tables_by_category_and_loads_nothing(
+    snakemake: Snakemake, folder: Path, config: ExperimentConfig
+) -> None:
     run = snakemake(folder, "--report", "report.html")
     assert run.status == 0, run.output
     page = (folder / "report.html").read_text(encoding="utf-8")
-    for name in ("score_vs_ratio.svg", "importance_tiny-llama.svg", "budgets_tiny-llama.svg", "summary.csv"):
-        assert name in page
+    categories = json.loads(re.search(r"var categories = (\{.*?\});\n", page)[1])
+    found = {(name, path) for name, some in categories.items() for paths in some.values() for path in paths}
+    figures = {(f.category, f"results/smoke/figures/{f.name}.svg") for f in report_figures(config)}
+    tables = {("Headlines", f"results/smoke/{name}") for name in ("headline.html", "summary.csv")}
+    assert found == figures | tables
+    assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)\s*=\s*[\"']?(https?:)?//", page)

@@ -10,6 +10,7 @@ from baklava import jobs
 from baklava.config import ExperimentConfig, compose
 from baklava.devices import JOBS_PER_GPU, visible_devices
 from baklava.errors import UserError
+from baklava.figures import report_figures
 from baklava.layout import Layout
 from baklava.ownership import claim_results
 from baklava.ready import check_ready
@@ -96,13 +97,9 @@ wildcard_constraints:
 
 
 # Every figure of the report; each is written as SVG and PNG.
-FIGURES = [
-    "score_vs_ratio",
-    "score_vs_kv_bytes",
-    *(f"{what}_{model}" for what in ("importance", "budgets") for model in experiment.models),
-]
+FIGURES = report_figures(experiment)
 
-targets = [layout.summary_csv, layout.headline, *(layout.figure(name) for name in FIGURES)]
+targets = [layout.summary_csv, layout.headline, layout.page, *(layout.figure(figure.name) for figure in FIGURES)]
 if experiment.measure.enabled:
     targets += [layout.measurements(model) for model in experiment.models]
 if experiment.tracking.enabled:

@@ -1,6 +1,7 @@
-# Over all models: one row per cell, the headline numbers, the figures, and their copy in MLflow.
+# Over all models: one row per cell, the headline numbers, the figures, the page, and their copy in MLflow.
 summarize_job = jobs.SummarizeJob.of(experiment, layout)
 report_job = jobs.ReportJob.of(experiment, layout)
+page_job = jobs.PageJob.of(experiment, layout)
 track_job = jobs.TrackJob.of(experiment, layout)
 
 
@@ -10,7 +11,10 @@ rule summary:
         summarize_job.timings,
     output:
         csv=report(
-            summarize_job.csv, category="Results", labels={"what": "one row per cell"}, caption="../report/summary.rst"
+            summarize_job.csv,
+            category="Headlines",
+            labels={"table": "every cell (CSV)"},
+            caption="../report/summary.rst",
         ),
         parquet=summarize_job.parquet,
         headline=summarize_job.headline,
@@ -33,38 +37,19 @@ rule figures:
         report_job.headline,
         report_job.profiles.values(),
         report_job.budgets,
+        report_job.measurements.values(),
+        [list(tasks.values()) for tasks in report_job.needle_grids.values()],
     output:
-        score_vs_ratio=report(
-            layout.figure("score_vs_ratio"),
-            category="Results",
-            labels={"what": "score against compression ratio"},
-            caption="../report/score_vs_ratio.rst",
-        ),
-        score_vs_kv_bytes=report(
-            layout.figure("score_vs_kv_bytes"),
-            category="Results",
-            labels={"what": "score against KV bytes"},
-            caption="../report/score_vs_kv_bytes.rst",
-        ),
-        importance=[
+        svg=[
             report(
-                layout.figure(f"importance_{model}"),
-                category="KV caches",
-                labels={"what": "importance", "model": model},
-                caption="../report/importance.rst",
+                layout.figure(figure.name),
+                category=figure.category,
+                labels=figure.labels,
+                caption=f"../report/{figure.caption}.rst",
             )
-            for model in experiment.models
+            for figure in FIGURES
         ],
-        budgets=[
-            report(
-                layout.figure(f"budgets_{model}"),
-                category="KV caches",
-                labels={"what": "budgets", "model": model},
-                caption="../report/budgets.rst",
-            )
-            for model in experiment.models
-        ],
-        png=[layout.figure(name).with_suffix(".png") for name in FIGURES],
+        png=[layout.figure(figure.name).with_suffix(".png") for figure in FIGURES],
     log:
         layout.log("figures"),
     conda:
@@ -75,6 +60,29 @@ rule figures:
         "Figures: {report_job.figures}"
     shell:
         "baklava report --job {params.job:q} > {log:q} 2>&1"
+
+
+rule page:
+    input:
+        rules.figures.input,
+    output:
+        page=page_job.output,
+        headline_table=report(
+            page_job.headline_table,
+            category="Headlines",
+            labels={"table": "largest lossless ratio, gain over uniform"},
+            caption="../report/headline.rst",
+        ),
+    log:
+        layout.log("page"),
+    conda:
+        "../envs/baklava.yaml"
+    params:
+        job=page_job.model_dump_json(),
+    message:
+        "Page with interactive figures: {output.page}"
+    shell:
+        "baklava page --job {params.job:q} > {log:q} 2>&1"
 
 
 rule tracking:
