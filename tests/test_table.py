@@ -3,10 +3,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from synthetic import EVICTION, MODELS, TASKS, write_budgets, write_experiment
+from synthetic import EVICTION, MODELS, write_budgets, write_experiment
 
 from baklava.budgets import Budgets
-from baklava.config import SummaryConfig
+from baklava.config import compose
 from baklava.errors import UserError
 from baklava.headline import Headline
 from baklava.jobs import SummarizeJob
@@ -20,15 +20,7 @@ def layout(tmp_path_factory) -> Layout:
     layout = Layout(tmp_path_factory.mktemp("results"), "demo")
     write_experiment(layout)
     write_budgets(layout)
-    summarize(
-        SummarizeJob(
-            summary=SummaryConfig(n_bootstrap=100),
-            records=tuple(layout.records(model, task) for model in MODELS for task in TASKS),
-            csv=layout.summary_csv,
-            parquet=layout.summary_parquet,
-            headline=layout.headline,
-        )
-    )
+    summarize(SummarizeJob.of(compose(["experiment=demo", "summary.n_bootstrap=100"]), layout))
     return layout
 
 

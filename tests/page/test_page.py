@@ -17,15 +17,18 @@ import pytest
 from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, measurements, write_records, write_results
 
 from baklava.budgets import Budgets
+from baklava.cells import read_cells
 from baklava.config import ExperimentConfig, SummaryConfig, compose
 from baklava.headline import Headline
-from baklava.jobs import PageJob, SummarizeJob
+from baklava.headline import headline as headline_of
+from baklava.jobs import PageJob
 from baklava.layout import Layout
 from baklava.page import page
 from baklava.page.curves import MEAN
+from baklava.parquet import write_parquet
 from baklava.profile import Profile
-from baklava.results import read_summary
-from baklava.summarize import summarize
+from baklava.results import SCHEMA, read_summary
+from baklava.summarize import summary as summary_of
 
 NAME = "<script>alert(1)</script>"
 LOADS = ("src", "srcset", "poster", "action", "formaction", "background", "data")
@@ -250,14 +253,9 @@ class TestOnItsOwn:
 def page_of(tmp_path: Path, records: pd.DataFrame, **changed: Any) -> Html:
     """The page of records alone: no profile, budgets, grids or measurements."""
     layout = Layout(tmp_path, "e")
-    job = SummarizeJob(
-        summary=SummaryConfig(n_bootstrap=100),
-        records=(write_records(layout.records("m", "t"), records),),
-        csv=layout.summary_csv,
-        parquet=layout.summary_parquet,
-        headline=layout.headline,
-    )
-    summarize(job)
+    cells, settings = read_cells([write_records(layout.records("m", "t"), records)]), SummaryConfig(n_bootstrap=100)
+    write_parquet(layout.summary_parquet, summary_of(cells, settings), schema=SCHEMA)
+    headline_of(cells, settings).save(layout.headline)
     nothing = {"profiles": {}, "budgets": (), "measurements": {}, "needle_grids": {}, "models": {}}
     files = {"summary": layout.summary_parquet, "headline": layout.headline, "experiment": "e"}
     outputs = {"output": layout.page, "headline_table": layout.headline_table}
