@@ -167,7 +167,7 @@ def calibrate(job: CalibrateJob) -> None:
         open_documents(text).read(0)  # is it readable? Loading a model takes longer
         loaded = load_model(job.model)
         sources.append(text_prompts(text, settings, loaded.tokenizer, loaded))
-    prompts = []
+    prompts: list[Prompt] = []
     for i in tqdm(range(n), desc=f"calibrate {job.model.name}", unit="prompt"):
         prompt = next(sources[i % len(sources)], None)
         if prompt is None:

@@ -42,7 +42,7 @@ def _load(reference: str) -> object:
 
 
 # The stages that load a model.
-WITH_MODELS = ("calibrate", "profile", "allocate", "evaluate", "measure")
+WITH_MODELS = ("calibrate", "profile", "curves", "allocate", "evaluate", "measure")
 
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3
