@@ -220,9 +220,9 @@ MISTAKES = [
     ("+evictions.a={name: a, family: adakv, inner: {family: h2o, x: 1}}", "evictions.a.inner.x", "nexpected keyword"),
     ("calibration.tasks=[{name: a, family: vt, nonsense: 1}]", "calibration.tasks.0.nonsense", "nexpected keyword"),
     # missing things
-    ("~model", "models", "required"),
-    ("model=[]", "models", "required"),
-    ("task=[]", "tasks", "required"),
+    ("~model", "models", "model=NAME"),
+    ("model=[]", "models", "model=NAME"),
+    ("task=[]", "tasks", "task=NAME"),
     ("+tasks.another.name=another", "tasks.another.family", "required"),
     ("~tasks.vt.family", "tasks.vt.family", "required"),
     ("name=???", "name", "issing"),

@@ -22,6 +22,8 @@ N_KILLS = int(os.environ.get("BAKLAVA_KILLS", "20"))
 SEED = int(os.environ.get("BAKLAVA_KILLS_SEED", "0"))
 LONGEST = 3600  # seconds for one run of the workflow
 
+N_JOBS = 8  # prompts, profile, budgets (two), records, summary, figures, tracking
+
 # Equal from run to run, byte for byte. Not here: timings, logs, the store (in the order of work), and MLflow's own.
 SAME = ("summary.csv", "summary.parquet", "headline.json", "calibration", "profile", "budgets", "search", "records")
 
@@ -65,15 +67,25 @@ class Workflow:
         if any((self.folder / ".snakemake" / "locks").glob("*")):
             assert self._start("--unlock").wait(LONGEST) == 0, self.log()
 
-    def killed_after(self, seconds: float, rng: random.Random) -> str | None:
-        """Start, and kill after so long the main process, one job or all at once; None where it was done before."""
+    def jobs_begun(self) -> int:
+        return sum(path.suffix == ".log" for path in (self.folder / "results" / NAME / "logs").rglob("*"))
+
+    def killed_at_random(self, rng: random.Random, job_takes: float) -> str | None:
+        """Start, and kill at a random moment the main process, one job or all at once; None where it was done before.
+
+        The moment is some time after some job begins, so that it does not depend on how fast the machine is just now.
+        """
         self.unlock()
+        goal, pause = rng.randint(min(self.jobs_begun() + 1, N_JOBS), N_JOBS), rng.uniform(0, job_takes)
         main = self._start()
-        try:
-            assert main.wait(seconds) == 0, self.log()
+        while main.poll() is None and self.jobs_begun() < goal:
+            with suppress(subprocess.TimeoutExpired):
+                main.wait(0.1)
+        with suppress(subprocess.TimeoutExpired):
+            main.wait(pause)
+        if main.poll() is not None:
+            assert main.returncode == 0, self.log()
             return None
-        except subprocess.TimeoutExpired:
-            pass
         jobs = [pid for pid in descendants(main.pid) if b"baklava" in command_of(pid)]
         target = rng.choice(["main", "job", "all"]) if jobs else rng.choice(["main", "all"])
         if target == "all":
@@ -125,10 +137,11 @@ def test_killed_at_random_moments_and_run_again_it_ends_as_if_nothing_had_happen
     while len(kills) < N_KILLS:
         disturbed = Workflow(repository, tmp_path / f"disturbed-{attempt}", model)
         for _ in range(min(4, N_KILLS - len(kills))):
-            target = disturbed.killed_after(rng.uniform(0, takes), rng)
+            target = disturbed.killed_at_random(rng, takes / N_JOBS)
             if target is None:
                 break
             kills.append(target)
+            print(f"killed: {target}, with {disturbed.jobs_begun()} of {N_JOBS} jobs begun", flush=True)
         disturbed.finish()
         disturbed.finish()  # a job that outlived the main process may have written once more; nothing differs
         assert digests(disturbed.folder) == expected, kills
