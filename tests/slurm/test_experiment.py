@@ -30,7 +30,7 @@ def test_a_rule_with_the_model_receives_a_gpu_and_one_without_does_not(finished:
     [job], [other] = finished.jobs("records"), finished.jobs("prompts")
     assert "TresPerJob=gres:gpu:1" in job
     assert "gres:gpu" not in other
-    log = (finished.folder / "results/small/logs/records/tiny-llama/vt.log").read_text()
+    log = (finished.folder / "results/small/logs/records/tiny-llama/niah_single_1.log").read_text()
     assert log.splitlines()[0] in [f"baklava evaluate: GPU {number}" for number in range(GPUS)]
 
 
@@ -38,7 +38,7 @@ def test_a_cancelled_job_is_made_up_for_by_a_rerun(without_records: Workflow, fi
     workflow = without_records
     disturbed = workflow.start(RECORDS, "--retries", "0")
     job = workflow.wait_for_job("records", "RUNNING")
-    log = workflow.folder / "results/small/logs/records/tiny-llama/vt.log"
+    log = workflow.folder / "results/small/logs/records/tiny-llama/niah_single_1.log"
     wait_until(log.exists, seconds=600, what="the command has begun")
     workflow.cluster.run("scancel", job)
     assert ended(disturbed) != 0
