@@ -62,6 +62,7 @@ def cell_records(
         "answers": [[f"answer {i}"] for i in range(n)],
         "group": "",
         "score": np.asarray(scores, dtype=float),
+        "loss": np.nan,
         "kept_entries": kept,
         "total_entries": total,
         "kv_bytes": kept * ENTRY_BYTES,
