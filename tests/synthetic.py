@@ -74,7 +74,9 @@ def cell_records(
 
 
 def write_records(path: Path, records: pd.DataFrame, *, schema: int = SCHEMA) -> Path:
-    write_parquet(path, pa.Table.from_pandas(records.drop(columns="seconds"), preserve_index=False), schema=schema)
+    table = pa.Table.from_pandas(records.drop(columns="seconds"), preserve_index=False)
+    loss = pa.array(records["loss"].to_numpy(), from_pandas=False)  # NaN stays a number, and is no gap
+    write_parquet(path, table.set_column(table.column_names.index("loss"), "loss", loss), schema=schema)
     return path
 
 

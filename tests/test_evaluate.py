@@ -22,7 +22,7 @@ from baklava.engine import Answer, Engine
 from baklava.errors import UserError
 from baklava.evaluate import evaluate
 from baklava.jobs import EvaluateJob
-from baklava.records import COLUMNS
+from baklava.records import COLUMNS, SCHEMA
 from baklava.summarize import summary
 
 LENGTH = 400
@@ -70,7 +70,7 @@ def test_writes_one_row_per_sample_and_cell(tmp_path: Path) -> None:
     assert evaluate(job(tmp_path)) == 0
     table = pq.read_table(tmp_path / "records.parquet")
     assert table.schema.equals(COLUMNS)
-    assert table.schema.metadata[b"schema_version"] == b"3"
+    assert table.schema.metadata[b"schema_version"] == str(SCHEMA).encode()
     keys = [(row["sample"], row["allocator"], row["ratio"]) for row in table.to_pylist()]
     assert keys == [(i, *cell) for i in range(3) for cell in (("full", 0.0), ("uniform", 0.5))]
     times = pq.read_table(tmp_path / "timings.parquet").to_pylist()
