@@ -19,8 +19,8 @@ from baklava.files import read_json, write_json
 from baklava.jobs import CalibrateJob
 from baklava.look_back import positions_that_look_back
 from baklava.models.load import LoadedModel, load_model, load_tokenizer
-from baklava.plain_text import open_documents, pieces, split_tokens
 from baklava.tasks.base import random_stream
+from baklava.tasks.plain_text import open_documents, pieces, split_tokens
 
 SCHEMA = 2
 
@@ -139,7 +139,8 @@ def text_prompts(
     lead = max(1, round(LEAD_IN * text.continuation))
     sizes = (settings.length - text.continuation, lead, text.continuation - lead)
     rng = random_stream(split=SPLIT, name=text.name, seed=settings.seed, index=0)
-    found = pieces(open_documents(text), length=settings.length, count_tokens=count_tokens, rng=rng)
+    documents = open_documents(text, who=f"text {text.name}", key="calibration.text.data")
+    found = pieces(documents, length=settings.length, count_tokens=count_tokens, rng=rng)
     for index, piece in enumerate(found):
         context, question, answer = split_tokens(piece, sizes, (count_tokens, count_later_tokens, count_later_tokens))
         prompt = Prompt(text.name, index, context, question, answer, ends=False)

@@ -57,6 +57,7 @@ class Samples:
 
     sample: NDArray[np.int64]
     score: NDArray[np.float64]
+    loss: NDArray[np.float64]  # NaN where answers are generated
     kept_entries: NDArray[np.int64]
     total_entries: NDArray[np.int64]
     kv_bytes: NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from baklava.config import EvaluateConfig, EvictionConfig
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, StreamingLLM
 from baklava.fingerprint import fingerprint
-from baklava.generation import Sequences, compressed, greedy_answers, prefill
+from baklava.generation import Sequences, answer_losses, compressed, greedy_answers, prefill
 from baklava.jobs import MethodBudgets
 from baklava.models.load import LoadedModel
 from baklava.prompts import split_prompt
@@ -81,11 +82,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one cell made of one sample."""
+    """What one cell made of one sample, or why it made nothing."""
 
     work: Work
     cell: Compression
     record: dict[str, Any]
+    failed: str = ""
 
 
 def batches(works: Iterable[Work], settings: EvaluateConfig) -> Iterator[list[Work]]:
@@ -115,20 +117,35 @@ class Engine:
         self._loaded = loaded
         self._task = task
         self._settings = settings
+        if settings.length > loaded.n_positions:
+            raise UserError(
+                f"evaluate.length: {settings.length} tokens, but model {loaded.name} has {loaded.n_positions} "
+                "positions; ask for at most so many"
+            )
 
     def work(self, sample: Sample, cells: Sequence[Compression]) -> Work:
-        """The sample in tokens, split as the protocol says; at least one token is read after compression."""
+        """The sample in tokens, split as the protocol says; at least one token is read after compression.
+
+        Raises `UserError` where it takes more positions than the model has.
+        """
         settings = self._settings
         parts = split_prompt(sample, self._loaded.tokenizer, protocol=settings.protocol, chat=settings.chat_template)
         context, rest = self._loaded.encode(parts.context, begin=parts.begin), self._loaded.encode(parts.rest)
         if not rest:
             context, rest = context[:-1], context[-1:]
+        needed = len(context) + len(rest) + sample.max_new_tokens
+        if needed > self._loaded.n_positions:
+            raise UserError(
+                f"task {self._task.name}: sample {sample.index} takes {needed} tokens, but model {self._loaded.name} "
+                f"has {self._loaded.n_positions} positions; lower evaluate.length"
+            )
         return Work(sample, context, rest, cells)
 
     def answers(self, batch: Sequence[Work]) -> Iterator[list[Answer]]:
         """All cells' answers to a batch of samples, in parts, as they are finished.
 
-        Where memory runs out the samples are read one by one, and the rows decoded in halves.
+        Where memory runs out the samples are read one by one, and the rows decoded in halves; where it does not do for
+        one sample or row, that one has failed.
         """
         started = time.perf_counter()
         try:
@@ -136,12 +153,13 @@ class Engine:
                 self._loaded, [one.context for one in batch], [cell.policy for one in batch for cell in one.cells]
             )
         except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
             prefilled = None
         if prefilled is None:
-            for one in batch:
-                yield from self.answers([one])
+            if len(batch) == 1:
+                yield [_out_of_memory(batch[0], cell) for cell in batch[0].cells]
+            else:
+                for one in batch:
+                    yield from self.answers([one])
             return
         rows = [(place, cell) for place, one in enumerate(batch) for cell in one.cells]
         prefill_seconds = (time.perf_counter() - started) / len(rows)
@@ -151,10 +169,11 @@ class Engine:
             try:
                 yield self._decoded(prefilled, rows[:n], batch, prefill_seconds)
             except torch.OutOfMemoryError:
-                if n == 1:
-                    raise
-                most = n // 2
-                continue
+                if n > 1:
+                    most = n // 2
+                    continue
+                place, cell = rows[0]
+                yield [_out_of_memory(batch[place], cell)]
             rows = rows[n:]
 
     def _decoded(
@@ -169,27 +188,45 @@ class Engine:
         sequences = compressed(self._loaded, prefilled, budgets, policies, [place for place, _ in rows])
         kept, sizes = sequences.kept_entries(), sequences.row_bytes()
         works = [batch[place] for place, _ in rows]
+        found = self._by_loss(sequences, works) if self._task.by_loss else self._generated(sequences, works)
+        seconds = (time.perf_counter() - started) / len(rows) + prefill_seconds
+        return [
+            Answer(work, cell, {**self._record(work, one), "kept_entries": n, "kv_bytes": size, "seconds": seconds})
+            if math.isfinite(one["score"])
+            else Answer(work, cell, {}, f"its score is {one['score']}; try another model.dtype")
+            for work, (_, cell), one, n, size in zip(works, rows, found, kept, sizes, strict=True)
+        ]
+
+    def _generated(self, sequences: Sequences, works: Sequence[Work]) -> list[dict[str, Any]]:
+        """Predictions and their scores."""
+        samples = [work.sample for work in works]
         tokens = greedy_answers(
             self._loaded,
             sequences,
             [work.question for work in works],
-            max_new_tokens=[work.sample.max_new_tokens for work in works],
+            max_new_tokens=[sample.max_new_tokens for sample in samples],
+            one_line=[sample.one_line for sample in samples],
         )
-        seconds = (time.perf_counter() - started) / len(rows) + prefill_seconds
+        predictions = [self._loaded.decode(one) for one in tokens]
         return [
-            Answer(work, cell, {**self._record(work, made), "kept_entries": n, "kv_bytes": size, "seconds": seconds})
-            for work, (_, cell), made, n, size in zip(works, rows, tokens, kept, sizes, strict=True)
+            {"prediction": text, "score": self._task.score(text, sample.answers, sample.all_classes)}
+            for text, sample in zip(predictions, samples, strict=True)
         ]
 
-    def _record(self, work: Work, tokens: list[int]) -> dict[str, Any]:
-        sample, prediction = work.sample, self._loaded.decode(tokens)
+    def _by_loss(self, sequences: Sequences, works: Sequence[Work]) -> list[dict[str, Any]]:
+        """Losses per token of the answers, and the geometric mean probabilities that are their scores."""
+        answers = [self._loaded.encode(work.sample.answers[0]) for work in works]
+        losses = answer_losses(self._loaded, sequences, [work.question for work in works], answers)
+        return [{"prediction": "", "score": math.exp(-loss), "loss": loss} for loss in losses.tolist()]
+
+    def _record(self, work: Work, found: dict[str, Any]) -> dict[str, Any]:
+        sample = work.sample
         total = self._n_caches * len(work.context)
         return {
+            **found,
             "context_tokens": len(work.context),
-            "prediction": prediction,
             "answers": list(sample.answers),
             "group": sample.group,
-            "score": self._task.score(prediction, sample.answers, sample.all_classes),
             "total_entries": total,
             "kv_bytes_full": total * self._entry_bytes,
         }
@@ -224,3 +261,9 @@ class Engine:
         if self._loaded.device.type == "cuda":
             return MEMORY_PART * torch.cuda.mem_get_info(self._loaded.device)[0]
         return MEMORY_PART * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _out_of_memory(work: Work, cell: Compression) -> Answer:
+    return Answer(
+        work, cell, {}, f"{len(work.context)} tokens of context do not fit into memory; lower evaluate.length"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -26,8 +27,8 @@ from baklava.tasks import Sample
 def evaluate(job: EvaluateJob) -> int:
     """Answer the samples of one task, or of a shard, in every cell; write the records, one row per sample and cell.
 
-    What the store holds already is not computed again. A sample that cannot be made is recorded as failed, with the
-    reason; returns how many are.
+    What the store holds already is not computed again. A sample that cannot be made, scored or fitted into memory is
+    recorded as failed in every cell, with the reason; returns how many are.
     """
     run = _Run(job)
     with run.progress:
@@ -84,6 +85,8 @@ class _Run:
         for index in self._samples:
             try:
                 sample = self._sample(index)
+                if not self._task.by_loss:  # are these answers that the metric can work with?
+                    self._task.score("", sample.answers, sample.all_classes)
             except UserError as error:
                 self.failed[index] = str(error)
                 self._keys[index] = []
@@ -94,7 +97,14 @@ class _Run:
             missing = [cell for cell, key in zip(self._cells, keys, strict=True) if key not in self._store]
             self.progress.update(len(keys) - len(missing))
             if missing:
-                yield self.engine.work(sample, missing)
+                engine = self.engine  # what is wrong with all samples is no failure of one
+                try:
+                    work = engine.work(sample, missing)
+                except UserError as error:
+                    self.failed[index] = str(error)
+                    self.progress.update(len(missing))
+                else:
+                    yield work
 
     def _sample(self, index: int) -> Sample:
         settings = self._job.evaluate
@@ -110,6 +120,9 @@ class _Run:
         """Put answers in the store, and show how the scores stand."""
         entries = {}
         for one in answers:
+            if one.failed:
+                self.failed.setdefault(one.work.sample.index, one.failed)
+                continue
             place = self._places[id(one.cell)]
             entries[self._keys[one.work.sample.index][place]] = one.record
             self._scores[place][0] += one.record["score"]
@@ -135,7 +148,10 @@ class _Run:
         for index, keys in self._keys.items():
             for place, cell in enumerate(self._cells):
                 which = {"allocator": cell.allocator, "eviction": cell.eviction, "ratio": cell.ratio, "sample": index}
-                record = {"failed": "", **self._store[keys[place]]} if keys else failed_record(self.failed[index])
+                if index in self.failed:
+                    record = failed_record(self.failed[index])
+                else:
+                    record = {"failed": "", "loss": math.nan, **self._store[keys[place]]}
                 yield {**constant, **which, **record}
 
 

@@ -17,6 +17,10 @@ from baklava.models.load import LoadedModel
 # Rows that have ended leave the batch once they are so large a part of it; sooner costs more copying than it saves.
 ENDED_PART = 0.25
 
+# So many logits are held at a time where the loss of a text is measured.
+MOST_LOGITS = 2**26
+IGNORED = -100  # no target
+
 
 @dataclass
 class Sequences:
@@ -104,33 +108,71 @@ def compressed(
     return Sequences(cache, prefilled.lengths[here], None if prefilled.mask is None else prefilled.mask[here])
 
 
-@torch.inference_mode()
 def continuation_losses(model: LoadedModel, rows: Sequences, question: Sequence[int], answer: Sequence[int]) -> Tensor:
-    """Mean negative log-likelihood of the answer's tokens in every row, `[B]`; the rows read it."""
+    """Mean negative log-likelihood of the same answer's tokens in every row, `[B]`; the rows read it."""
     n_rows = len(rows.lengths)
-    ids = [*question, *answer]
-    logits = rows.read(model, [ids[:-1]] * n_rows, logits_to_keep=len(answer)).float()  # [B, A, vocabulary]
-    targets = torch.tensor(answer, device=model.device).expand(n_rows, -1)
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return losses.mean(-1).cpu()
+    return answer_losses(model, rows, [question] * n_rows, [answer] * n_rows)
+
+
+@torch.inference_mode()
+def answer_losses(
+    model: LoadedModel, rows: Sequences, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Tensor:
+    """Mean negative log-likelihood of each row's answer after its question, `[B]`; neither may be empty.
+
+    Read in as many steps as keep the logits below `MOST_LOGITS`.
+    """
+    ids = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]
+    n = max(map(len, ids)) - 1  # columns to read; shorter rows begin later
+    first = n - max(map(len, answers))  # the first of them that predicts an answer token
+    targets = torch.full((len(ids), n), IGNORED)
+    for row, answer in enumerate(answers):
+        targets[row, n - len(answer) :] = torch.tensor(answer)
+    targets = targets.to(model.device)
+    step = max(1, MOST_LOGITS // (len(ids) * model.model.config.get_text_config(decoder=True).vocab_size))
+    totals = torch.zeros(len(ids), device=model.device)
+    start = 0
+    while start < n:
+        end = min(n, max(first, start) + step)
+        part = [row[:-1][max(0, start - n + len(row) - 1) : max(0, end - n + len(row) - 1)] for row in ids]
+        begin = max(first, start)
+        logits = rows.read(model, part, logits_to_keep=end - begin).float()  # [B, end - begin, vocabulary]
+        totals += torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets[:, begin:end], reduction="none", ignore_index=IGNORED
+        ).sum(-1)
+        start = end
+    return (totals / (targets != IGNORED).sum(-1)).cpu()
 
 
 @torch.inference_mode()
 def greedy_answers(
-    model: LoadedModel, rows: Sequences, questions: Sequence[Sequence[int]], *, max_new_tokens: Sequence[int]
+    model: LoadedModel,
+    rows: Sequences,
+    questions: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: Sequence[int],
+    one_line: Sequence[bool],
 ) -> list[list[int]]:
-    """Greedy continuation of every row after its question, until an end token or so many tokens."""
+    """Greedy continuation of every row after its question, until an end token or so many tokens.
+
+    A row of one line also ends at a new line, and its first token is neither.
+    """
     answers: list[list[int]] = [[] for _ in questions]
     places = list(range(len(questions)))  # which question each row of the batch belongs to
     ended = set[int]()
     stop = _stop_tokens(model)
+    stop_line = stop | set(model.encode("\n")[-1:])
     tokens: Sequence[Sequence[int]] = questions
     while True:
-        chosen = rows.read(model, tokens, logits_to_keep=1)[:, -1].argmax(-1).tolist()
+        logits = rows.read(model, tokens, logits_to_keep=1)[:, -1]  # [B, vocabulary]
+        if tokens is questions and any(one_line):
+            lines = torch.tensor([row for row, one in enumerate(one_line) if one], device=logits.device)
+            logits[lines[:, None], torch.tensor(sorted(stop_line), device=logits.device)] = float("-inf")
+        chosen = logits.argmax(-1).tolist()
         for place, token in zip(places, chosen, strict=True):
             if place in ended:
                 continue
-            if token in stop:
+            if token in (stop_line if one_line[place] else stop):
                 ended.add(place)
                 continue
             answers[place].append(token)

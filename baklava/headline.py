@@ -46,7 +46,13 @@ class RatioFigures(Strict):
 
 
 class MethodFigures(Strict):
-    """One method of a model. `largest_lossless_ratio` is 0 where no ratio is lossless."""
+    """One method of a model. `largest_lossless_ratio` is 0 where no ratio is lossless.
+
+    It is the largest ratio up to which every ratio is lossless: a fixed-sequence test. Ratios are tested from the
+    smallest on, each at the full level, and the first that is not lossless ends it, so that looking at many ratios does
+    not raise the chance of calling one lossless that is not. The single `lossless` flags have no such guarantee
+    together; nor do many methods.
+    """
 
     allocator: str
     eviction: str

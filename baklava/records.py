@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA = 3
+SCHEMA = 4
 
 COLUMNS = pa.schema(
     [
@@ -25,6 +25,7 @@ COLUMNS = pa.schema(
         ("answers", pa.list_(pa.string())),
         ("group", pa.string()),
         ("score", pa.float64()),
+        ("loss", pa.float64()),  # per token, where the score is exp(-loss); NaN where answers are generated
         ("kept_entries", pa.int64()),
         ("total_entries", pa.int64()),
         ("kv_bytes", pa.int64()),
@@ -39,7 +40,7 @@ def failed_record(reason: str) -> dict[str, Any]:
     numbers = ("context_tokens", "kept_entries", "total_entries", "kv_bytes", "kv_bytes_full")
     return {
         **dict.fromkeys(numbers, 0),
-        "score": math.nan,
+        **dict.fromkeys(("score", "loss"), math.nan),
         "prediction": "",
         "answers": [],
         "group": "",

@@ -14,7 +14,7 @@ from baklava.budgets import Budgets
 from baklava.layout import ratio_name
 from baklava.parquet import read_parquet
 
-SCHEMA = 3
+SCHEMA = 4
 
 COLUMNS = pa.schema(
     [
@@ -31,6 +31,7 @@ COLUMNS = pa.schema(
         ("score", pa.float64()),
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
+        ("perplexity", pa.float64()),  # exp of the mean loss; NaN where answers are generated
         ("delta_full", pa.float64()),
         ("delta_full_low", pa.float64()),
         ("delta_full_high", pa.float64()),

@@ -27,7 +27,8 @@ class Bootstrap:
     """Percentile bootstrap of a mean.
 
     The random stream depends on `seed` and on the identity of what is estimated, never on what else is estimated
-    beside it, so adding a cell to an experiment changes no other row.
+    beside it, so adding a cell to an experiment changes no other row. Samples that all agree give an interval without
+    width, however few they are: read it together with their number.
     """
 
     n_bootstrap: int = 2000

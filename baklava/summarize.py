@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -57,6 +58,7 @@ def _row(cell: Cell, cells: Cells, bootstrap: Bootstrap) -> dict[str, object]:
         "n": len(own.sample),
         "n_failed": own.n_failed,
         **dict(zip(("score", "ci_low", "ci_high"), score, strict=True)),
+        "perplexity": np.exp(own.loss.mean()),  # NaN where answers are generated
         **dict(zip(("delta_full", "delta_full_low", "delta_full_high"), full, strict=True)),
         **dict(zip(("delta_uniform", "delta_uniform_low", "delta_uniform_high"), uniform, strict=True)),
         "kept_fraction": own.kept_entries.sum() / own.total_entries.sum(),

@@ -62,6 +62,7 @@ def cell_records(
         "answers": [[f"answer {i}"] for i in range(n)],
         "group": "",
         "score": np.asarray(scores, dtype=float),
+        "loss": np.nan,
         "kept_entries": kept,
         "total_entries": total,
         "kv_bytes": kept * ENTRY_BYTES,
@@ -73,7 +74,9 @@ def cell_records(
 
 
 def write_records(path: Path, records: pd.DataFrame, *, schema: int = SCHEMA) -> Path:
-    write_parquet(path, pa.Table.from_pandas(records.drop(columns="seconds"), preserve_index=False), schema=schema)
+    table = pa.Table.from_pandas(records.drop(columns="seconds"), preserve_index=False)
+    loss = pa.array(records["loss"].to_numpy(), from_pandas=False)  # NaN stays a number, and is no gap
+    write_parquet(path, table.set_column(table.column_names.index("loss"), "loss", loss), schema=schema)
     return path
 
 

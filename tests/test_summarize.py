@@ -30,6 +30,7 @@ ORDER = [
         "score",
         "ci_low",
         "ci_high",
+        "perplexity",
     ),
     *("delta_full", "delta_full_low", "delta_full_high", "delta_uniform", "delta_uniform_low", "delta_uniform_high"),
     *("kept_fraction", "kv_bytes", "kv_bytes_full"),

@@ -54,6 +54,14 @@ class LoadedModel:
     def n_kv_heads(self) -> int:
         return self.model.config.num_key_value_heads
 
+    @cached_property
+    def n_positions(self) -> int:
+        """Positions that the model knows, those that a scaling of its rotation adds included."""
+        config = self.model.config.get_text_config(decoder=True)
+        rope = getattr(config, "rope_parameters", None) or {}
+        scaled = rope.get("original_max_position_embeddings", 0) * rope.get("factor", 1)
+        return max(config.max_position_embeddings, int(scaled))
+
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
         """Token ids; `begin` adds the special tokens that the tokenizer puts before a text."""
         return self.tokenizer.encode(text, add_special_tokens=begin)

@@ -1,6 +1,7 @@
 """Tasks: text in, score out. One file per family; `conf/task/` sets the parameters."""
 
 from baklava.tasks.base import Sample, Task
+from baklava.tasks.continuation import Continuation
 from baklava.tasks.cwe import CommonWords
 from baklava.tasks.fwe import FrequentWords
 from baklava.tasks.jsonl import JsonlTask
@@ -12,6 +13,7 @@ from baklava.tasks.vt import VariableTracking
 
 _ALL: tuple[type[Task], ...] = (
     CommonWords,
+    Continuation,
     FrequentWords,
     JsonlTask,
     LongBench,

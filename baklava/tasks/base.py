@@ -37,7 +37,7 @@ class Sample:
 
     The prompt is `context + question + answer_prefix`; the model continues it with the answer. `all_classes` is what
     the metric `classification` asks for, `id` the sample's name in the file that it comes from, and `group` what it is
-    averaged with inside its task, such as a class of lengths.
+    averaged with inside its task, such as a class of lengths. With `one_line` generation ends with the first line.
     """
 
     index: int
@@ -48,6 +48,7 @@ class Sample:
     max_new_tokens: int
     all_classes: tuple[str, ...] = ()
     chat: Chat = "question"
+    one_line: bool = False
     group: str = ""
     id: str = ""
 
@@ -67,6 +68,7 @@ class Task:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     family: ClassVar[str]
+    by_loss: ClassVar[bool] = False  # scored by how likely the model finds the first answer; nothing is generated
 
     name: str
     max_new_tokens: Count = 128

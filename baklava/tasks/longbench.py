@@ -18,6 +18,9 @@ from baklava.tasks.from_file import FileTask
 # LongBench-E averages within classes of length, in words (characters for Chinese): below 4,000, below 8,000, the rest.
 LENGTH_CLASSES = ("0-4k", "4-8k", "8k+")
 
+# The one set whose published run stops generating at a new line, but not before the first token.
+ONE_LINE = "samsum"
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -58,7 +61,7 @@ class LongBench(FileTask):
     A sample's context goes from the beginning of the template to the end of the row's context; the last line of the
     prompt, such as `Answer:`, is the answer prefix. A prompt that is too long loses its middle; the published lengths
     (3,500 for a model of 4,096 positions) are without the generated tokens, which `length` includes. `max_new_tokens` 0
-    is the published number. Where the published run stops samsum at a new line, here the first-line rule alone does.
+    is the published number. Generation for samsum ends with its first line, as published.
     """
 
     family: ClassVar[str] = "longbench"
@@ -104,6 +107,7 @@ class LongBench(FileTask):
             max_new_tokens=self.max_new_tokens,
             all_classes=row.texts("all_classes") if self.spec.metric == "classification" else (),
             chat="prompt" if self.spec.chat else "none",
+            one_line=self.dataset == ONE_LINE,
             group=length_class(row.count("length")) if self.extended else "",
             id=row.name("_id") if row.has("_id") else "",
         )

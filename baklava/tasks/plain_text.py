@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from baklava.config import TextConfig
 from baklava.errors import UserError
 from baklava.tasks.base import CountTokens
 from baklava.tasks.essay import STAND_IN
@@ -22,6 +22,21 @@ WANTED = "a text or JSONL file, a folder of text files, or a path that `datasets
 CHARACTERS_PER_TOKEN = 8
 
 
+class Source(Protocol):
+    """Where a text is: `data` as `WANTED` says, the rest for data sets; `field` holds the text of a row."""
+
+    @property
+    def data(self) -> str | None: ...
+    @property
+    def data_name(self) -> str | None: ...
+    @property
+    def data_split(self) -> str: ...
+    @property
+    def data_revision(self) -> str | None: ...
+    @property
+    def field(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Documents:
     """Texts of which each is read when it is asked for."""
@@ -30,32 +45,36 @@ class Documents:
     count: int
 
 
-def open_documents(config: TextConfig) -> Documents:
+def check_source(source: Source, *, who: str, key: str) -> str:
+    """Its data. Raises `UserError` where none is given, or a file is not there; `key` is the setting to name."""
+    if source.data is None:
+        raise UserError(f"{who}: data: none given; set {key} to {WANTED}")
+    if source.data != STAND_IN and is_local(source.data) and not Path(source.data).expanduser().exists():
+        raise UserError(f"{who}: data: no such file or folder: {source.data}; set {key} to {WANTED}")
+    return source.data
+
+
+def open_documents(source: Source, *, who: str, key: str) -> Documents:
     """The documents of a text. Raises `UserError` where it is missing, empty or unreadable."""
-    if config.data == STAND_IN:
+    data = check_source(source, who=who, key=key)
+    if data == STAND_IN:
         from baklava.training.english import english_text
 
         return Documents(lambda _: english_text(), 1)
-    path = Path(config.data).expanduser()
-    if is_local(config.data) and not path.exists():
-        raise UserError(f"text {config.name}: data: no such file or folder: {config.data}; give {WANTED}")
-    if not is_local(config.data) or (path.is_dir() and not _text_files(path)):
-        return _of_rows(
-            load_dataset_rows(
-                config.data, name=config.data_name, split=config.data_split, revision=config.data_revision
-            ),
-            config,
-        )
+    path = Path(data).expanduser()
+    if not is_local(data) or (path.is_dir() and not _text_files(path)):
+        name, split, revision = source.data_name, source.data_split, source.data_revision
+        return _of_rows(load_dataset_rows(data, name=name, split=split, revision=revision), source.field)
     if path.is_dir():
         files = _text_files(path)
         return Documents(lambda i: _decoded(files[i]), len(files))
     if path.suffix in (".jsonl", ".json"):
-        return _of_rows(read_jsonl(path), config)
+        return _of_rows(read_jsonl(path), source.field)
     return Documents(lambda _: _decoded(path), 1)
 
 
-def _of_rows(rows: Rows, config: TextConfig) -> Documents:
-    return Documents(lambda i: rows[i].text(config.field), len(rows))
+def _of_rows(rows: Rows, field: str) -> Documents:
+    return Documents(lambda i: rows[i].text(field), len(rows))
 
 
 def _text_files(folder: Path) -> list[Path]:
@@ -73,11 +92,12 @@ def pieces(documents: Documents, *, length: int, count_tokens: CountTokens, rng:
     """Pieces of more than `length` tokens, none overlapping another: documents by turns, in random order.
 
     Each begins at a random one of a document's stretches; documents and stretches that are too short are passed over.
+    A document is read again for each of its pieces, so that memory does not grow with their number.
     """
     order = rng.sample(range(documents.count), documents.count)
     turns: deque[Iterator[str]] = deque()
     for number in order:
-        turns.append(_stretches(documents.read(number), length=length, rng=rng))
+        turns.append(_stretches(documents, number, length=length, rng=rng))
         if (piece := _long_enough(turns[-1], length=length, count_tokens=count_tokens)) is None:
             turns.pop()
         else:
@@ -89,12 +109,12 @@ def pieces(documents: Documents, *, length: int, count_tokens: CountTokens, rng:
             yield piece
 
 
-def _stretches(text: str, *, length: int, rng: random.Random) -> Iterator[str]:
-    size = CHARACTERS_PER_TOKEN * length
-    n = max(1, len(text) // size)
-    bounds = [round(i * len(text) / n) for i in range(n + 1)]
+def _stretches(documents: Documents, number: int, *, length: int, rng: random.Random) -> Iterator[str]:
+    size = len(documents.read(number))
+    n = max(1, size // (CHARACTERS_PER_TOKEN * length))
+    bounds = [round(i * size / n) for i in range(n + 1)]
     for i in rng.sample(range(n), n):
-        yield text[bounds[i] : bounds[i + 1]]
+        yield documents.read(number)[bounds[i] : bounds[i + 1]]
 
 
 def _long_enough(stretches: Iterator[str], *, length: int, count_tokens: CountTokens) -> str | None:

@@ -1,0 +1,92 @@
+"""Losses and greedy answers of many rows: each as if it were alone, by plain transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import random_model, random_tokens
+
+from baklava import generation
+from baklava.budgets import Budgets
+from baklava.eviction import SnapKV, StreamingLLM
+from baklava.generation import answer_losses, compressed, greedy_answers, prefill
+from baklava.models.load import LoadedModel
+
+NEWLINE = 7
+
+
+class Tokens:
+    """A tokenizer that knows the new line alone."""
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return {"\n": [NEWLINE]}[text]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return LoadedModel("random", random_model(), Tokens())  # type: ignore[arg-type]
+
+
+def tokens(n: int, seed: int) -> list[int]:
+    return random_tokens(n, seed=seed)[0].tolist()
+
+
+CONTEXTS = [tokens(30, 0), tokens(41, 1)]
+QUESTIONS = [tokens(1, 2), tokens(5, 3), tokens(2, 4)]
+ANSWERS = [tokens(9, 5), tokens(4, 6), tokens(12, 7)]
+ROWS = [0, 1, 1]  # which context
+RATIOS = [0.0, 0.5, 0.8]
+POLICIES = [StreamingLLM(), StreamingLLM(), SnapKV()]
+
+
+def losses(loaded: LoadedModel, rows: list[int]) -> torch.Tensor:
+    """Of these rows, computed together from contexts of different lengths."""
+    full = prefill(loaded, CONTEXTS, list(dict.fromkeys(POLICIES)))
+    budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=RATIOS[row]) for row in rows]
+    sequences = compressed(loaded, full, budgets, [POLICIES[row] for row in rows], [ROWS[row] for row in rows])
+    return answer_losses(loaded, sequences, [QUESTIONS[row] for row in rows], [ANSWERS[row] for row in rows])
+
+
+def test_with_the_full_cache_the_loss_is_that_of_plain_transformers(loaded: LoadedModel) -> None:
+    question, answer = QUESTIONS[0], ANSWERS[0]
+    ids = torch.tensor([CONTEXTS[0] + question + answer])
+    labels = ids.clone()
+    labels[:, : -len(answer)] = -100
+    plain = random_model(attention="sdpa")
+    with torch.inference_mode():
+        expected = plain(ids, labels=labels).loss
+    torch.testing.assert_close(losses(loaded, [0])[0], expected.float(), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [1, 3 * 60 * 4, 2**26])
+def test_rows_do_not_depend_on_each_other_nor_on_the_steps(
+    loaded: LoadedModel, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = torch.cat([losses(loaded, [row]) for row in range(3)])
+    assert len(set(alone.tolist())) == 3
+    monkeypatch.setattr(generation, "MOST_LOGITS", most)
+    torch.testing.assert_close(losses(loaded, [0, 1, 2]), alone, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(losses(loaded, [2, 0]), alone[[2, 0]], atol=1e-6, rtol=1e-6)
+
+
+def greedy(loaded: LoadedModel, one_line: list[bool]) -> list[list[int]]:
+    full = prefill(loaded, CONTEXTS, [StreamingLLM()])
+    budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.0)] * 3
+    sequences = compressed(loaded, full, budgets, [StreamingLLM()] * 3, ROWS)
+    return greedy_answers(loaded, sequences, QUESTIONS, max_new_tokens=[12] * 3, one_line=one_line)
+
+
+def test_a_row_of_one_line_ends_at_the_new_line_and_does_not_begin_with_it(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = greedy(loaded, [False] * 3)
+    seen = free[1]
+    place = next(i for i in range(1, 12) if seen[i] not in seen[:i])
+    monkeypatch.setattr(Tokens, "encode", lambda self, text, **_: [seen[place]])
+    assert greedy(loaded, [False, True, False]) == [free[0], seen[:place], free[2]]
+    monkeypatch.setattr(Tokens, "encode", lambda self, text, **_: [seen[0]])
+    other = greedy(loaded, [False, True, False])
+    assert (other[0], other[2]) == (free[0], free[2])
+    assert other[1] and seen[0] not in other[1]
