@@ -20,7 +20,7 @@ from baklava.jobs import CalibrateJob
 from baklava.look_back import positions_that_look_back
 from baklava.models.load import LoadedModel, load_model, load_tokenizer
 from baklava.tasks.base import random_stream
-from baklava.tasks.plain_text import open_documents, pieces, split_tokens
+from baklava.tasks.plain_text import Documents, open_documents, pieces, split_tokens
 
 SCHEMA = 2
 
@@ -125,6 +125,10 @@ def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase
         index += 1
 
 
+def _documents(text: TextConfig) -> Documents:
+    return open_documents(text, who=f"text {text.name}", key="calibration.text.data")
+
+
 def text_prompts(
     text: TextConfig, settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase, loaded: LoadedModel
 ) -> Iterator[Prompt]:
@@ -139,8 +143,7 @@ def text_prompts(
     lead = max(1, round(LEAD_IN * text.continuation))
     sizes = (settings.length - text.continuation, lead, text.continuation - lead)
     rng = random_stream(split=SPLIT, name=text.name, seed=settings.seed, index=0)
-    documents = open_documents(text, who=f"text {text.name}", key="calibration.text.data")
-    found = pieces(documents, length=settings.length, count_tokens=count_tokens, rng=rng)
+    found = pieces(_documents(text), length=settings.length, count_tokens=count_tokens, rng=rng)
     for index, piece in enumerate(found):
         context, question, answer = split_tokens(piece, sizes, (count_tokens, count_later_tokens, count_later_tokens))
         prompt = Prompt(text.name, index, context, question, answer, ends=False)
@@ -165,7 +168,7 @@ def calibrate(job: CalibrateJob) -> None:
     if settings.tasks:
         sources.append(task_prompts(settings, load_tokenizer(job.model)))
     if text is not None:
-        open_documents(text).read(0)  # is it readable? Loading a model takes longer
+        _documents(text).read(0)  # is it readable? Loading a model takes longer
         loaded = load_model(job.model)
         sources.append(text_prompts(text, settings, loaded.tokenizer, loaded))
     prompts: list[Prompt] = []
