@@ -69,6 +69,7 @@ def start_snakemake(repository: Path, folder: Path, some: list[str], *options: s
     command += [*options, "--config", experiment, f"overrides={' '.join(others)}"]
     with (folder / "snakemake.log").open("a") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("MLFLOW_TRACKING_URI", None)  # runs go to the folder's own store
         return subprocess.Popen(
             command, cwd=folder, text=True, stdout=log, stderr=log, start_new_session=True, env=environment
         )

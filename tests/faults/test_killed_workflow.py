@@ -22,8 +22,6 @@ N_KILLS = int(os.environ.get("BAKLAVA_KILLS", "20"))
 SEED = int(os.environ.get("BAKLAVA_KILLS_SEED", "0"))
 LONGEST = 3600  # seconds for one run of the workflow
 
-N_JOBS = 8  # prompts, profile, budgets (two), records, summary, figures, tracking
-
 # Equal from run to run, byte for byte. Not here: timings, logs, the store (in the order of work), and MLflow's own.
 SAME = ("summary.csv", "summary.parquet", "headline.json", "calibration", "profile", "budgets", "search", "records")
 
@@ -70,13 +68,13 @@ class Workflow:
     def jobs_begun(self) -> int:
         return sum(path.suffix == ".log" for path in (self.folder / "results" / NAME / "logs").rglob("*"))
 
-    def killed_at_random(self, rng: random.Random, job_takes: float) -> str | None:
+    def killed_at_random(self, rng: random.Random, n_jobs: int, job_takes: float) -> str | None:
         """Start, and kill at a random moment the main process, one job or all at once; None where it was done before.
 
         The moment is some time after some job begins, so that it does not depend on how fast the machine is just now.
         """
         self.unlock()
-        goal, pause = rng.randint(min(self.jobs_begun() + 1, N_JOBS), N_JOBS), rng.uniform(0, job_takes)
+        goal, pause = rng.randint(min(self.jobs_begun() + 1, n_jobs), n_jobs), rng.uniform(0, job_takes)
         main = self._start()
         while main.poll() is None and self.jobs_begun() < goal:
             with suppress(subprocess.TimeoutExpired):
@@ -127,9 +125,9 @@ def test_killed_at_random_moments_and_run_again_it_ends_as_if_nothing_had_happen
     started = time.monotonic()
     undisturbed = Workflow(repository, tmp_path / "undisturbed", model)
     undisturbed.finish()
-    takes = time.monotonic() - started
+    takes, n_jobs = time.monotonic() - started, undisturbed.jobs_begun()
     expected, keys = digests(undisturbed.folder), run_keys(undisturbed.folder)
-    assert "summary.csv" in expected and len(set(keys)) == len(keys) == 1 + 5
+    assert "summary.csv" in expected and len(set(keys)) == len(keys) >= 1 + 5  # the model, its cells
 
     rng = random.Random(SEED)
     kills: list[str] = []
@@ -137,11 +135,11 @@ def test_killed_at_random_moments_and_run_again_it_ends_as_if_nothing_had_happen
     while len(kills) < N_KILLS:
         disturbed = Workflow(repository, tmp_path / f"disturbed-{attempt}", model)
         for _ in range(min(4, N_KILLS - len(kills))):
-            target = disturbed.killed_at_random(rng, takes / N_JOBS)
+            target = disturbed.killed_at_random(rng, n_jobs, takes / n_jobs)
             if target is None:
                 break
             kills.append(target)
-            print(f"killed: {target}, with {disturbed.jobs_begun()} of {N_JOBS} jobs begun", flush=True)
+            print(f"killed: {target}, with {disturbed.jobs_begun()} of {n_jobs} jobs begun", flush=True)
         disturbed.finish()
         disturbed.finish()  # a job that outlived the main process may have written once more; nothing differs
         assert digests(disturbed.folder) == expected, kills
