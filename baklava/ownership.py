@@ -14,8 +14,8 @@ from baklava.layout import Layout
 
 SCHEMA = 1
 
-# Where and how results are kept is no part of what an experiment is.
-_IGNORED = ("results", "tracking", "plan")
+# Where and how results are kept, and what jobs ask of a cluster, is no part of what an experiment is.
+_IGNORED = ("results", "tracking", "plan", "resources")
 
 
 def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
