@@ -118,6 +118,7 @@ def test_the_command_line_says_it_in_one_line(
     monkeypatch.setitem(__import__("sys").modules, "stage_that_writes_much", stage)
     monkeypatch.setitem(STAGES, "report", STAGES["report"].__class__("ReportJob", "stage_that_writes_much:run", ""))
     job = {"summary": "s", "headline": "h", "profiles": {}, "budgets": [], "figures": "f"}
+    job |= {"measurements": {}, "needle_grids": {}}
     assert main(["report", "--job", json.dumps(job)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1

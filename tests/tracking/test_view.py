@@ -53,5 +53,5 @@ def test_views_are_the_same_at_every_call():
     "view", views([(one, two) for one in ALLOCATORS for two in POLICIES], [f"task_{i}" for i in range(60)])
 )
 def test_views_of_large_experiments_fit_into_a_tag(view: View):
-    assert len(view.value) <= LONGEST_TAG == MAX_EXPERIMENT_TAG_VAL_LENGTH
+    assert len(view.value) <= LONGEST_TAG <= MAX_EXPERIMENT_TAG_VAL_LENGTH
     assert len(state(view.value)["compareRunCharts"]) >= 2
