@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pyarrow as pa
+
 from baklava.allocate import Allocator, BaklavaMeasured, Fitted, budgets_of
 from baklava.curves import Curves
 from baklava.errors import UserError
-from baklava.files import atomic
 from baklava.jobs import AllocateJob
-from baklava.joint import joint_budgets
 from baklava.models.load import content
+from baklava.parquet import write_parquet
 from baklava.profile import Profile
-from baklava.search import empty_trace, searched_budgets
+from baklava.search_trace import SCHEMA, trace
 
 
 def allocate(job: AllocateJob) -> None:
@@ -29,13 +30,16 @@ def allocate(job: AllocateJob) -> None:
     fitted = _fitted(job, job.allocator.build(), profile)
     for ratio, path in job.budgets.items():
         fitted.budgets[ratio].save(path)
-    with atomic(job.trace) as unfinished:
-        fitted.trace.to_parquet(unfinished, index=False)
+    write_parquet(job.trace, pa.Table.from_pandas(fitted.trace, preserve_index=False), schema=SCHEMA)
 
 
 def _fitted(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
     if isinstance(allocator, BaklavaMeasured) and allocator.rounds and job.budgets:
+        from baklava.joint import joint_budgets
+
         return joint_budgets(job, allocator, profile)
-    if len(allocator.candidates(profile, n=job.search.n_candidates, seed=job.search.seed)) > 1:
+    if allocator.searches:
+        from baklava.search import searched_budgets
+
         return searched_budgets(job, allocator, profile)
-    return Fitted({ratio: budgets_of(allocator, profile, ratio) for ratio in job.budgets}, empty_trace(job))
+    return Fitted({ratio: budgets_of(allocator, profile, ratio) for ratio in job.budgets}, trace(job, {}))

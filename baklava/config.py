@@ -190,9 +190,17 @@ class CurvesConfig(Strict):
 class SearchConfig(Strict):
     """The parameter search of the `baklava` allocator."""
 
-    n_candidates: int = Field(default=64, ge=1, description="mappings tried per estimator and ratio, defaults included")
-    batch_rows: int = Field(default=32, ge=1, description="candidates that replay a continuation together")
-    seed: int = 0
+    n_rounds: int = Field(default=8, ge=1, description="each tries 8 mappings per ratio, and learns from those before")
+    batch_rows: int = Field(default=32, ge=1, description="mappings that replay a continuation together")
+    memory_gib: float | None = Field(
+        default=None, ge=0, description="for contexts that are kept, not read again; null: half of what is free"
+    )
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def memory(self) -> float | None:
+        """The same in bytes."""
+        return None if self.memory_gib is None else self.memory_gib * 2**30
 
 
 class EvaluateConfig(Strict):
@@ -339,6 +347,14 @@ class ExperimentConfig(Strict):
     def needle_grids(self) -> tuple[str, ...]:
         """Tasks whose scores make a heat map over depth and length."""
         return tuple(name for name, task in self.tasks.items() if task.family == NeedleGrid.family)
+
+    @property
+    def searches(self) -> list[tuple[str, str, str]]:
+        """Every search that leaves a trace, as (model, allocator, eviction policy)."""
+        if not self.compressed_ratios:
+            return []
+        methods = [method for method in walk(self) if self.allocators[method[0]].build().searches]
+        return [(model, *method) for model in self.models for method in methods]
 
 
 def conf_folder() -> Path:

@@ -132,7 +132,7 @@ def curves(job: CurvesJob) -> None:
     """Measure the curves of a model under one eviction policy on all calibration prompts and write them."""
     calibration = Calibration.load(job.prompts)
     loaded = load_model(job.model)
-    replay = Replay(loaded, job.eviction.build(), batch_rows=job.curves.batch_rows)
+    replay = Replay(loaded, job.eviction.build(), batch_rows=job.curves.batch_rows, memory=0)
     rises, full = measure_curves(
         replay,
         (*calibration.profile, *calibration.search),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -258,9 +257,7 @@ class Engine:
         """Bytes for the rows that are decoded together."""
         if self._settings.memory_gib is not None:
             return self._settings.memory_gib * 2**30
-        if self._loaded.device.type == "cuda":
-            return MEMORY_PART * torch.cuda.mem_get_info(self._loaded.device)[0]
-        return MEMORY_PART * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return MEMORY_PART * self._loaded.free_memory()
 
 
 def _out_of_memory(work: Work, cell: Compression) -> Answer:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -17,7 +16,7 @@ from baklava.engine import Answer, Compression, Engine, Work, batches, cells_of
 from baklava.errors import UserError
 from baklava.fingerprint import fingerprint
 from baklava.jobs import EvaluateJob
-from baklava.models.load import LoadedModel, content, load_model, load_tokenizer, resolve
+from baklava.models.load import LoadedModel, identity, load_model, load_tokenizer
 from baklava.parquet import write_parquet_rows
 from baklava.records import COLUMNS, SCHEMA, failed_record
 from baklava.store import Store
@@ -73,7 +72,12 @@ class _Run:
     def _fingerprints(self) -> list[str]:
         """Of each cell, with everything but the sample that determines an answer."""
         job = self._job
-        shared = [_identity(job), job.task.model_dump(mode="json"), job.evaluate.protocol, job.evaluate.chat_template]
+        shared = [
+            identity(job.model),
+            job.task.model_dump(mode="json"),
+            job.evaluate.protocol,
+            job.evaluate.chat_template,
+        ]
         return [cell.fingerprint(*shared) for cell in self._cells]
 
     def _keys_of(self, sample: Sample) -> list[str]:
@@ -161,13 +165,6 @@ def _store(job: EvaluateJob) -> Store:
     own = whole if job.shard.of == 1 else folder / f"{job.shard}.lines"
     others = [path for path in (whole, *sorted(folder.glob("*.lines"))) if path != own and path.is_file()]
     return Store(own, others, alone=True)
-
-
-def _identity(job: EvaluateJob) -> dict[str, Any]:
-    """Of the model: where it comes from, its arithmetic, and its files where they are at hand."""
-    config = job.model
-    at_hand = Path(resolve(config)).is_dir()
-    return {"content": content(config), "path": "" if at_hand else config.path, "dtype": config.dtype}
 
 
 def _cells(job: EvaluateJob) -> list[Compression]:

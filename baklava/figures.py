@@ -24,7 +24,7 @@ class ReportFigure(NamedTuple):
 
 def report_figures(config: ExperimentConfig) -> list[ReportFigure]:
     """Every figure of an experiment, in the order of the report."""
-    return [*_accuracy(config), *_memory(config), *_importance(config), *_budgets(config)]
+    return [*_accuracy(config), *_memory(config), *_importance(config), *_budgets(config), *_search(config)]
 
 
 def _accuracy(config: ExperimentConfig) -> Iterator[ReportFigure]:
@@ -67,6 +67,13 @@ def _budgets(config: ExperimentConfig) -> Iterator[ReportFigure]:
     for model in config.models:
         labels = {"figure": "budget of every KV cache", "model": model, "method": _method(config)}
         yield ReportFigure(f"budgets_{model}", "Budgets", "budgets", labels)
+
+
+def _search(config: ExperimentConfig) -> Iterator[ReportFigure]:
+    for name, figure in (("search_history", "history of the search"), ("search_importance", "what mattered")):
+        for model, *method in config.searches:
+            labels = {"figure": figure, "model": model, "method": " / ".join(method)}
+            yield ReportFigure("/".join([name, model, *method]), "Search", name, labels)
 
 
 def _method(config: ExperimentConfig) -> str:

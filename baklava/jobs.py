@@ -95,6 +95,8 @@ class AllocateJob(Strict):
     curves: Path | None
     budgets: dict[float, Path]
     trace: Path
+    study: Path
+    cost: Path
 
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str, allocator: str, eviction: str) -> AllocateJob:
@@ -108,6 +110,8 @@ class AllocateJob(Strict):
             curves=layout.curves(model, eviction) if config.allocators[allocator].build().needs_curves else None,
             budgets={ratio: layout.budgets(model, allocator, eviction, ratio) for ratio in config.compressed_ratios},
             trace=layout.search_trace(model, allocator, eviction),
+            study=layout.search_study(model, allocator, eviction),
+            cost=layout.search_cost(model, allocator, eviction),
         )
 
 
@@ -245,13 +249,15 @@ class ResultFiles(Strict):
 
 
 class ReportJob(ResultFiles):
-    """Figures of the summary, the profiles and the budgets."""
+    """Figures of the summary, the profiles, the budgets and the searches."""
 
+    traces: tuple[Path, ...]
     figures: Path
 
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout) -> ReportJob:
-        return cls(**_result_files(config, layout), figures=layout.figures)
+        traces = tuple(layout.search_trace(*one) for one in config.searches)
+        return cls(**_result_files(config, layout), traces=traces, figures=layout.figures)
 
 
 class PageJob(ResultFiles):

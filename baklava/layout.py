@@ -46,6 +46,14 @@ class Layout:
     def search_trace(self, model: str, allocator: str, eviction: str) -> Path:
         return self.root / "search" / model / allocator / f"{eviction}.parquet"
 
+    def search_study(self, model: str, allocator: str, eviction: str) -> Path:
+        """Finished trials, which outlive a killed search; no target of the workflow."""
+        return self.search_trace(model, allocator, eviction).with_suffix(".journal")
+
+    def search_cost(self, model: str, allocator: str, eviction: str) -> Path:
+        """What the search took; no target of the workflow, as it is another with every run."""
+        return self.search_trace(model, allocator, eviction).with_suffix(".cost.json")
+
     def records(self, model: str, task: str) -> Path:
         return self.root / "records" / model / f"{task}.parquet"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from baklava.calibration import Calibration, Prompt
 from baklava.config import ProfileConfig
 from baklava.errors import UserError
+from baklava.fingerprint import fingerprint
 from baklava.importance.recorder import Recorder
 from baklava.jobs import ProfileJob
 from baklava.models.load import LoadedModel, content, load_model
@@ -43,6 +45,12 @@ class Profile:
     layer_importance: NDArray[np.float32]
     meta: dict[str, Any] = field(default_factory=dict)
     curves: Curves | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest that changes with any importance."""
+        arrays = {**self.head_importance, "layer": self.layer_importance}
+        return fingerprint({name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()})
 
     @property
     def n_layers(self) -> int:

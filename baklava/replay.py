@@ -2,33 +2,90 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
+from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
-from baklava.generation import compressed, continuation_losses, prefill
+from baklava.generation import Sequences, compressed, continuation_losses, prefill
 from baklava.models.load import LoadedModel
+
+MEMORY_PART = 0.5  # of the memory that is free, for contexts that are kept; the rest is for the rows
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A prompt whose context was read."""
+
+    context: Sequences
+    question: list[int]
+    answer: list[int]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its keys and values; what a policy remembers is small beside them."""
+        layers: list[Any] = self.context.cache.layers
+        return sum(one.nbytes for layer in layers for one in (layer.keys, layer.values) if one is not None)
 
 
 class Replay:
-    """Losses of continuations under compressed caches, many caches over one shared prefill."""
+    """Losses of continuations under compressed caches, many caches over one shared prefill.
 
-    def __init__(self, loaded: LoadedModel, policy: EvictionPolicy, *, batch_rows: int):
+    Contexts are kept for the next call as long as they fit into `memory` bytes, by default half of what is free now;
+    those that do not are read again.
+    """
+
+    def __init__(self, loaded: LoadedModel, policy: EvictionPolicy, *, batch_rows: int, memory: float | None = None):
         self._loaded = loaded
         self._policy = policy
         self._batch_rows = batch_rows
+        self._room = MEMORY_PART * loaded.free_memory() if memory is None else memory
+        self._kept: dict[Prompt, _Read] = {}
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        """Mean loss per answer token of one prompt under each of the budgets."""
+        """Mean loss per answer token of one prompt under each of the budgets.
+
+        Raises `UserError` where memory runs out.
+        """
+        try:
+            read = self._read(prompt)
+            starts = range(0, len(budgets), self._batch_rows)
+            return np.concatenate([self._rows(read, budgets[start : start + self._batch_rows]) for start in starts])
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"model {self._loaded.name}: not enough memory to replay {min(len(budgets), self._batch_rows)} rows "
+                "together; lower search.batch_rows or search.memory_gib"
+            ) from None
+
+    def _rows(self, read: _Read, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
+        cache = compressed(self._loaded, read.context, budgets, [self._policy] * len(budgets), share=True)
+        return continuation_losses(self._loaded, cache, read.question, read.answer).double().numpy()
+
+    def _read(self, prompt: Prompt) -> _Read:
+        if prompt in self._kept:
+            return self._kept[prompt]
         context, question, answer = prompt.token_ids(self._loaded)
-        full = prefill(self._loaded, [context], [self._policy])
-        parts = []
-        for start in range(0, len(budgets), self._batch_rows):
-            rows = budgets[start : start + self._batch_rows]
-            cache = compressed(self._loaded, full, rows, [self._policy] * len(rows), share=True)
-            parts.append(continuation_losses(self._loaded, cache, question, answer).double().numpy())
-        return np.concatenate(parts)
+        read = _Read(prefill(self._loaded, [context], [self._policy]), question, answer)
+        if read.n_bytes <= self._room:
+            self._room -= read.n_bytes
+            self._kept[prompt] = read
+        return read
+
+
+def prefill_seconds(loaded: LoadedModel, prompts: Sequence[Prompt]) -> float:
+    """Seconds to read whole prompts, one after the other, with no policy that watches."""
+    ids = [[token for part in prompt.token_ids(loaded) for token in part] for prompt in prompts]
+    started = time.perf_counter()
+    for one in ids:
+        prefill(loaded, [one], [])
+    if loaded.device.type == "cuda":
+        torch.cuda.synchronize(loaded.device)
+    return time.perf_counter() - started

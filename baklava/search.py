@@ -2,154 +2,231 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Protocol
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
+from optuna.trial import Trial
 from tqdm import tqdm
 
-from baklava.allocate import Allocator, Fitted, Uniform, budgets_of
+from baklava.allocate import Allocator, Fitted, budgets_of
+from baklava.allocate.base import Point
 from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
-from baklava.config import SearchConfig
+from baklava.errors import UserError
+from baklava.fingerprint import fingerprint
 from baklava.jobs import AllocateJob
-from baklava.models.load import load_model
+from baklava.models.load import identity, load_model
 from baklava.profile import Profile
-from baklava.replay import Replay
+from baklava.replay import Replay, prefill_seconds
+from baklava.search_trace import Cost, trace
+from baklava.study import ROUND, Study, journal
 
-# Successive halving: each round adds prompts and keeps the best part of the candidates.
-ROUNDS = ((0.25, 1.0), (0.5, 0.25), (1.0, 0.08))  # (prompts seen by the end of the round, candidates in it)
-TRACED = ("estimator", "pool", "layer_mix", "slope", "floor", "whole")
+# Part of what a journal's studies are known by: raise it with a change after which losses or trials may be others.
+VERSION = 1
+
+# Parts of the prompts after which trials drop out, and the part of what got as far that a trial must be among: the half
+# after a quarter of the prompts, which tells the bad ones; then the best quarter, by when ranks hardly change any more.
+STAGES = {0.25: 0.5, 0.5: 0.25, 1.0: 1.0}
+SEE_ALL = 2  # the first trials, uniform and the mapping as configured, see every prompt
+NEIGHBOURS = 2  # other ratios, the nearest ones, whose best mapping is tried
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A mapping, and the budgets it gives at one ratio."""
+class Losses(Protocol):
+    """What the search asks of `Replay`."""
 
-    allocator: Allocator
-    budgets: Budgets
+    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]: ...
 
 
 @dataclass
-class Trial:
-    """A candidate and its loss on each prompt that it has seen so far."""
+class _Running:
+    """A trial under way: its budgets, and its losses on the prompts that it has seen."""
 
-    candidate: Candidate
-    losses: list[float]
+    trial: Trial
+    budgets: Budgets
+    losses: list[float] = field(default_factory=list)
 
     @property
     def loss(self) -> float:
-        return float(np.mean(self.losses))
+        return fmean(self.losses)
 
 
-def _candidates(allocator: Allocator, profile: Profile, ratio: float, settings: SearchConfig) -> list[Candidate]:
-    """Uniform first, then the allocator's own; mappings that give the same shares count once."""
-    tried: dict[bytes, Candidate] = {}
-    own = allocator.candidates(profile, n=settings.n_candidates, seed=settings.seed)
-    for one in (Uniform(name="uniform"), *own):
-        shares = np.round(one.shares(profile, ratio), 9)
-        if shares.tobytes() not in tried:
-            tried[shares.tobytes()] = Candidate(one, budgets_of(one, profile, ratio))
-    return list(tried.values())
+class Search:
+    """Rounds of trials at every ratio of one method.
 
-
-def search(
-    candidates: dict[float, list[Candidate]],
-    replay: Replay,
-    prompts: Sequence[Prompt],
-    *,
-    full: Budgets,
-    progress: tqdm,
-) -> tuple[dict[float, list[Trial]], float]:
-    """Trials per ratio, best first, and the mean loss of the full cache.
-
-    Every prompt is prefilled once for all ratios. Candidates drop out by successive halving; uniform (the first of
-    each ratio) stays to the end, and the winner is the lowest loss among those that saw every prompt, so it is never
-    worse than uniform on the calibration prompts.
+    All ratios share the passes over the prompts. A trial drops out after a stage where it is not among the better part
+    of those that got as far: of its round, and of earlier ones that saw every prompt. (Optuna's own median pruner
+    compares the best that a trial ever reported; as a mean over ever more prompts moves up and down with the prompts,
+    that says little.) Uniform and the configured mapping see every prompt, and the winner is the lowest loss among
+    those that did, so it is never worse than either on the calibration prompts.
     """
-    trials = {ratio: [Trial(one, []) for one in some] for ratio, some in candidates.items()}
-    alive = {ratio: list(some) for ratio, some in trials.items()}
-    full_losses = []
-    seen = 0
-    for until, part in ROUNDS:
-        stop = max(seen, round(until * len(prompts)))
-        for ratio, some in trials.items():
-            if seen:
-                best = sorted(alive[ratio], key=lambda trial: trial.loss)[: max(1, round(part * len(some)))]
-                alive[ratio] = best if some[0] in best else [some[0], *best]
-        for prompt in prompts[seen:stop]:
-            rows = [(trial, trial.candidate.budgets) for some in alive.values() for trial in some]
-            losses = replay.losses(prompt, [full, *(budgets for _, budgets in rows)])
-            full_losses.append(losses[0])
-            for (trial, _), loss in zip(rows, losses[1:], strict=True):
-                trial.losses.append(float(loss))
-            progress.update()
-        seen = stop
-    for some in trials.values():
-        some.sort(key=lambda trial: (-len(trial.losses), trial.loss))
-    return trials, float(np.mean(full_losses))
+
+    def __init__(
+        self, allocator: Allocator, profile: Profile, studies: Mapping[float, Study], prompts: Sequence[Prompt]
+    ):
+        self._allocator = allocator
+        self._profile = profile
+        self._studies = studies
+        self._prompts = prompts
+
+    def round(self, replay: Losses, progress: tqdm) -> None:
+        """Ask every study for new trials and run them."""
+        running = {ratio: self._asked(ratio) for ratio in self._studies}
+        seen = 0
+        for stop, part in _stops(len(self._prompts)).items():
+            for prompt in self._prompts[seen:stop]:
+                rows = [one for some in running.values() for one in some]
+                losses = replay.losses(prompt, [one.budgets for one in rows])
+                for one, loss in zip(rows, losses, strict=True):
+                    one.losses.append(float(loss) if np.isfinite(loss) else np.inf)
+            seen = stop
+            for ratio, some in running.items():
+                running[ratio] = self._going_on(ratio, some, stop, part)
+                progress.update(len(some) - len(running[ratio]))
+            self._show(progress)
+
+    def loss_full(self, replay: Losses) -> float:
+        """Of the full cache."""
+        full = Budgets.uniform(n_layers=self._profile.n_layers, n_kv_heads=self._profile.n_kv_heads, ratio=0.0)
+        return fmean(float(replay.losses(prompt, [full])[0]) for prompt in self._prompts)
+
+    def budgets(self, ratio: float, point: Point) -> Budgets:
+        return budgets_of(self._allocator.at(point), self._profile, ratio)
+
+    def _asked(self, ratio: float) -> list[_Running]:
+        """As many trials as a round has: what should be tried first, then what the sampler proposes."""
+        study = self._studies[ratio]
+        points = iter(list(self._wanted(ratio)))
+        trials = [study.ask(next(points, None)) for _ in range(ROUND)]
+        return [_Running(trial, self.budgets(ratio, trial.params)) for trial in trials]
+
+    def _wanted(self, ratio: float) -> Iterator[Point]:
+        """The allocator's first points, then the best of the nearest ratios, unless they were tried."""
+        tried = [one.params for one in self._studies[ratio].trials]
+        points = list(self._allocator.starts(self._profile))
+        others = sorted((other for other in self._studies if other != ratio), key=lambda other: abs(other - ratio))
+        points += [self._studies[other].best.params for other in others[:NEIGHBOURS] if self._studies[other].complete]
+        for point in points:
+            if point not in tried:
+                tried.append(point)
+                yield point
+
+    def _going_on(self, ratio: float, running: list[_Running], stop: int, part: float) -> list[_Running]:
+        """Those that see more prompts after `stop` of them, being among the better `part`; the others are finished."""
+        study = self._studies[ratio]
+        for one in running:
+            one.trial.report(one.loss, stop)
+        known = [one.intermediate_values[stop] for one in study.complete] + [one.loss for one in running]
+        enough = float(np.quantile(known, part, method="lower"))
+        going = []
+        for one in running:
+            if stop == len(self._prompts):
+                study.finish(one.trial)
+            elif one.loss > enough and one.trial.number >= SEE_ALL:
+                study.finish(one.trial, pruned=True)
+            else:
+                going.append(one)
+        return going
+
+    def _show(self, progress: tqdm) -> None:
+        best = {ratio: study.best.value for ratio, study in self._studies.items() if study.complete}
+        if best:
+            progress.set_postfix_str(
+                "best loss " + ", ".join(f"{loss:.3f} at {ratio:g}" for ratio, loss in best.items())
+            )
+
+
+def _stops(n_prompts: int) -> dict[int, float]:
+    """Numbers of prompts after which trials drop out, and the better part that goes on."""
+    return {max(1, round(seen * n_prompts)): part for seen, part in STAGES.items()}
 
 
 def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
-    """The best mapping for every ratio of the job, and what was tried."""
-    candidates = {ratio: _candidates(allocator, profile, ratio, job.search) for ratio in job.budgets}
-    trials, loss_full = _run_search(job, profile, candidates)
-    winners = {ratio: _winner(job, trials[ratio], candidates[ratio][0], loss_full) for ratio in job.budgets}
-    return Fitted(winners, _trace(job, trials))
+    """The best mapping for every ratio of the job, and what was tried.
+
+    Finished rounds are kept in a journal under a fingerprint of all that determines them: a search that was killed goes
+    on after the last one and finds the same.
+    """
+    calibration = Calibration.load(job.prompts)
+    if not job.budgets:
+        return Fitted({}, trace(job, {}))
+    name = _identity(job, allocator, profile, calibration)
+    with journal(job.study) as storage:
+        space = allocator.space(profile)
+        studies = {
+            ratio: Study(storage, f"{name} r={ratio:g}", space, seed=fingerprint(job.search.seed, ratio))
+            for ratio in job.budgets
+        }
+        search = Search(allocator, profile, studies, calibration.search)
+        _run(job, search, studies, calibration.search)
+    cost = Cost.of(studies.values(), n_prompts=len(calibration.search))
+    cost.save(job.cost)
+    tqdm.write(f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: {cost}")
+    return Fitted({ratio: _winner(job, search, ratio, study) for ratio, study in studies.items()}, trace(job, studies))
 
 
-def _run_search(
-    job: AllocateJob, profile: Profile, candidates: dict[float, list[Candidate]]
-) -> tuple[dict[float, list[Trial]], float]:
-    prompts = Calibration.load(job.prompts).search
+def _identity(job: AllocateJob, allocator: Allocator, profile: Profile, calibration: Calibration) -> str:
+    """Of all that losses and trials depend on, but the number of rounds: more of them go on from fewer."""
+    policy = job.eviction.build()
+    return fingerprint(
+        VERSION,
+        identity(job.model),
+        profile.fingerprint,
+        calibration.fingerprint,
+        [allocator.family, asdict(allocator)],
+        [policy.family, asdict(policy)],
+        list(job.budgets),
+        job.search.seed,
+    )
+
+
+def _run(job: AllocateJob, search: Search, studies: Mapping[float, Study], prompts: Sequence[Prompt]) -> None:
+    """The rounds that the journal does not hold yet; the model is loaded only if there are any."""
+    n_rounds = job.search.n_rounds
+    done = min(n_rounds, *(study.n_rounds_saved for study in studies.values()))
+    for study in studies.values():
+        study.resume(done)
+    if done == n_rounds:
+        return
     loaded = load_model(job.model)
-    replay = Replay(loaded, job.eviction.build(), batch_rows=job.search.batch_rows)
-    full = Budgets.uniform(n_layers=profile.n_layers, n_kv_heads=profile.n_kv_heads, ratio=0.0)
-    with tqdm(total=len(prompts), desc=f"search {job.model.name} {job.allocator.name}", unit="prompt") as progress:
-        return search(candidates, replay, prompts, full=full, progress=progress)
+    replay = Replay(loaded, job.eviction.build(), batch_rows=job.search.batch_rows, memory=job.search.memory)
+    n_trials = ROUND * len(studies)
+    name = f"search {job.model.name} {job.allocator.name}"
+    with tqdm(total=n_rounds * n_trials, initial=done * n_trials, desc=name, unit="trial") as progress:
+        for number in range(done, n_rounds):
+            started = time.perf_counter()
+            facts = {"loss_full": _loss_full(job, search, replay)} if number == 0 else {}
+            search.round(replay, progress)
+            facts["seconds"] = time.perf_counter() - started
+            if number == 0:
+                facts["prefill_seconds"] = prefill_seconds(loaded, prompts)
+            for study in studies.values():
+                study.save(facts)
 
 
-def _winner(job: AllocateJob, trials: list[Trial], uniform: Candidate, loss_full: float) -> Budgets:
-    winner = trials[0]
-    loss_uniform = next(trial.loss for trial in trials if trial.candidate is uniform)
-    found = winner.candidate.budgets
-    losses = {"loss": winner.loss, "loss_uniform": loss_uniform, "loss_full": loss_full}
+def _loss_full(job: AllocateJob, search: Search, replay: Replay) -> float:
+    loss = search.loss_full(replay)
+    if not np.isfinite(loss):
+        raise UserError(
+            f"model {job.model.name}: in {job.model.dtype} its loss on the calibration prompts is no number; "
+            "set another dtype in the model's configuration"
+        )
+    return loss
+
+
+def _winner(job: AllocateJob, search: Search, ratio: float, study: Study) -> Budgets:
+    best, uniform = study.best, study.trials[0]
+    found = search.budgets(ratio, best.params)
+    losses = {"loss": best.value, "loss_uniform": uniform.value, "loss_full": study.facts[0]["loss_full"]}
     return Budgets.from_shares(
         found.shares,
         ratio=found.ratio,
         model=found.model,
         allocator=job.allocator.name,
-        parameters={"mapping": winner.candidate.allocator.name, **found.parameters},
-        provenance={**found.provenance, **losses, "n_prompts": len(winner.losses), "n_candidates": len(trials)},
+        parameters={"mapping": found.allocator, **found.parameters},
+        provenance={**found.provenance, **losses, "trial": best.number, "n_trials": len(study.trials)},
     )
-
-
-def _trace(job: AllocateJob, trials: dict[float, list[Trial]]) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for ratio, some in trials.items():
-        for place, trial in enumerate(some):
-            parameters = asdict(trial.candidate.allocator)
-            rows.append(
-                {
-                    "model": job.model.name,
-                    "allocator": trial.candidate.allocator.name,
-                    "eviction": job.eviction.name,
-                    "ratio": ratio,
-                    "candidate": place,
-                    **{key: parameters.get(key) for key in TRACED},
-                    "loss": trial.loss,
-                    "n_prompts": len(trial.losses),
-                    "chosen": place == 0,
-                }
-            )
-    columns = ["model", "allocator", "eviction", "ratio", "candidate", *TRACED, "loss", "n_prompts", "chosen"]
-    frame = pd.DataFrame(rows, columns=columns)
-    numbers = dict.fromkeys(("layer_mix", "slope", "floor", "whole", "loss", "ratio"), "float64")
-    return frame.astype({**numbers, "estimator": "string", "pool": "string", "chosen": "bool"})
-
-
-def empty_trace(job: AllocateJob) -> pd.DataFrame:
-    """The trace of an allocator that tries nothing."""
-    return _trace(job, {})

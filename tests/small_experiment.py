@@ -53,7 +53,7 @@ def overrides(model: Path, *more: str) -> list[str]:
         "calibration.length=400",
         "calibration.n_profile=1",
         "calibration.n_search=1",
-        "search.n_candidates=2",
+        "search.n_rounds=1",
         "evaluate.n_samples=3",
         "evaluate.length=400",
         "evaluate.batch_rows=5",  # a sample at a time, so that a kill can fall between two

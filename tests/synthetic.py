@@ -164,6 +164,7 @@ def write_results(layout: Layout, config: ExperimentConfig) -> None:
     write_experiment(layout)
     write_budgets(layout)
     write_profiles(layout)
+    write_search_traces(layout)
     for model in MODELS:
         for _ in config.needle_grids:
             write_needle_grid(layout, model)
@@ -195,6 +196,46 @@ def write_budgets(layout: Layout) -> None:
                 parameters={"mapping": "baklava", "estimator": "eviction_shift", "slope": 2.0, "floor": 0.02},
                 provenance={"loss": 0.2 + ratio / 10, "loss_uniform": 0.4 + ratio, "loss_full": 0.1},
             ).save(layout.budgets(model, "baklava", EVICTION, ratio))
+
+
+def search_trace(model: str = "tiny-llama", n_trials: int = 16) -> pd.DataFrame:
+    """A search in which only the estimator matters."""
+    random = np.random.default_rng(len(model))
+    frames = []
+    for ratio in RATIOS:
+        estimator = random.choice(["eviction_shift", "layer_cosine"], n_trials)
+        floor = random.uniform(0, 0.08, n_trials)
+        loss = 0.1 + 2.0 * (estimator == "layer_cosine") + random.uniform(0, 0.05, n_trials)
+        loss[0] = 2.0 + ratio
+        complete = np.arange(n_trials) % 3 == 0
+        chosen = np.arange(n_trials) == np.where(complete, loss, np.inf).argmin()
+        frames.append(
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "allocator": "baklava",
+                    "eviction": EVICTION,
+                    "ratio": ratio,
+                    "trial": np.arange(n_trials),
+                    "loss": loss,
+                    "n_prompts": np.where(complete, 20, 5),
+                    "early_loss": loss,
+                    "complete": complete,
+                    "chosen": chosen,
+                    "loss_full": 0.05,
+                    "estimator": estimator,
+                    "pool": "mean",
+                    "floor": floor,
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_search_traces(layout: Layout) -> None:
+    for model in MODELS:
+        table = pa.Table.from_pandas(search_trace(model), preserve_index=False)
+        write_parquet(layout.search_trace(model, "baklava", EVICTION), table, schema=1)
 
 
 def _filled(weights: np.ndarray, mean: float) -> np.ndarray:

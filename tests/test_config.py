@@ -181,7 +181,7 @@ MISTAKES = [
         "calibration",
         "text.continuation: 600 tokens leave",
     ),
-    ("search.n_candidates=0", "search.n_candidates", "0"),
+    ("search.n_rounds=0", "search.n_rounds", "0"),
     ("summary.confidence=95", "summary.confidence", "95"),
     ("profile.window=0", "profile.window", "0"),
     ("profile.estimators=[guess]", "estimators", "'guess'"),

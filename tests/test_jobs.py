@@ -39,7 +39,7 @@ def outputs(job: Any) -> list[Path]:
         case jobs.ProfileJob() | jobs.CurvesJob() | jobs.MeasureJob() | jobs.TrackJob():
             return [job.output]
         case jobs.AllocateJob():
-            return [*job.budgets.values(), job.trace]
+            return [*job.budgets.values(), job.trace, job.study, job.cost]
         case jobs.EvaluateJob() | jobs.MergeJob():
             return [job.records, job.timings]
         case jobs.SummarizeJob():
@@ -93,7 +93,7 @@ def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None
     assert {report.summary, report.headline, track.summary, track.headline} <= written["summarize"]
     assert set(report.profiles.values()) == written["profile"]
     assert set(report.budgets) == set(track.budgets)
-    assert set(report.budgets) <= written["allocate"]
+    assert set(report.budgets) | set(report.traces) <= written["allocate"]
     assert track.figures == report.figures
     shared = jobs.ResultFiles.model_fields
     assert page.model_dump(include=set(shared)) == report.model_dump(include=set(shared))

@@ -22,6 +22,8 @@ def paths(layout: Layout, model: str, other: str, ratio: float) -> list[Path]:
         layout.curves(model, other),
         layout.budgets(model, other, other, ratio),
         layout.search_trace(model, other, other),
+        layout.search_study(model, other, other),
+        layout.search_cost(model, other, other),
         layout.records(model, other),
         layout.summary_csv,
         layout.summary_parquet,

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import MODELS, RATIOS, TASKS, importance, measurements, write_needle_grid, write_results
+from synthetic import MODELS, RATIOS, TASKS, importance, measurements, search_trace, write_needle_grid, write_results
 
 from baklava.budgets import Budgets
 from baklava.config import compose
@@ -22,6 +22,8 @@ from baklava.plots.measured import measured
 from baklava.plots.needle_grid import needle_grid
 from baklava.plots.score_vs_kv_bytes import score_vs_kv_bytes
 from baklava.plots.score_vs_ratio import score_vs_ratio, score_vs_ratio_of_task
+from baklava.plots.search_history import search_history
+from baklava.plots.search_importance import importances, search_importance
 from baklava.plots.style import looks
 from baklava.profile import Profile
 from baklava.results import read_summary
@@ -194,6 +196,34 @@ def test_uniform_budgets_are_drawn_where_there_are_no_others():
     uniform = Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)
     assert list(panels(budgets_figure("m", {("uniform", "x"): [uniform]}))) == ["r = 0.5"]
     assert panels(budgets_figure("m", {})) == {}
+
+
+def test_the_history_of_a_search_has_a_panel_per_ratio_with_every_trial_once():
+    trace = search_trace()
+    axes = panels(search_history(trace))
+    assert list(axes) == [f"r = {ratio:g}" for ratio in RATIOS]
+    for ratio, panel in zip(RATIOS, axes.values(), strict=True):
+        trials = trace[trace["ratio"] == ratio]
+        full, uniform, dropped, complete, best = (line.get_data() for line in panel.lines)
+        assert set(full[1]) == {0.05} and set(uniform[1]) == {2.0 + ratio}
+        for (x, y), part in ((complete, trials[trials["complete"]]), (dropped, trials[~trials["complete"]])):
+            assert list(x) == list(part["trial"])
+            assert list(y) == list(part["loss"])
+        assert list(best[1]) == list(np.minimum.accumulate(complete[1]))
+        assert best[1][-1] == trials[trials["chosen"]]["loss"].item()
+
+
+def test_the_parameter_that_decides_is_the_important_one():
+    trace = search_trace(n_trials=60)
+    for _, trials in trace.groupby("ratio"):
+        found = importances(trials)
+        assert sum(found.values()) == pytest.approx(1)
+        assert found["pool"] == 0  # never varied
+        assert found["estimator"] > found["floor"]
+    [drawn] = [axes for axes in search_importance(trace).get_axes() if axes.get_xlabel() == "compression ratio"]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["estimator", "pool", "floor"]
+    assert [label.get_text() for label in drawn.get_xticklabels()] == [f"{ratio:g}" for ratio in RATIOS]
+    assert np.allclose(drawn.collections[0].get_array().sum(0), 1)
 
 
 def test_methods_are_told_apart():

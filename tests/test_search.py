@@ -1,111 +1,208 @@
-"""The search picks by measured loss and is never worse than uniform on the calibration prompts."""
+"""The search finds low losses, drops bad trials early, is never worse than uniform, and survives being killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tiny_models import random_model, random_tokens
+from optuna.trial import TrialState
 from tqdm import tqdm
 
-from baklava.allocate import Baklava, Uniform
+from baklava.allocate import Baklava
+from baklava.allocate.base import Point
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
-from baklava.config import SearchConfig
-from baklava.eviction import StreamingLLM
-from baklava.generation import compressed, continuation_losses, prefill
-from baklava.models.load import LoadedModel
 from baklava.profile import Profile
-from baklava.replay import Replay
-from baklava.search import Candidate, _candidates, search
+from baklava.search import NEIGHBOURS, Search
+from baklava.study import ROUND, Study, journal
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(8)]
+RATIOS = (0.5, 0.8)
+Loss = Callable[[Budgets], float]
+
+
+class Killed(Exception):
+    pass
 
 
 class FakeReplay:
-    """Loss = distance of the first cache's share to a wanted one, plus a little that depends on the prompt."""
+    """A loss of the budgets, and as much on top of it for every mapping as a prompt is hard."""
 
-    def __init__(self, wanted: float):
-        self.wanted = wanted
+    def __init__(self, loss: Loss, *, calls: int | None = None):
+        self.loss = loss
         self.asked: list[tuple[int, int]] = []
+        self.calls = calls
 
-    def losses(self, prompt, budgets):
+    def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
+        if len(self.asked) == self.calls:
+            raise Killed
         self.asked.append((prompt.index, len(budgets)))
-        return np.array([abs(one.shares[0, 0] - self.wanted) + 0.01 * prompt.index for one in budgets])
-
-
-def candidate(share: float, name: str) -> Candidate:
-    return Candidate(Uniform(name=name), Budgets.from_shares([[share, 1.0 - share]], ratio=0.5))
-
-
-def run(replay, candidates):
-    full = Budgets.uniform(n_layers=1, n_kv_heads=2, ratio=0.0)
-    return search({0.5: candidates}, replay, PROMPTS, full=full, progress=tqdm(disable=True))
-
-
-def test_the_lowest_loss_wins_and_has_seen_every_prompt():
-    shares = [0.5, *np.linspace(0, 1, 40)]
-    trials, loss_full = run(FakeReplay(0.8), [candidate(share, f"c{i}") for i, share in enumerate(shares)])
-    winner = trials[0.5][0]
-    assert winner.candidate.budgets.shares[0, 0] == pytest.approx(0.8, abs=0.02)
-    assert len(winner.losses) == len(PROMPTS)
-    assert loss_full == pytest.approx(0.2 + 0.035)
-
-
-def test_uniform_is_kept_to_the_end_however_bad():
-    trials, _ = run(FakeReplay(1.0), [candidate(0.0, "uniform"), *(candidate(0.9, f"c{i}") for i in range(20))])
-    kept = next(trial for trial in trials[0.5] if trial.candidate.allocator.name == "uniform")
-    assert len(kept.losses) == len(PROMPTS)
-
-
-def test_the_winner_is_never_worse_than_uniform():
-    trials, _ = run(FakeReplay(0.5), [candidate(0.5, "uniform"), *(candidate(0.1, f"c{i}") for i in range(9))])
-    assert trials[0.5][0].candidate.allocator.name == "uniform"
-
-
-def test_candidates_drop_out():
-    replay = FakeReplay(0.3)
-    run(replay, [candidate(share, f"c{i}") for i, share in enumerate([0.5, *np.linspace(0, 1, 39)])])
-    assert [n for _, n in replay.asked] == [41, 41, 12, 12, 5, 5, 5, 5]  # the full cache, uniform and the best so far
+        return np.array([self.loss(one) + 0.5 * (prompt.index % 3) for one in budgets])
 
 
 def profile() -> Profile:
-    rng = np.random.default_rng(0)
-    heads = {name: rng.random((2, 2, 4)).astype(np.float32) for name in ("eviction_shift", "value_output_cosine")}
-    return Profile("random", 2, heads, rng.random((2, 2)).astype(np.float32))
+    """Two estimators: one ranks the KV caches as `near_the_best` wants them, the other the other way round."""
+    right = np.linspace(0, 1, 8, dtype=np.float32).reshape(1, 2, 4)
+    heads = {"value_output_cosine": 1 - right, "eviction_shift": right}
+    return Profile("fake", 4, heads, np.ones((1, 2), np.float32))
 
 
-def test_equal_shares_are_tried_once_and_uniform_comes_first():
-    settings = SearchConfig(n_candidates=8)
-    found = _candidates(Baklava(name="baklava", slope=0.0, whole=0.0), profile(), 0.5, settings)
-    assert found[0].allocator.family == "uniform"
-    assert len({one.budgets.shares.tobytes() for one in found}) == len(found)
+def near_the_best(budgets: Budgets) -> float:
+    """Distance to what a slope of 6 on `eviction_shift` gives."""
+    mapping = Baklava(name="b", slope=6.0, floor=0.04, whole=0.2)
+    return float(np.abs(budgets.shares - mapping.shares(profile(), budgets.ratio)).sum())
 
 
-class FixedPrompt(Prompt):
-    def token_ids(self, model):
-        ids = random_tokens(36, seed=self.index)[0].tolist()
-        return ids[:24], ids[24:31], ids[31:]
+def uniform_is_best(budgets: Budgets) -> float:
+    return float(np.ptp(budgets.shares))
 
 
-def test_replayed_losses_do_not_depend_on_the_batch_and_equal_the_model_s_own():
-    loaded = LoadedModel("random", random_model(), tokenizer=None)
-    budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio) for ratio in (0.0, 0.3, 0.6, 0.9)]
-    prompt = FixedPrompt("none", 3, "", "", "")
-    together = Replay(loaded, StreamingLLM(), batch_rows=4).losses(prompt, budgets)
-    in_pairs = Replay(loaded, StreamingLLM(), batch_rows=2).losses(prompt, budgets)
-    np.testing.assert_allclose(together, in_pairs, atol=1e-6)
-    context, question, answer = prompt.token_ids(loaded)
-    ids = torch.tensor([context + question + answer])
-    with torch.inference_mode():
-        logits = loaded.model(ids, use_cache=False).logits[0, -len(answer) - 1 : -1].float()
-    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item()
-    assert together[0] == pytest.approx(expected, abs=1e-5)
+def studies(storage, ratios=RATIOS, name: str = "one") -> dict[float, Study]:
+    space = Baklava(name="b").space(profile())
+    return {ratio: Study(storage, f"{name} {ratio}", space, seed=f"{ratio}") for ratio in ratios}
 
 
-def test_a_shared_prefill_is_not_changed_by_its_rows():
-    loaded = LoadedModel("random", random_model(), tokenizer=None)
-    context, question, answer = FixedPrompt("none", 0, "", "", "").token_ids(loaded)
-    full = prefill(loaded, [context], [StreamingLLM()])
-    before = [layer.keys.clone() for layer in full.cache.layers]
-    budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio) for ratio in (0.0, 0.5)]
-    continuation_losses(loaded, compressed(loaded, full, budgets, [StreamingLLM()] * 2), question, answer)
-    assert all((layer.keys == keys).all() for layer, keys in zip(full.cache.layers, before, strict=True))
+def run(path: Path, replay: FakeReplay, n_rounds: int, ratios=RATIOS) -> Mapping[float, Study]:
+    """Go on from what the journal holds, as `searched_budgets` does."""
+    with journal(path) as storage:
+        some = studies(storage, ratios)
+        done = min(n_rounds, *(study.n_rounds_saved for study in some.values()))
+        for study in some.values():
+            study.resume(done)
+        search = Search(Baklava(name="b"), profile(), some, PROMPTS)
+        for _ in range(done, n_rounds):
+            search.round(replay, tqdm(disable=True))
+            for study in some.values():
+                study.save({"seconds": 1.0})
+        return some
+
+
+def outcome(some: Mapping[float, Study]) -> list[list[tuple[TrialState, Point, dict[int, float]]]]:
+    """All that counts of every trial."""
+    return [[(one.state, one.params, one.intermediate_values) for one in study.trials] for study in some.values()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeReplay, Mapping[float, Study]]:
+    replay = FakeReplay(near_the_best)
+    return replay, run(tmp_path_factory.mktemp("search") / "a.journal", replay, 4)
+
+
+def test_what_is_found_beats_uniform_and_the_configured_mapping(finished) -> None:
+    for study in finished[1].values():
+        uniform, configured, *_ = study.trials
+        assert study.best.value < 0.8 * configured.value
+        assert study.best.value < 0.4 * uniform.value
+        assert study.best.params["estimator"] == "eviction_shift"
+
+
+def test_later_rounds_are_better_than_the_first(finished) -> None:
+    for study in finished[1].values():
+        early = [one.intermediate_values[2] for one in study.trials]
+        assert np.median(early[2 * ROUND :]) < np.median(early[:ROUND])
+
+
+def test_uniform_and_the_configured_mapping_see_every_prompt(tmp_path: Path) -> None:
+    for study in run(tmp_path / "a", FakeReplay(near_the_best), 1).values():
+        uniform, configured, *_ = study.trials
+        assert uniform.params["steepness"] == uniform.params["whole"] == 0
+        assert Baklava(name="b").at(configured.params) == Baklava(name="b")
+        assert [one.state for one in (uniform, configured)] == [TrialState.COMPLETE] * 2
+
+
+def test_the_winner_is_the_lowest_loss_among_trials_that_saw_every_prompt(finished) -> None:
+    for study in finished[1].values():
+        assert study.best.value == min(one.value for one in study.trials if one.state == TrialState.COMPLETE)
+        assert set(study.best.intermediate_values) == {2, 4, len(PROMPTS)}
+
+
+def test_of_equal_losses_uniform_wins(tmp_path: Path) -> None:
+    assert [one.best.number for one in run(tmp_path / "a", FakeReplay(lambda _: 1.0), 1).values()] == [0, 0]
+    assert [one.best.number for one in run(tmp_path / "b", FakeReplay(uniform_is_best), 2).values()] == [0, 0]
+
+
+def test_trials_that_are_worse_than_the_median_drop_out(finished) -> None:
+    replay, some = finished
+    for study in some.values():
+        first = [(one.intermediate_values[2], one.state) for one in study.trials[2:ROUND]]
+        middle = np.median([one.intermediate_values[2] for one in study.trials[:ROUND]])
+        worse = [state for loss, state in first if loss > middle]
+        assert worse and set(worse) == {TrialState.PRUNED}
+    n_trials = sum(len(study.trials) for study in some.values())
+    assert sum(n for _, n in replay.asked) < 0.6 * n_trials * len(PROMPTS)
+
+
+@pytest.mark.parametrize(("stop", "part"), [(2, 0.5), (4, 0.25)])
+def test_who_goes_on_is_among_the_better_of_the_round_and_of_earlier_complete_trials(finished, stop, part) -> None:
+    for study in finished[1].values():
+        before = [one for one in study.trials[:ROUND] if one.state == TrialState.COMPLETE]
+        second = [one for one in study.trials[ROUND : 2 * ROUND] if stop in one.intermediate_values]
+        known = sorted(one.intermediate_values[stop] for one in (*before, *second))
+        good = known[: int(part * (len(known) - 1)) + 1]
+        assert {max(one.intermediate_values) > stop for one in second} == {True, False}
+        for one in second:
+            assert (max(one.intermediate_values) > stop) == (one.intermediate_values[stop] in good)
+
+
+def test_all_ratios_share_the_passes_over_the_prompts(tmp_path: Path) -> None:
+    replay = FakeReplay(near_the_best)
+    run(tmp_path / "a", replay, 2)
+    assert [prompt for prompt, _ in replay.asked] == [*range(len(PROMPTS))] * 2
+    assert replay.asked[0][1] == ROUND * len(RATIOS)
+
+
+def test_a_ratio_tries_the_best_mappings_of_its_neighbours(tmp_path: Path) -> None:
+    ratios = (0.3, 0.5, 0.7, 0.9)
+    first = run(tmp_path / "a", FakeReplay(near_the_best), 1, ratios)
+    best = {ratio: study.best.params for ratio, study in first.items()}
+    second = run(tmp_path / "a", FakeReplay(near_the_best), 2, ratios)
+    for ratio, study in second.items():
+        tried = [one.params for one in study.trials]
+        nearest = sorted((other for other in ratios if other != ratio), key=lambda other: abs(other - ratio))
+        assert all(best[other] in tried for other in nearest[:NEIGHBOURS])
+        assert len(tried) == 2 * ROUND
+
+
+@pytest.mark.parametrize("calls", [0, 3, 9, 15])
+def test_a_killed_search_finds_what_an_undisturbed_one_does(tmp_path: Path, calls: int) -> None:
+    undisturbed = run(tmp_path / "a", FakeReplay(near_the_best), 3)
+    with pytest.raises(Killed):
+        run(tmp_path / "b", FakeReplay(near_the_best, calls=calls), 3)
+    again = FakeReplay(near_the_best)
+    assert outcome(run(tmp_path / "b", again, 3)) == outcome(undisturbed)
+    assert len(again.asked) == (3 - calls // len(PROMPTS)) * len(PROMPTS)  # finished rounds are not run again
+
+
+@pytest.mark.parametrize("lines", [3, 7, 11, 14])
+def test_a_journal_cut_anywhere_is_gone_on_from(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "a"
+    undisturbed = outcome(run(path, FakeReplay(near_the_best), 2))
+    written = path.read_bytes().splitlines(keepends=True)
+    cut = round(len(written) * lines / 16)
+    path.write_bytes(b"".join(written[:cut]) + written[cut][:-9])
+    assert outcome(run(path, FakeReplay(near_the_best), 2)) == undisturbed
+    assert [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_a_finished_search_replays_nothing(tmp_path: Path) -> None:
+    first = outcome(run(tmp_path / "a", FakeReplay(near_the_best), 2))
+    assert outcome(run(tmp_path / "a", FakeReplay(near_the_best, calls=0), 2)) == first
+
+
+def test_more_rounds_go_on_from_fewer_and_fewer_ignore_the_later_ones(tmp_path: Path) -> None:
+    two = outcome(run(tmp_path / "a", FakeReplay(near_the_best), 2))
+    three = outcome(run(tmp_path / "a", FakeReplay(near_the_best), 3))
+    assert [trials[: 2 * ROUND] for trials in three] == two
+    assert outcome(run(tmp_path / "b", FakeReplay(near_the_best), 3)) == three
+    assert outcome(run(tmp_path / "a", FakeReplay(near_the_best, calls=0), 2)) == two
+
+
+def test_a_loss_that_is_no_number_loses(tmp_path: Path) -> None:
+    def odd(budgets: Budgets) -> float:
+        return near_the_best(budgets) if np.ptp(budgets.shares) < 0.5 else np.nan
+
+    for study in run(tmp_path / "a", FakeReplay(odd), 2).values():
+        assert np.isfinite(study.best.value)

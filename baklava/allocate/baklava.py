@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -10,12 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from baklava.allocate.base import Allocator, Estimator, Part, Pool, kv_importance
+from baklava.allocate.base import Allocator, Estimator, Part, Point, Pool, kv_importance
 from baklava.allocate.filling import fill
+from baklava.allocate.uniform import Uniform
+from baklava.errors import UserError
 from baklava.importance import CONTROLS
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
     from baklava.profile import Profile
+
+# How far the search goes, unless the configured values lie beyond. `steepness` is log2(1 + slope), which has the
+# uniform allocation at 0 and as much room between slopes 1 and 3 as between 15 and 31.
+HIGHEST = {"layer_mix": 0.5, "steepness": 5.0, "floor": 0.08, "whole": 0.95}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,32 +64,55 @@ class Baklava(Allocator):
         shares = fill(importance**self.slope, total=total, floor=self.floor, start=start)
         return shares.reshape(profile.n_layers, profile.n_kv_heads)
 
-    def candidates(self, profile: Profile, *, n: int, seed: int) -> Sequence[Allocator]:
-        """`n` mappings per estimator: the starting values, plain filling in order, then a quasi-random sweep."""
-        if not self.search:
-            return [self]
-        from scipy.stats import qmc
+    @property
+    def searches(self) -> bool:
+        return self.search
 
-        fixed = [self, replace(self, slope=32.0), replace(self, slope=1.0), replace(self, whole=0.7, slope=1.0)][:n]
-        left = n - len(fixed)
-        sweep = qmc.Sobol(d=5, seed=seed).random_base2(max(0, left - 1).bit_length())[:left]
-        swept = [
-            replace(
-                self,
-                layer_mix=float(0.5 * u[0] if u[0] > 0.5 else 0.0),
-                slope=float(32.0 ** (1.2 * u[1] - 0.2)),
-                floor=float(0.08 * u[2]),
-                whole=float(0.95 * u[3]),
-                pool="mean" if u[4] < 0.5 else "max",
+    def space(self, profile: Profile) -> dict[str, BaseDistribution]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        own = self._point(profile)
+        return {
+            "estimator": CategoricalDistribution(self._estimators(profile)),
+            "pool": CategoricalDistribution(["mean", "max"]),
+            **{name: FloatDistribution(0.0, max(high, own[name])) for name, high in HIGHEST.items()},
+        }
+
+    def starts(self, profile: Profile) -> Sequence[Point]:
+        """Uniform, the configured values with every estimator, and with their own filling in order of importance."""
+        own = self._point(profile)
+        uniform = {**own, "layer_mix": 0.0, "steepness": 0.0, "whole": 0.0}
+        others = [{**own, "estimator": name} for name in self._estimators(profile) if name != own["estimator"]]
+        in_order = [{**own, "steepness": HIGHEST["steepness"]}, {**own, "steepness": 1.0, "whole": 0.7}]
+        return [uniform, own, *others, *in_order]
+
+    def at(self, point: Point) -> Allocator:
+        if not point["steepness"] and not point["whole"]:
+            return Uniform(name="uniform")
+        slope = round(2.0 ** point["steepness"] - 1.0, 9)
+        others = {name: value for name, value in point.items() if name != "steepness"}
+        return replace(self, slope=slope, **others)
+
+    def _point(self, profile: Profile) -> Point:
+        """The configured values, with the first estimator that the profile holds where it does not hold theirs."""
+        known = self._estimators(profile)
+        return {
+            "estimator": self.estimator if self.estimator in known else known[0],
+            "pool": self.pool,
+            "layer_mix": self.layer_mix,
+            "steepness": math.log2(1.0 + self.slope),
+            "floor": self.floor,
+            "whole": self.whole,
+        }
+
+    def _estimators(self, profile: Profile) -> list[str]:
+        known = [name for name in profile.head_importance if name not in CONTROLS]
+        if not known:
+            raise UserError(
+                f"allocator {self.name}: the profile holds no estimator to search among, only "
+                f"{', '.join(profile.head_importance)}; add one to profile.estimators"
             )
-            for u in sweep
-        ]
-        return [
-            replace(candidate, estimator=estimator)
-            for estimator in profile.head_importance
-            if estimator not in CONTROLS
-            for candidate in (*fixed, *swept)
-        ]
+        return known
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from baklava.errors import UserError
 from baklava.importance import ESTIMATORS
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
     from baklava.profile import Profile
 
 
@@ -27,6 +29,8 @@ def _known_estimator(name: str) -> str:
 Part = Annotated[float, Field(ge=0.0, le=1.0)]
 Estimator = Annotated[str, AfterValidator(_known_estimator)]
 Pool = Literal["mean", "max"]
+
+Point = dict[str, Any]  # a value for every parameter of a search space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +48,22 @@ class Allocator:
         """Shares `[n_layers, n_kv_heads]` in [0, 1] with mean `1 - ratio`."""
         raise NotImplementedError
 
-    def candidates(self, profile: Profile, *, n: int, seed: int) -> Sequence[Allocator]:
-        """The allocators among which the parameter search chooses; most have nothing to search."""
-        return [self]
+    @property
+    def searches(self) -> bool:
+        """Whether the calibration prompts pick its parameters; then it has `space`, `starts` and `at`."""
+        return False
+
+    def space(self, profile: Profile) -> dict[str, BaseDistribution]:
+        """What the search may change, with ranges; continuous on scales on which all parts deserve a try."""
+        raise NotImplementedError
+
+    def starts(self, profile: Profile) -> Sequence[Point]:
+        """Points to try first: the uniform allocation, this allocator as it is, then any others."""
+        raise NotImplementedError
+
+    def at(self, point: Point) -> Allocator:
+        """The allocator with the parameters of a point of the space."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Look, before the first job and without reading much, whether what the shares are made of is there.

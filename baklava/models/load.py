@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,6 +64,12 @@ class LoadedModel:
         scaled = rope.get("original_max_position_embeddings", 0) * rope.get("factor", 1)
         return max(config.max_position_embeddings, int(scaled))
 
+    def free_memory(self) -> int:
+        """Bytes that are free on its device."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
         """Token ids; `begin` adds the special tokens that the tokenizer puts before a text."""
         return self.tokenizer.encode(text, add_special_tokens=begin)
@@ -83,6 +91,12 @@ def content(config: ModelConfig) -> str | None:
     """What stands for the weights: a fingerprint of the files where they are at hand, else the revision."""
     folder = Path(resolve(config))
     return folder_fingerprint(folder) if folder.is_dir() else config.revision
+
+
+def identity(config: ModelConfig) -> dict[str, Any]:
+    """What tells a model from others: where it comes from, its arithmetic, its files where they are at hand."""
+    at_hand = Path(resolve(config)).is_dir()
+    return {"content": content(config), "path": "" if at_hand else config.path, "dtype": config.dtype}
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

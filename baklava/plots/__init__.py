@@ -18,9 +18,12 @@ from baklava.plots.measured import measured
 from baklava.plots.needle_grid import needle_grid
 from baklava.plots.score_vs_kv_bytes import score_vs_kv_bytes
 from baklava.plots.score_vs_ratio import score_vs_ratio, score_vs_ratio_of_task
+from baklava.plots.search_history import search_history
+from baklava.plots.search_importance import search_importance
 from baklava.plots.style import save, styled
 from baklava.profile import Profile
 from baklava.results import budgets_by_method, read_summary
+from baklava.search_trace import read_trace
 
 
 def report(job: ReportJob) -> None:
@@ -41,6 +44,10 @@ def report(job: ReportJob) -> None:
     for model, grids in job.needle_grids.items():
         for task, path in grids.items():
             draw[f"needle_grid/{model}/{task}"] = partial(needle_grid, model, task, read_depth_by_length(path))
+    for path in job.traces:
+        trace, search = read_trace(path), "/".join(path.with_suffix("").parts[-3:])  # model, allocator, eviction
+        draw[f"search_history/{search}"] = partial(search_history, trace)
+        draw[f"search_importance/{search}"] = partial(search_importance, trace)
     with styled():
         for name, figure in tqdm(draw.items(), desc="report", unit="figure"):
             save(figure(), job.figures, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 from fake_profile import PROFILES, RATIOS, FakeProfile, flat_profile
 from hypothesis import example, given, settings
@@ -92,31 +93,50 @@ class TestShares:
             Baklava(name="b", estimator="eviction_shift").shares(profile, 0.5)
 
 
-class TestCandidates:
-    @pytest.mark.parametrize("n", [1, 2, 4, 5, 64])
-    def test_at_most_n_per_estimator_each_valid(self, n: int) -> None:
-        profile = FakeProfile(np.random.default_rng(0).random((6, 4)), np.random.default_rng(1).random((3, 6)))
-        candidates = Baklava(name="b").candidates(profile, n=n, seed=0)
-        assert {candidate.estimator for candidate in candidates} == set(ESTIMATORS) - set(CONTROLS)
-        for estimator in set(ESTIMATORS) - set(CONTROLS):
-            own = [candidate for candidate in candidates if candidate.estimator == estimator]
-            assert 1 <= len(own) <= n
-            assert len(set(own)) == len(own)
-        for candidate in candidates:
-            for ratio in (0.3, 0.7, 0.95):
-                Budgets.from_shares(candidate.shares(profile, ratio), ratio=ratio)
+class TestSearchSpace:
+    @given(PROFILES, MAPPINGS, RATIOS, st.integers(0, 2**32 - 1))
+    @settings(max_examples=50)
+    def test_every_point_gives_valid_shares(
+        self, profile: FakeProfile, mapping: Baklava, ratio: float, seed: int
+    ) -> None:
+        space = mapping.space(profile)
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+        point = optuna.create_study(sampler=sampler).ask(space).params
+        for one in (point, *mapping.starts(profile)):
+            assert one.keys() == space.keys()
+            assert all(space[name]._contains(space[name].to_internal_repr(value)) for name, value in one.items())
+            Budgets.from_shares(mapping.at(one).shares(profile, ratio), ratio=ratio)
 
-    def test_depend_on_the_seed_alone(self) -> None:
-        profile = flat_profile([1.0, 2.0])
-        start = Baklava(name="b")
-        assert start.candidates(profile, n=16, seed=3) == start.candidates(profile, n=16, seed=3)
-        assert start.candidates(profile, n=16, seed=3) != start.candidates(profile, n=16, seed=4)
+    @given(PROFILES, MAPPINGS, RATIOS)
+    @settings(max_examples=50)
+    def test_uniform_and_the_configured_mapping_come_first(
+        self, profile: FakeProfile, mapping: Baklava, ratio: float
+    ) -> None:
+        first, second, *_ = (mapping.at(point) for point in mapping.starts(profile))
+        assert (first.shares(profile, ratio) == Uniform(name="u").shares(profile, ratio)).all()
+        if mapping.estimator not in CONTROLS and (mapping.slope == 0 or mapping.slope > 0.001):
+            assert np.abs(second.shares(profile, ratio) - mapping.shares(profile, ratio)).max() < 1e-6
 
-    def test_starting_values_come_first(self) -> None:
-        start = Baklava(name="b", slope=1.7, floor=0.03)
-        profile = replace(flat_profile([1.0, 2.0]), estimators=("eviction_shift", "value_output_cosine"))
-        assert start.candidates(profile, n=8, seed=0)[0] == start
+    def test_every_estimator_but_the_control_is_tried_first_with_the_configured_values(self) -> None:
+        mapping = Baklava(name="b", slope=1.7, floor=0.03)
+        found = [mapping.at(point) for point in mapping.starts(flat_profile([1.0, 2.0]))]
+        expected = [replace(mapping, estimator=name) for name in ESTIMATORS if name not in CONTROLS]
+        assert all(one in found for one in expected)
+        assert not any(getattr(one, "estimator", "") in CONTROLS for one in found)
 
-    def test_without_search_there_is_nothing_to_choose(self) -> None:
-        fixed = Baklava(name="b", search=False)
-        assert fixed.candidates(flat_profile([1.0]), n=64, seed=0) == [fixed]
+    def test_configured_values_beyond_the_usual_range_are_part_of_it(self) -> None:
+        space = Baklava(name="b", slope=100.0, floor=0.2).space(flat_profile([1.0, 2.0]))
+        assert space["steepness"].high == pytest.approx(np.log2(101.0))
+        assert space["floor"].high == 0.2
+        assert space["whole"].high == 0.95
+
+    def test_an_estimator_that_was_not_profiled_is_left_out(self) -> None:
+        profile = replace(flat_profile([1.0, 2.0]), estimators=("value_output_cosine", "random"))
+        mapping = Baklava(name="b", estimator="eviction_shift")
+        assert {point["estimator"] for point in mapping.starts(profile)} == {"value_output_cosine"}
+        with pytest.raises(UserError, match="allocator b: the profile holds no estimator to search among, only random"):
+            mapping.space(replace(profile, estimators=("random",)))
+
+    def test_search_can_be_switched_off(self) -> None:
+        assert Baklava(name="b").searches
+        assert not Baklava(name="b", search=False).searches

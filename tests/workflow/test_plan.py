@@ -130,7 +130,7 @@ def test_a_finished_experiment_has_nothing_to_do(snakemake: Snakemake, finished:
         ("evaluate.n_samples=8", {"records": 2, **AFTER_SUMMARY}),
         ("ratios=[0,0.5,0.7,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
         ("ratios=[0,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
-        ("search.n_candidates=8", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
+        ("search.n_rounds=3", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
         ("task=[niah_single_1,vt,niah_multikey_1]", {"records": 1, **AFTER_SUMMARY}),
         ("profile.window=0.2", {rule: count for rule, count in EVERYTHING.items() if rule != "prompts"}),
         ("calibration.n_profile=3", EVERYTHING),

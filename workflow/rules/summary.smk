@@ -38,6 +38,7 @@ rule figures:
         report_job.profiles.values(),
         report_job.budgets,
         report_job.measurements.values(),
+        report_job.traces,
         [list(tasks.values()) for tasks in report_job.needle_grids.values()],
     output:
         svg=[
