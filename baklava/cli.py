@@ -37,6 +37,7 @@ STAGES = {
     "merge": Stage("MergeJob", "baklava.merge:merge", "put the records of shards together"),
     "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself", "output"),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
+    "claims": Stage("ClaimsJob", "baklava.claims:claims", "judge the bars that an allocator is held to"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
     "page": Stage("PageJob", "baklava.page:page", "write one page with interactive figures"),
     "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),

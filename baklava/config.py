@@ -230,6 +230,20 @@ class SummaryConfig(Strict):
     seed: int = 0
 
 
+class ClaimsConfig(Strict):
+    """Bars that an allocator is held to, per model, on the mean of the tasks; lossless is as in the summary."""
+
+    enabled: bool = Field(default=False, description="whether the workflow judges; `baklava claims` always does")
+    allocator: Name = Field(default="baklava", description="the one that is held to them")
+    yardstick: Name | None = Field(default=None, description="the allocator to which its gap is shown")
+    evictions: tuple[Name, ...] = Field(default=("streaming_llm",), description="with which it is lossless and gains")
+    lossless_at: tuple[Ratio, ...] = (0.7,)
+    gain_at: dict[Ratio, float] = Field(default={0.8: 4.0}, description="least score / uniform's score, per ratio")
+    gain_up_to: dict[Ratio, float] = Field(default={0.95: 10.0}, description="the same, at some ratio up to this one")
+    no_worse_at: tuple[Ratio, ...] = Field(default=(0.5, 0.7, 0.8), description="than all others, for all evictions")
+    no_worse_margin: float = Field(default=0.01, ge=0, description="loss of score that counts as no worse")
+
+
 def _n_bytes(value: Any) -> Any:
     """A size like 24GiB or 800MB in bytes; other values are left to the schema."""
     if not isinstance(value, str):
@@ -326,9 +340,18 @@ class ExperimentConfig(Strict):
     evaluate: EvaluateConfig
     measure: MeasureConfig
     summary: SummaryConfig
+    claims: ClaimsConfig
     resources: ResourcesConfig
     plan: PlanConfig
     tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _check_claims(self) -> ExperimentConfig:
+        for key in ("allocator", "yardstick"):
+            name = getattr(self.claims, key)
+            if self.claims.enabled and name is not None and name not in self.allocators:
+                raise ValueError(f"claims.{key}: {name!r} is none of the allocators ({', '.join(self.allocators)})")
+        return self
 
     @property
     def compressed_ratios(self) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from baklava.config import (
     AllocatorConfig,
     CalibrationConfig,
+    ClaimsConfig,
     CurvesConfig,
     EvaluateConfig,
     EvictionConfig,
@@ -230,6 +231,26 @@ class SummarizeJob(Strict):
         )
 
 
+class ClaimsJob(Strict):
+    """Every allocator beside the one whose claims are judged, and the bars."""
+
+    claims: ClaimsConfig
+    summary: SummaryConfig
+    records: tuple[Path, ...]
+    output: Path
+    markdown: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout) -> ClaimsJob:
+        return cls(
+            claims=config.claims,
+            summary=config.summary,
+            records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
+            output=layout.claims,
+            markdown=layout.claims.with_suffix(".md"),
+        )
+
+
 class ResultFiles(Strict):
     """What both the figures and the page are drawn from.
 
@@ -380,6 +401,10 @@ def measure_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
 
 def summarize_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
     yield SummarizeJob.of(config, layout)
+
+
+def claims_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield ClaimsJob.of(config, layout)
 
 
 def report_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:

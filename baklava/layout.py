@@ -82,6 +82,10 @@ class Layout:
         return self.root / "timings.csv"
 
     @property
+    def claims(self) -> Path:
+        return self.root / "claims.json"
+
+    @property
     def figures(self) -> Path:
         return self.root / "figures"
 

@@ -306,3 +306,11 @@ class TestSchema:
         config = compose(["allocators.baklava.search=false", "allocators.baklava.slope=3"])
         allocator = config.allocators["baklava"].build()
         assert (allocator.name, allocator.search, allocator.slope) == ("baklava", False, 3.0)
+
+
+class TestClaims:
+    @pytest.mark.parametrize("key", ["allocator", "yardstick"])
+    def test_what_is_judged_must_be_evaluated(self, key: str) -> None:
+        with pytest.raises(UserError, match=rf"claims\.{key}: 'duo' is none of the allocators \(uniform, baklava\)"):
+            compose(["claims.enabled=true", f"claims.{key}=duo"])
+        assert getattr(compose([f"claims.{key}=duo"]).claims, key) == "duo"  # nothing is judged

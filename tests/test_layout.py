@@ -26,6 +26,7 @@ def paths(layout: Layout, model: str, other: str, ratio: float) -> list[Path]:
         layout.summary_csv,
         layout.summary_parquet,
         layout.headline,
+        layout.claims,
         layout.figures,
         layout.figure(other),
         layout.tracked,
