@@ -29,6 +29,7 @@ from baklava.config import (
     SummaryConfig,
     TaskConfig,
     TrackingConfig,
+    ValidateConfig,
     walk,
 )
 from baklava.layout import Layout
@@ -204,6 +205,46 @@ class MeasureJob(Strict):
             measure=config.measure,
             cells=_all_cells(config, layout, model),
             output=layout.measurements(model),
+        )
+
+
+VALIDATION = ("consistency", "ranking", "regret")  # tables of a validation, and the figures of each
+
+
+class ValidateJob(Strict):
+    """How far the profile of a model can be relied on, and how well each estimator ranks its KV caches.
+
+    Figures lie beside the tables.
+    """
+
+    model: ModelConfig
+    settings: ValidateConfig
+    calibration: CalibrationConfig
+    profiling: ProfileConfig
+    batch_rows: int
+    evictions: dict[str, EvictionConfig]
+    prompts: Path
+    profile: Path
+    curves: dict[str, Path]
+    cells: tuple[MethodBudgets, ...]
+    consistency: Path
+    ranking: Path
+    regret: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> ValidateJob:
+        return cls(
+            model=config.models[model],
+            settings=config.validation,
+            calibration=config.calibration,
+            profiling=config.profile,
+            batch_rows=config.search.batch_rows,
+            evictions=config.evictions,
+            prompts=layout.prompts(model),
+            profile=layout.profile(model),
+            curves={name: layout.curves(model, name) for name in config.evictions},
+            cells=_all_cells(config, layout, model),
+            **{what: layout.validation(model, what) for what in VALIDATION},
         )
 
 
@@ -397,6 +438,10 @@ def merge_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
 
 def measure_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
     yield from (MeasureJob.of(config, layout, model) for model in config.models)
+
+
+def validate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (ValidateJob.of(config, layout, model) for model in config.models)
 
 
 def summarize_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:

@@ -65,6 +65,9 @@ class Layout:
     def measurements(self, model: str) -> Path:
         return self.root / "measurements" / f"{model}.parquet"
 
+    def validation(self, model: str, what: str) -> Path:
+        return self.root / "validation" / model / f"{what}.parquet"
+
     @property
     def summary_csv(self) -> Path:
         return self.root / "summary.csv"

@@ -45,6 +45,8 @@ def outputs(job: Any) -> list[Path]:
             return [job.records, job.timings]
         case jobs.SummarizeJob():
             return [job.csv, job.parquet, job.headline, job.timings_csv]
+        case jobs.ValidateJob():
+            return [job.consistency, job.ranking, job.regret]
         case jobs.ClaimsJob():
             return [job.output, job.markdown]
         case jobs.ReportJob():
@@ -123,6 +125,7 @@ def test_there_is_one_job_per_model_task_and_method() -> None:
         "merge": 0,
         "measure": models,
         "summarize": 1,
+        "validate": models,
         "claims": 1,
         "report": 1,
         "page": 1,

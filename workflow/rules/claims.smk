@@ -8,7 +8,10 @@ rule claims:
     output:
         json=claims_job.output,
         markdown=report(
-            claims_job.markdown, category="Results", labels={"what": "claims"}, caption="../report/claims.rst"
+            claims_job.markdown,
+            category="Headlines",
+            labels={"table": "claims and bars"},
+            caption="../report/claims.rst",
         ),
     log:
         layout.log("claims"),
