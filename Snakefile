@@ -14,6 +14,7 @@ report: "workflow/report/workflow.rst"
 localrules:
     all,
     summary,
+    claims,
     figures,
     page,
     tracking,
@@ -36,3 +37,5 @@ include: "workflow/rules/budgets.smk"
 include: "workflow/rules/records.smk"
 include: "workflow/rules/measurements.smk"
 include: "workflow/rules/summary.smk"
+include: "workflow/rules/claims.smk"
+include: "workflow/rules/validation.smk"

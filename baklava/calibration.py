@@ -159,28 +159,41 @@ def text_prompts(
         yield replace(prompt, look_back=look_back)
 
 
-def calibrate(job: CalibrateJob) -> None:
-    """Write calibration prompts: of the tasks, of a text, or of both by turns."""
-    settings, text = job.calibration, job.calibration.text
-    shape = read_shape(job.model)  # first: a model that cannot be used is refused before any work on it
-    n = settings.n_profile + settings.n_search
+def calibration_prompts(
+    settings: CalibrationConfig, n: int, tokenizer: PreTrainedTokenizerBase, loaded: LoadedModel | None
+) -> Iterator[Prompt]:
+    """The first `n` prompts: of the tasks, of a text, or of both by turns. Only a text takes the model (`loaded`).
+
+    Raises `UserError` where the text is too short.
+    """
     sources: list[Iterator[Prompt]] = []
     if settings.tasks:
-        sources.append(task_prompts(settings, load_tokenizer(job.model)))
-    if text is not None:
-        _documents(text).read(0)  # is it readable? Loading a model takes longer
-        loaded = load_model(job.model)
-        sources.append(text_prompts(text, settings, loaded.tokenizer, loaded))
-    prompts: list[Prompt] = []
-    for i in tqdm(range(n), desc=f"calibrate {job.model.name}", unit="prompt"):
+        sources.append(task_prompts(settings, tokenizer))
+    if settings.text is not None:
+        assert loaded is not None
+        sources.append(text_prompts(settings.text, settings, tokenizer, loaded))
+    for i in tqdm(range(n), desc=f"calibration {settings.name}", unit="prompt"):
         prompt = next(sources[i % len(sources)], None)
         if prompt is None:
-            assert text is not None  # tasks never end
+            assert settings.text is not None  # tasks never end
             raise UserError(
-                f"text {text.name}: {text.data} has {i // len(sources)} pieces of {settings.length} tokens, and "
-                f"{n} calibration prompts are asked for; give more text, or lower calibration.length, n_profile or "
-                "n_search"
+                f"text {settings.text.name}: {settings.text.data} has {i // len(sources)} pieces of {settings.length} "
+                f"tokens, and {n} calibration prompts are asked for; give more text, or lower calibration.length, "
+                "n_profile or n_search"
             )
+        yield prompt
+
+
+def calibrate(job: CalibrateJob) -> None:
+    """Write calibration prompts: those to profile, then those that guide the search."""
+    settings, loaded = job.calibration, None
+    shape = read_shape(job.model)  # first: a model that cannot be used is refused before any work on it
+    if settings.text is not None:
+        _documents(settings.text).read(0)  # is it readable? Loading a model takes longer
+        loaded = load_model(job.model)
+    tokenizer = load_tokenizer(job.model) if loaded is None else loaded.tokenizer
+    prompts: list[Prompt] = []
+    for prompt in calibration_prompts(settings, settings.n_profile + settings.n_search, tokenizer, loaded):
         if not prompts:
             _check_vocabulary(job.model, prompt, shape.vocabulary)
         prompts.append(prompt)

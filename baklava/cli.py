@@ -36,7 +36,11 @@ STAGES = {
     "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget", "records"),
     "merge": Stage("MergeJob", "baklava.merge:merge", "put the records of shards together"),
     "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself", "output"),
+    "validate": Stage(
+        "ValidateJob", "baklava.validate:validate", "judge the profile and every estimator's ranking", "regret"
+    ),
     "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
+    "claims": Stage("ClaimsJob", "baklava.claims:claims", "judge the bars that an allocator is held to"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
     "page": Stage("PageJob", "baklava.page:page", "write one page with interactive figures"),
     "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),
@@ -49,7 +53,7 @@ def _load(reference: str) -> object:
 
 
 # The stages that load a model.
-WITH_MODELS = ("calibrate", "profile", "curves", "allocate", "evaluate", "measure")
+WITH_MODELS = ("calibrate", "profile", "curves", "allocate", "evaluate", "measure", "validate")
 
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3

@@ -37,6 +37,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+def _named_by_keys(group: dict[str, Any]) -> dict[str, Any]:
+    for key, choice in group.items():
+        if choice.name != key:
+            raise ValueError(f"{key}: its name must be {key!r} too, got {choice.name!r}")
+    return group
+
+
+NamedByKeys = AfterValidator(_named_by_keys)  # files carry the key, their rows the name
+
+
 class ModelConfig(Strict):
     """Which model, from where, in which arithmetic."""
 
@@ -238,6 +248,34 @@ class SummaryConfig(Strict):
     seed: int = 0
 
 
+class ValidateConfig(Strict):
+    """How far a profile can be relied on, and how well each estimator ranks."""
+
+    enabled: bool = Field(default=False, description="whether the workflow validates; `baklava validate` always does")
+    calibrations: Annotated[dict[Name, CalibrationConfig], NamedByKeys] = Field(
+        default={}, description="sets that are compared, at the length of the experiment's own"
+    )
+    lengths: tuple[Annotated[int, Field(ge=64)], ...] = Field(
+        default=(512, 1024, 2048), description="of the experiment's own set, compared; in tokens"
+    )
+    n_prompts: int = Field(default=4, ge=1, description="of each set and length")
+    top: float = Field(default=0.3, gt=0, le=1, description="part of the KV caches that counts as the most important")
+
+
+class ClaimsConfig(Strict):
+    """Bars that an allocator is held to, per model, on the mean of the tasks; lossless is as in the summary."""
+
+    enabled: bool = Field(default=False, description="whether the workflow judges; `baklava claims` always does")
+    allocator: Name = Field(default="baklava", description="the one that is held to them")
+    yardstick: Name | None = Field(default=None, description="the allocator to which its gap is shown")
+    evictions: tuple[Name, ...] = Field(default=("streaming_llm",), description="with which it is lossless and gains")
+    lossless_at: tuple[Ratio, ...] = (0.7,)
+    gain_at: dict[Ratio, float] = Field(default={0.8: 4.0}, description="least score / uniform's score, per ratio")
+    gain_up_to: dict[Ratio, float] = Field(default={0.95: 10.0}, description="the same, at some ratio up to this one")
+    no_worse_at: tuple[Ratio, ...] = Field(default=(0.5, 0.7, 0.8), description="than all others, for all evictions")
+    no_worse_margin: float = Field(default=0.01, ge=0, description="loss of score that counts as no worse")
+
+
 def _n_bytes(value: Any) -> Any:
     """A size like 24GiB or 800MB in bytes; other values are left to the schema."""
     if not isinstance(value, str):
@@ -268,6 +306,7 @@ class ResourcesConfig(Strict):
     budgets: JobResources
     records: JobResources
     measurements: JobResources
+    validation: JobResources
 
 
 class PlanConfig(Strict):
@@ -301,24 +340,16 @@ def _distinct(ratios: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(ratios))
 
 
-def _named_by_keys(group: dict[str, Any]) -> dict[str, Any]:
-    for key, choice in group.items():
-        if choice.name != key:
-            raise ValueError(f"{key}: its name must be {key!r} too, got {choice.name!r}")
-    return group
-
-
 def _ready(group: dict[str, Any]) -> dict[str, Any]:
     for choice in group.values():
         choice.build().check()
     return group
 
 
-NamedByKeys = AfterValidator(_named_by_keys)  # files carry the key, their rows the name
-
-
 class ExperimentConfig(Strict):
     """One experiment: models x tasks x (allocators x eviction policies) x ratios."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     name: Name
     results: Path = Path("results")
@@ -334,9 +365,29 @@ class ExperimentConfig(Strict):
     evaluate: EvaluateConfig
     measure: MeasureConfig
     summary: SummaryConfig
+    claims: ClaimsConfig
+    validation: ValidateConfig = Field(alias="validate")  # pydantic has a `validate` of its own
     resources: ResourcesConfig
     plan: PlanConfig
     tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> ExperimentConfig:
+        text = self.calibration.text
+        if self.validation.enabled and text is not None and min(self.validation.lengths) < 2 * text.continuation:
+            raise ValueError(
+                f"validate.lengths: {min(self.validation.lengths)} tokens are less than twice "
+                f"calibration.text.continuation, {text.continuation}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_claims(self) -> ExperimentConfig:
+        for key in ("allocator", "yardstick"):
+            name = getattr(self.claims, key)
+            if self.claims.enabled and name is not None and name not in self.allocators:
+                raise ValueError(f"claims.{key}: {name!r} is none of the allocators ({', '.join(self.allocators)})")
+        return self
 
     @property
     def compressed_ratios(self) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from baklava.config import (
     AllocatorConfig,
     CalibrationConfig,
+    ClaimsConfig,
     CurvesConfig,
     EvaluateConfig,
     EvictionConfig,
@@ -28,6 +29,7 @@ from baklava.config import (
     SummaryConfig,
     TaskConfig,
     TrackingConfig,
+    ValidateConfig,
     walk,
 )
 from baklava.layout import Layout
@@ -210,6 +212,46 @@ class MeasureJob(Strict):
         )
 
 
+VALIDATION = ("consistency", "ranking", "regret")  # tables of a validation, and the figures of each
+
+
+class ValidateJob(Strict):
+    """How far the profile of a model can be relied on, and how well each estimator ranks its KV caches.
+
+    Figures lie beside the tables.
+    """
+
+    model: ModelConfig
+    settings: ValidateConfig
+    calibration: CalibrationConfig
+    profiling: ProfileConfig
+    batch_rows: int
+    evictions: dict[str, EvictionConfig]
+    prompts: Path
+    profile: Path
+    curves: dict[str, Path]
+    cells: tuple[MethodBudgets, ...]
+    consistency: Path
+    ranking: Path
+    regret: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> ValidateJob:
+        return cls(
+            model=config.models[model],
+            settings=config.validation,
+            calibration=config.calibration,
+            profiling=config.profile,
+            batch_rows=config.search.batch_rows,
+            evictions=config.evictions,
+            prompts=layout.prompts(model),
+            profile=layout.profile(model),
+            curves={name: layout.curves(model, name) for name in config.evictions},
+            cells=_all_cells(config, layout, model),
+            **{what: layout.validation(model, what) for what in VALIDATION},
+        )
+
+
 class SummarizeJob(Strict):
     """Records of all models and tasks to one row per cell, and the headline figures."""
 
@@ -231,6 +273,26 @@ class SummarizeJob(Strict):
             parquet=layout.summary_parquet,
             headline=layout.headline,
             timings_csv=layout.timings_csv,
+        )
+
+
+class ClaimsJob(Strict):
+    """Every allocator beside the one whose claims are judged, and the bars."""
+
+    claims: ClaimsConfig
+    summary: SummaryConfig
+    records: tuple[Path, ...]
+    output: Path
+    markdown: Path
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, layout: Layout) -> ClaimsJob:
+        return cls(
+            claims=config.claims,
+            summary=config.summary,
+            records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
+            output=layout.claims,
+            markdown=layout.claims.with_suffix(".md"),
         )
 
 
@@ -384,8 +446,16 @@ def measure_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
     yield from (MeasureJob.of(config, layout, model) for model in config.models)
 
 
+def validate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield from (ValidateJob.of(config, layout, model) for model in config.models)
+
+
 def summarize_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
     yield SummarizeJob.of(config, layout)
+
+
+def claims_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+    yield ClaimsJob.of(config, layout)
 
 
 def report_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:

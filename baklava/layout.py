@@ -73,6 +73,9 @@ class Layout:
     def measurements(self, model: str) -> Path:
         return self.root / "measurements" / f"{model}.parquet"
 
+    def validation(self, model: str, what: str) -> Path:
+        return self.root / "validation" / model / f"{what}.parquet"
+
     @property
     def summary_csv(self) -> Path:
         return self.root / "summary.csv"
@@ -88,6 +91,10 @@ class Layout:
     @property
     def timings_csv(self) -> Path:
         return self.root / "timings.csv"
+
+    @property
+    def claims(self) -> Path:
+        return self.root / "claims.json"
 
     @property
     def figures(self) -> Path:

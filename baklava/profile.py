@@ -104,8 +104,8 @@ def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: Pr
             look_back = prompt.look_back_positions(len(context), len(question) + len(answer))
             recorder.record(ids, torch.tensor(look_back, device=loaded.device))
             for name, values in recorder.heads.items():
-                heads[name].append(values.clone())
-            layers.append(recorder.layers.clone())
+                heads[name].append(values.to("cpu", copy=True))
+            layers.append(recorder.layers.to("cpu", copy=True))
     return Profile(
         model=loaded.name,
         n_kv_heads=loaded.n_kv_heads,

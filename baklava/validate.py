@@ -1,73 +1,76 @@
-"""How far a profile can be relied on: would other prompts have ranked the KV caches alike?"""
+"""`baklava validate`: how far a profile can be relied on, and how well each estimator ranks the KV caches."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import ConstantInputWarning, spearmanr
+from baklava import consistency, ranking, regret
+from baklava.budgets import Budgets
+from baklava.calibration import Calibration, calibration_prompts
+from baklava.config import CalibrationConfig
+from baklava.curves import Curves
+from baklava.jobs import ValidateJob
+from baklava.models.load import LoadedModel, load_model
+from baklava.parquet import write_parquet_rows
+from baklava.plots.validation import draw_validation
+from baklava.profile import Profile, profile_prompts
+from baklava.replay import Replay
 
-from baklava.profile import Profile
-
-TOP = 0.3
-
-COLUMNS = {
-    "model": "string",
-    "estimator": "string",
-    "between": "string",
-    "n_prompts": "int64",
-    "spearman": "float64",
-    "top_overlap": "float64",
-}
+MEASURED = "measured"  # the ranking by measured losses, beside the estimators
 
 
-def consistency(profiles: Sequence[Profile], *, top: float = TOP) -> pd.DataFrame:
-    """Agreement of the rankings of KV caches: two rows per model and estimator.
+def validate(job: ValidateJob) -> None:
+    """Write consistency, ranking quality and regret of one model, and draw them."""
+    loaded, profile = load_model(job.model), Profile.load(job.profile)
+    curves = {name: Curves.load(path, profile, job.evictions[name]) for name, path in job.curves.items()}
+    top = job.settings.top
+    ranked = [row for one in curves.values() for row in ranking.against_measured(profile, one, top=top)]
+    write_parquet_rows(job.ranking, ranked, ranking.COLUMNS, schema=ranking.SCHEMA)
+    agreed = _consistency(job, loaded, profile)
+    write_parquet_rows(job.consistency, agreed, consistency.COLUMNS, schema=consistency.SCHEMA)
+    lost = _regrets(job, loaded, profile, curves)
+    write_parquet_rows(job.regret, lost, regret.COLUMNS, schema=regret.SCHEMA)
+    draw_validation(job)
 
-    `between` is "prompts" (every prompt with every other, the mean over pairs) or "halves" (the mean of the first half
-    of the prompts with that of the second). `spearman` is the rank correlation in [-1, 1], `top_overlap` the part of
-    the `top` most important KV caches that two rankings share, by chance `top`. Both are NaN where there is a single
-    prompt, and `spearman` where an estimator gives every KV cache the same. An importance that no prompt changes, like
-    that of the control, agrees with itself perfectly: consistency is not quality.
+
+def _consistency(job: ValidateJob, loaded: LoadedModel, profile: Profile) -> Iterator[dict[str, Any]]:
+    """Within the profile; then between sets at the length of the calibration, and between lengths of its set.
+
+    Every set has a seed of its own, so that two sets share no prompt of the same task.
     """
-    rows = [row for profile in profiles for row in _rows(profile, top)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    top = job.settings.top
+
+    def profiled(settings: CalibrationConfig, **changed: int) -> Profile:
+        settings = settings.model_copy(update=changed)
+        prompts = list(calibration_prompts(settings, job.settings.n_prompts, loaded.tokenizer, loaded))
+        return profile_prompts(loaded, prompts, job.profiling)
+
+    sets = job.settings.calibrations
+    seeds = {name: one.seed + place for place, (name, one) in enumerate(sets.items())}
+    by_set = {name: profiled(one, length=job.calibration.length, seed=seeds[name]) for name, one in sets.items()}
+    by_length = {f"{length:,}": profiled(job.calibration, length=length) for length in job.settings.lengths}
+    yield from consistency.between_prompts(profile, top=top)
+    yield from consistency.between_profiles(by_set, between="sets", top=top)
+    yield from consistency.between_profiles(by_length, between="lengths", top=top)
 
 
-def _rows(profile: Profile, top: float) -> Iterator[dict[str, Any]]:
-    for estimator in profile.head_importance:
-        prompts = profile.kv_importance_of_prompts(estimator)  # [P, L, Hkv]
-        n = len(prompts)
-        halves = np.stack([prompts[: n // 2].mean(0), prompts[n // 2 :].mean(0)]) if n > 1 else prompts
-        for between, rankings in (("prompts", prompts), ("halves", halves)):
-            yield {
-                "model": profile.model,
-                "estimator": estimator,
-                "between": between,
-                "n_prompts": n,
-                "spearman": rank_agreement(rankings),
-                "top_overlap": top_overlap(rankings, top=top),
-            }
-
-
-def rank_agreement(rankings: NDArray[np.floating]) -> float:
-    """Mean Spearman correlation over all pairs of `[P, ...]`; NaN where no pair has one."""
-    flat = rankings.reshape(len(rankings), -1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)
-        found = [float(spearmanr(one, other).statistic) for one, other in combinations(flat, 2)]
-    return float(np.nanmean(found)) if found and not np.isnan(found).all() else np.nan
-
-
-def top_overlap(rankings: NDArray[np.floating], *, top: float) -> float:
-    """Mean part of the `top` largest that two of `[P, ...]` share, over all pairs; NaN where there is one."""
-    flat = rankings.reshape(len(rankings), -1)
-    k = max(1, round(top * flat.shape[1]))
-    best = [set(np.argsort(-one, kind="stable")[:k].tolist()) for one in flat]
-    found = [len(one & other) / k for one, other in combinations(best, 2)]
-    return float(np.mean(found)) if found else np.nan
+def _regrets(
+    job: ValidateJob, loaded: LoadedModel, profile: Profile, curves: dict[str, Curves]
+) -> Iterator[dict[str, Any]]:
+    prompts = Calibration.load(job.prompts).search
+    estimators = {name: profile.kv_importance(name) for name in profile.head_importance}
+    for eviction, policy in job.evictions.items():
+        methods: dict[float, dict[str, Budgets]] = defaultdict(dict)
+        for cell in job.cells:
+            if cell.eviction == eviction:
+                methods[cell.ratio][cell.allocator] = Budgets.load(cell.path)
+        yield from regret.regrets(
+            {**estimators, MEASURED: curves[eviction].importance()},
+            methods,
+            Replay(loaded, policy.build(), batch_rows=job.batch_rows),
+            prompts,
+            model=profile.model,
+            eviction=eviction,
+        )

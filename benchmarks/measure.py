@@ -33,8 +33,8 @@ def parse(parser: ArgumentParser) -> Namespace:
     return arguments
 
 
-def medians(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device: str) -> dict[Any, dict[str, float]]:
-    """Median and spread in milliseconds. Candidates take turns, so that whatever else the machine does hits all."""
+def rounds(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device: str) -> dict[Any, list[float]]:
+    """Milliseconds, one number per round. Candidates take turns, so that whatever else the machine does hits all."""
     times: dict[Any, list[float]] = {name: [] for name in candidates}
     for round_ in range(repeats + 2):
         for name, candidate in candidates.items():
@@ -44,6 +44,12 @@ def medians(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device
                 torch.cuda.synchronize()
             if round_ >= 2:  # warm-up
                 times[name].append(1e3 * (time.perf_counter() - started))
+    return times
+
+
+def medians(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device: str) -> dict[Any, dict[str, float]]:
+    """Median and spread in milliseconds."""
+    times = rounds(candidates, repeats=repeats, device=device)
     return {
         name: {"ms": statistics.median(some), "lowest": min(some), "highest": max(some)} for name, some in times.items()
     }

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from baklava.config import ExperimentConfig, compose, compose_training, walk
 from baklava.errors import UserError
@@ -125,11 +126,16 @@ def everything_spelt_out() -> dict[str, Any]:
     ):
         assert group in groups
         values[section] = {}  # checked by composing every file
+    values["validate"]["calibrations"] = {}  # of the group `calibration`
     return values
 
 
+def keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def missing_keys(model: type[BaseModel], values: dict[str, Any], prefix: str = "") -> list[str]:
-    missing = [prefix + name for name in model.model_fields if name not in values]
+    missing = [prefix + name for name in keys(model) if name not in values]
     for name, inner in submodels(model):
         missing += missing_keys(inner, values.get(name, {}), f"{prefix}{name}.")
     return missing
@@ -141,7 +147,7 @@ def other_defaults(model: type[BaseModel], values: dict[str, Any], prefix: str =
 
     others = [
         prefix + name
-        for name, field in model.model_fields.items()
+        for name, field in keys(model).items()
         if not field.is_required() and plain(field.default) != values[name]
     ]
     for name, inner in submodels(model):
@@ -152,7 +158,7 @@ def other_defaults(model: type[BaseModel], values: dict[str, Any], prefix: str =
 def submodels(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
     return [
         (name, field.annotation)
-        for name, field in model.model_fields.items()
+        for name, field in keys(model).items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     ]
 
@@ -306,3 +312,23 @@ class TestSchema:
         config = compose(["allocators.baklava.search=false", "allocators.baklava.slope=3"])
         allocator = config.allocators["baklava"].build()
         assert (allocator.name, allocator.search, allocator.slope) == ("baklava", False, 3.0)
+
+
+class TestValidation:
+    def test_sets_are_those_of_conf_calibration(self, default: ExperimentConfig) -> None:
+        assert list(default.validation.calibrations) == ["ruler", "text", "mixed"]
+        assert default.validation.calibrations["ruler"] == default.calibration
+
+    def test_a_length_that_leaves_no_context_is_refused(self) -> None:
+        lengths = "validate.lengths=[128,1024]"
+        with pytest.raises(UserError, match=r"validate\.lengths: 128 tokens are less than twice .*continuation, 256"):
+            compose(["calibration=text", "validate.enabled=true", lengths])
+        assert compose(["validate.enabled=true", lengths]).validation.lengths == (128, 1024)
+
+
+class TestClaims:
+    @pytest.mark.parametrize("key", ["allocator", "yardstick"])
+    def test_what_is_judged_must_be_evaluated(self, key: str) -> None:
+        with pytest.raises(UserError, match=rf"claims\.{key}: 'duo' is none of the allocators \(uniform, baklava\)"):
+            compose(["claims.enabled=true", f"claims.{key}=duo"])
+        assert getattr(compose([f"claims.{key}=duo"]).claims, key) == "duo"  # nothing is judged

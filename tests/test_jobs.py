@@ -19,6 +19,7 @@ from baklava.layout import Layout
 EXPERIMENTS = (
     [],
     ["experiment=demo"],
+    ["experiment=claims"],
     ["experiment=smoke", "name=other", "results=/elsewhere/my results"],
     ["model=[tiny-llama,qwen2.5-7b]", "task=[vt]", "ratios=[0.25,0.5,0.125]"],
     ["allocator=[uniform,baklava_measured]", "eviction=[streaming_llm,snapkv]"],
@@ -44,6 +45,10 @@ def outputs(job: Any) -> list[Path]:
             return [job.records, job.timings]
         case jobs.SummarizeJob():
             return [job.csv, job.parquet, job.headline, job.timings_csv]
+        case jobs.ValidateJob():
+            return [job.consistency, job.ranking, job.regret]
+        case jobs.ClaimsJob():
+            return [job.output, job.markdown]
         case jobs.ReportJob():
             return [job.figures]
         case jobs.PageJob():
@@ -120,6 +125,8 @@ def test_there_is_one_job_per_model_task_and_method() -> None:
         "merge": 0,
         "measure": models,
         "summarize": 1,
+        "validate": models,
+        "claims": 1,
         "report": 1,
         "page": 1,
         "track": 1,
@@ -165,7 +172,10 @@ class TestWhatAChangeReaches:
         assert self.reached("measure.batch=4") == {"measure"}
 
     def test_summary_settings_evaluate_nothing_again(self) -> None:
-        assert self.reached("summary.confidence=0.9") == {"summarize"}
+        assert self.reached("summary.confidence=0.9") == {"summarize", "claims"}
+
+    def test_bars_evaluate_nothing_again(self) -> None:
+        assert self.reached("claims.lossless_at=[0.5]") == {"claims"}
 
     def test_curves_are_read_where_they_are_needed_alone(self) -> None:
         assert self.reached("curves.levels=[0,0.5]") == {"curves"}

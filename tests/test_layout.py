@@ -28,6 +28,8 @@ def paths(layout: Layout, model: str, other: str, ratio: float) -> list[Path]:
         layout.summary_csv,
         layout.summary_parquet,
         layout.headline,
+        layout.claims,
+        layout.validation(model, other),
         layout.figures,
         layout.figure(other),
         layout.tracked,

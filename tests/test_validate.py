@@ -1,85 +1,108 @@
-"""Consistency of importance: what made-up profiles of known agreement come out as."""
+"""`baklava validate` on a reference model with a made-up profile: what it compares, and what it writes."""
 
 from __future__ import annotations
 
-import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import importance
 
+from baklava.allocate import Uniform, budgets_of
+from baklava.calibration import calibrate
+from baklava.config import compose
+from baklava.curves import Curves
+from baklava.jobs import VALIDATION, CalibrateJob, ValidateJob
+from baklava.layout import Layout
+from baklava.parquet import read_parquet
 from baklava.profile import Profile
-from baklava.validate import COLUMNS, consistency, rank_agreement, top_overlap
+from baklava.regret import COLUMNS as REGRET
+from baklava.validate import validate
 
-L, HKV, GROUP = 5, 4, 2
-
-
-def profile(**head_importance: np.ndarray) -> Profile:
-    """From importance per KV cache `[P, L, Hkv]`, shared by the query heads of each."""
-    heads = {name: np.repeat(values, GROUP, -1).astype(np.float32) for name, values in head_importance.items()}
-    n_prompts = len(next(iter(heads.values())))
-    return Profile("made-up", HKV, heads, np.zeros((n_prompts, L), np.float32))
-
-
-def agreement(name: str, values: np.ndarray) -> dict[str, tuple[float, float]]:
-    table = consistency([profile(**{name: values})])
-    return {row.between: (row.spearman, row.top_overlap) for row in table.itertuples()}
+MODEL = "tiny-llama"
+OVERRIDES = [
+    *("calibration.length=512", "calibration.n_profile=1", "calibration.n_search=2", "ratios=[0,0.5]"),
+    *("allocator=uniform", "eviction=[streaming_llm,snapkv]", "validate.lengths=[448,512]", "validate.n_prompts=1"),
+    "profile.estimators=[eviction_shift,random]",
+]
 
 
-RANKED = np.random.default_rng(0).permutation(L * HKV).reshape(1, L, HKV).astype(float)
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> ValidateJob:
+    """A finished validation."""
+    config = compose([f"results={tmp_path_factory.mktemp('results')}", *OVERRIDES])
+    layout = Layout(config.results, config.name)
+    job = ValidateJob.of(config, layout, MODEL)
+    calibrate(CalibrateJob.of(config, layout, MODEL))
+    heads = np.repeat(importance(MODEL), 2, axis=1)[None].astype(np.float32)  # [1, L, Hq]
+    profile = Profile(
+        MODEL, 4, {"eviction_shift": heads, "random": 1 - heads}, np.ones((1, 6), np.float32), meta={"path": "made up"}
+    )
+    profile.save(job.profile)
+    for eviction, path in job.curves.items():
+        rises = importance(MODEL)[None, None].astype(np.float32)  # [1, 1, L, Hkv]
+        meta = {"policy": job.evictions[eviction].model_dump(mode="json")}
+        Curves(MODEL, eviction, (0.0,), rises, np.ones(1, np.float32), meta).save(path)
+    for cell in job.cells:
+        budgets_of(Uniform(name="uniform"), profile, cell.ratio).save(cell.path)
+    validate(job)
+    return job
 
 
-def test_prompts_that_rank_alike_agree_whatever_the_scale() -> None:
-    assert agreement("e", np.concatenate([RANKED, RANKED**3, 2 * RANKED, RANKED + 5])) == {
-        "prompts": (pytest.approx(1.0), 1.0),
-        "halves": (pytest.approx(1.0), 1.0),
+def table(path: Path) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+def test_every_set_and_every_length_is_compared_with_every_other(job: ValidateJob) -> None:
+    rows = [row for row in table(job.consistency) if row["estimator"] == "eviction_shift"]
+    assert [(row["between"], row["pair"]) for row in rows] == [
+        ("prompts", ""),
+        ("halves", ""),
+        ("sets", "ruler - text"),
+        ("sets", "ruler - mixed"),
+        ("sets", "text - mixed"),
+        ("lengths", "448 - 512"),
+    ]
+    assert all(-1 <= row["spearman"] <= 1 and 0 <= row["top_overlap"] <= 1 for row in rows[2:])
+    assert {row["spearman"] for row in rows[2:]} != {1.0}  # other prompts are others
+
+
+def test_the_control_agrees_with_itself_whatever_the_prompts(job: ValidateJob) -> None:
+    rows = [row for row in table(job.consistency) if row["estimator"] == "random" and row["pair"]]
+    assert [(row["spearman"], row["top_overlap"]) for row in rows] == [(pytest.approx(1.0), 1.0)] * 4
+
+
+def test_the_profile_is_ranked_against_the_curves_of_every_policy(job: ValidateJob) -> None:
+    found = {(row["eviction"], row["estimator"]): row["spearman"] for row in table(job.ranking)}
+    assert found == {
+        (eviction, estimator): pytest.approx(expected)
+        for eviction in ("streaming_llm", "snapkv")
+        for estimator, expected in (("eviction_shift", 1.0), ("random", -1.0))
     }
 
 
-def test_prompts_that_rank_the_other_way_round_disagree() -> None:
-    assert agreement("e", np.concatenate([RANKED, -RANKED])) == {
-        "prompts": (pytest.approx(-1.0), 0.0),
-        "halves": (pytest.approx(-1.0), 0.0),
-    }
+def test_regret_is_against_the_experiments_methods_on_the_search_prompts(job: ValidateJob) -> None:
+    rows = read_parquet(job.regret, REGRET, schema=1, what="regret", hint="").to_pylist()
+    assert [(row["eviction"], row["ratio"], row["estimator"]) for row in rows] == [
+        (eviction, 0.5, estimator)
+        for eviction in ("streaming_llm", "snapkv")
+        for estimator in ("eviction_shift", "random", "measured")
+    ]
+    for row in rows:
+        assert (row["best"], row["n_prompts"]) == ("uniform", 2)
+        assert row["regret"] == pytest.approx(row["loss"] - row["loss_best"])
+    by = {(row["eviction"], row["estimator"]): row["loss"] for row in rows}
+    assert by["snapkv", "measured"] == by["snapkv", "eviction_shift"]  # the same ranking
+    assert by["snapkv", "measured"] != by["streaming_llm", "measured"]
 
 
-def test_halves_can_agree_where_prompts_do_not() -> None:
-    """Noise of single prompts averages out."""
-    noise = np.random.default_rng(1).normal(0, 8, (40, L, HKV))
-    found = agreement("e", RANKED + noise)
-    assert found["halves"][0] > found["prompts"][0] + 0.3
-    assert found["halves"][1] > found["prompts"][1]
-
-
-def test_agreement_is_the_mean_over_pairs_of_prompts() -> None:
-    some = np.concatenate([RANKED, RANKED, -RANKED])  # pairs: 1, -1, -1
-    assert agreement("e", some)["prompts"] == (pytest.approx(-1 / 3), pytest.approx(1 / 3))
-
-
-def test_the_top_is_a_part_of_all_kv_caches() -> None:
-    one = np.arange(20.0)
-    other = np.where(one >= 17, -one, one)  # the best three of six become the worst
-    assert top_overlap(np.stack([one, other]), top=0.3) == pytest.approx(3 / 6)
-    assert top_overlap(np.stack([one, other]), top=0.15) == 0.0
-    assert top_overlap(np.stack([one, other]), top=1.0) == 1.0
-
-
-def test_a_single_prompt_has_nothing_to_agree_with() -> None:
-    table = consistency([profile(e=RANKED)])
-    assert table[["spearman", "top_overlap"]].isna().all(axis=None)
-    assert table["n_prompts"].tolist() == [1, 1]
-
-
-def test_equal_importance_everywhere_has_no_ranking() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert np.isnan(rank_agreement(np.ones((3, 4, 2))))
-        assert rank_agreement(np.stack([np.ones(6), np.arange(6), np.arange(6)])) == pytest.approx(1.0)
-
-
-def test_the_table_has_a_row_per_model_estimator_and_comparison_and_types() -> None:
-    some = [profile(a=np.concatenate([RANKED, RANKED]), b=np.concatenate([RANKED, RANKED])) for _ in range(2)]
-    table = consistency(some)
-    assert table["estimator"].tolist() == ["a", "a", "b", "b"] * 2
-    assert table["between"].tolist() == ["prompts", "halves"] * 4
-    assert {name: str(kind) for name, kind in table.dtypes.items()} == COLUMNS
-    assert {name: str(kind) for name, kind in consistency([]).dtypes.items()} == COLUMNS
+def test_every_table_has_a_figure_beside_it(job: ValidateJob) -> None:
+    folder = job.regret.parent
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{what}.{kind}" for what in VALIDATION for kind in ("parquet", "png", "svg")
+    )
+    for what in VALIDATION:
+        assert (folder / f"{what}.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (folder / f"{what}.svg").read_text(encoding="utf-8")

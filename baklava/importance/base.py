@@ -9,6 +9,7 @@ from torch import Tensor
 
 # Positions compared at a time: float32 copies of a whole prompt would take more memory than its prefill.
 BLOCK = 4096
+EPSILON = 1e-8  # least norm that is divided by
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     n = a.shape[-2]
     total = torch.zeros((), device=a.device)
     for start in range(0, n, BLOCK):
-        some = slice(start, start + BLOCK)
-        total = total + torch.cosine_similarity(a[..., some, :].float(), b[..., some, :].float(), dim=-1).sum(-1)
+        one, other = (some[..., start : start + BLOCK, :].float() for some in (a, b))
+        # Norms before broadcasting: a KV head's values are compared with the outputs of its whole group.
+        norms = one.norm(dim=-1).clamp(min=EPSILON) * other.norm(dim=-1).clamp(min=EPSILON)
+        total = total + ((one * other).sum(-1) / norms).sum(-1)
     return 1.0 - total / n

@@ -34,8 +34,10 @@ class Recorder:
         self._positions = torch.empty(0, dtype=torch.long)
         self._shown: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         self._entered: dict[int, Tensor] = {}
-        self.heads = {name: torch.zeros(loaded.n_layers, loaded.n_q_heads) for name in self._estimators}
-        self.layers = torch.zeros(loaded.n_layers)
+        # On the model's device: fetching a number from it at every layer would make it wait.
+        shape, device = (loaded.n_layers, loaded.n_q_heads), loaded.device
+        self.heads = {name: torch.zeros(shape, device=device) for name in self._estimators}
+        self.layers = torch.zeros(loaded.n_layers, device=device)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -76,7 +78,7 @@ class Recorder:
             self.layers[place] = turned = cosine_distance(before, before + added)
             view = self._view(module, *self._shown.pop(index), turned)
             for name, estimate in self._estimators.items():
-                self.heads[name][place] = estimate(view).cpu()
+                self.heads[name][place] = estimate(view)
 
         return entering, leaving
 

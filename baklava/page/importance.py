@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from baklava.agreement import rank_agreement
 from baklava.page.heat_map import heat_map
 from baklava.page.view import Frame, View
 from baklava.plots.importance import maps_of, precision
 from baklava.profile import Profile
-from baklava.validate import rank_agreement
 
 
 def importance(profiles: dict[str, Profile]) -> View:

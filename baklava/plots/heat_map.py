@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -63,6 +64,8 @@ def _ticks(axes: Axes, n_layers: int, n_columns: int) -> None:
 
 def _numbers(axes: Axes, values: NDArray, dark_above: float, text: str) -> None:
     for (layer, column), value in _each(values):
+        if math.isnan(value):
+            continue
         colour = "white" if value > dark_above else INK
         axes.text(column + 0.5, layer + 0.5, format(value, text), ha="center", va="center", fontsize=7.5, color=colour)
 

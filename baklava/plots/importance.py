@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from baklava.agreement import rank_agreement
 from baklava.importance import ESTIMATORS
 from baklava.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
 from baklava.plots.style import headings
 from baklava.profile import Profile
-from baklava.validate import rank_agreement
 
 
 def importance(profile: Profile) -> Figure:

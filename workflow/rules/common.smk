@@ -100,6 +100,10 @@ wildcard_constraints:
 FIGURES = report_figures(experiment)
 
 targets = [layout.summary_csv, layout.headline, layout.page, *(layout.figure(figure.name) for figure in FIGURES)]
+if experiment.claims.enabled:
+    targets += [layout.claims, layout.claims.with_suffix(".md")]
+if experiment.validation.enabled:
+    targets += [layout.validation(model, "regret") for model in experiment.models]
 if experiment.measure.enabled:
     targets += [layout.measurements(model) for model in experiment.models]
 if experiment.tracking.enabled:

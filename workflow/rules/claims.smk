@@ -1,0 +1,31 @@
+# Over all models: every allocator beside the one whose claims are judged, and the bars, met or missed.
+claims_job = jobs.ClaimsJob.of(experiment, layout)
+
+
+rule claims:
+    input:
+        claims_job.records,
+    output:
+        json=claims_job.output,
+        markdown=report(
+            claims_job.markdown,
+            category="Headlines",
+            labels={"table": "claims and bars"},
+            caption="../report/claims.rst",
+        ),
+    log:
+        layout.log("claims"),
+    conda:
+        "../envs/baklava.yaml"
+    params:
+        job=claims_job.model_dump_json(),
+    message:
+        "Claims: {output.markdown}"
+    shell:
+        "baklava claims --job {params.job:q} > {log:q} 2>&1"
+
+
+if experiment.claims.enabled:
+
+    onsuccess:
+        print(layout.log("claims").read_text(encoding="utf-8"))
