@@ -1,10 +1,6 @@
 # Per model: would another profile rank the KV caches alike, and how well does each estimator rank them?
 
 
-def validate_job(wildcards) -> jobs.ValidateJob:
-    return jobs.ValidateJob.of(experiment, layout, wildcards.model)
-
-
 rule validation:
     input:
         prompts=layout.prompts("{model}"),
