@@ -155,6 +155,7 @@ class TestWhatAChangeReaches:
             "allocate",
             "evaluate",
             "measure",
+            "validate",
             "report",
             "page",
             "track",

@@ -50,6 +50,12 @@ def test_the_catalog_finds_the_same_workflow(snakemake: Snakemake, repository: P
     assert {rule: count for rule, count in run.planned.items() if rule != "default"} == EVERYTHING
 
 
+def test_validation_takes_curves_and_claims_are_judged_once(snakemake: Snakemake, tmp_path: Path) -> None:
+    overrides = "validate.enabled=true claims.enabled=true model=[tiny-llama,tiny-qwen2] eviction=[streaming_llm,h2o]"
+    planned = snakemake(tmp_path, "-n", overrides=overrides).planned
+    assert (planned["validation"], planned["curves"], planned["claims"]) == (2, 4, 1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [

@@ -62,6 +62,10 @@ def merge_job(wildcards):
     return jobs.MergeJob.of(experiment, layout, wildcards.model, wildcards.task)
 
 
+def validate_job(wildcards):
+    return jobs.ValidateJob.of(experiment, layout, wildcards.model)
+
+
 def memory(stage: str):
     """What a job of this stage asks for in MB, more with every attempt: the last one may have died for want of it."""
     return lambda wildcards, attempt: attempt * getattr(experiment.resources, stage).mem_mb
