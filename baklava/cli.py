@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command in STAGES:
-            changes = {"rebuild": True} if getattr(options, "rebuild", False) else {}
+            changes: dict[str, object] = {"rebuild": True} if getattr(options, "rebuild", False) else {}
             n_failed = _run_stage(options.command, options.overrides, options.job, changes)
             if n_failed:
                 print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)

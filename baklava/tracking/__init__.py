@@ -36,7 +36,7 @@ def track(job: TrackJob) -> None:
     with FileLock(lock):
         store = Store.open(uri, name, artifacts=artifacts_folder(uri, job))
         changes = store.synchronise(runs, n_runs=len(runs), rebuild=job.rebuild)
-        _decorate(store, views(runs.methods, runs.tasks))
+        _decorate(store, views(runs.methods, runs.tasks, measured=runs.measured))
     tracked = {
         "enabled": True,
         "uri": without_password(uri),

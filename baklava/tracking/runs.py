@@ -40,6 +40,7 @@ class Runs:
         self._measured = _measured([path for path in job.measurements if path.is_file()])
         times = timings(job.timings)[[*Cell._fields, *TIMES]]
         self._summary = read_summary(job.summary).merge(times, how="left", on=list(Cell._fields))
+        self.measured = bool(self._measured)
         self.models = sorted(self._headline.models)
         self.methods = sorted(
             {(one.allocator, one.eviction) for numbers in self._headline.models.values() for one in numbers.methods}

@@ -45,15 +45,15 @@ def link(experiment_id: str, key: str) -> str:
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
 
 
-def views(methods: Sequence[tuple[str, str]], tasks: Sequence[str]) -> list[View]:
+def views(methods: Sequence[tuple[str, str]], tasks: Sequence[str], *, measured: bool) -> list[View]:
     """The cells as points, and the models as curves over the ratio; the same at every call.
 
-    Where there are too many tasks for a tag, only the mean has a curve.
+    Speed has a chart where it was measured. Where there are too many tasks for a tag, only the mean has a curve.
     """
-    return [_trade_off(), _curves([method_name(*method) for method in methods], tasks)]
+    return [_trade_off(measured), _curves([method_name(*method) for method in methods], tasks)]
 
 
-def _trade_off() -> View:
+def _trade_off(measured: bool) -> View:
     charts = [
         _chart("SCATTER", "score against KV bytes", **_axes("kv_bytes", "score")),
         _chart(
@@ -63,9 +63,10 @@ def _trade_off() -> View:
             selectedMetrics=["kv_bytes", "score"],
             showAllRuns=True,
         ),
-        _chart("SCATTER", "tokens per second against score", **_axes("score", "tokens_per_second")),
         _chart("SCATTER", "seconds per sample against score", **_axes("score", "seconds_per_sample")),
     ]
+    if measured:
+        charts.append(_chart("SCATTER", "tokens per second against score", **_axes("score", "tokens_per_second")))
     columns = [*_COLUMNS, *(f"metrics.`{name}`" for name in _NUMBERS)]
     name = "Score against KV memory"
     return _view(TRADE_OFF, name, charts, columns=columns, cells=CELLS, order="metrics.`score`")

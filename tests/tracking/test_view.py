@@ -46,11 +46,20 @@ def test_the_other_shows_the_models_scores_over_the_ratio(tracked):
 
 
 def test_views_are_the_same_at_every_call():
-    assert views(METHODS, ["vt"]) == views(METHODS, ["vt"])
+    assert views(METHODS, ["vt"], measured=True) == views(METHODS, ["vt"], measured=True)
+
+
+def test_speed_has_a_chart_where_it_was_measured():
+    def drawn(measured: bool) -> bool:
+        return "tokens_per_second" in json.dumps(state(views(METHODS, ["vt"], measured=measured)[0].value))
+
+    assert drawn(True)
+    assert not drawn(False)
 
 
 @pytest.mark.parametrize(
-    "view", views([(one, two) for one in ALLOCATORS for two in POLICIES], [f"task_{i}" for i in range(60)])
+    "view",
+    views([(one, two) for one in ALLOCATORS for two in POLICIES], [f"task_{i}" for i in range(60)], measured=True),
 )
 def test_views_of_large_experiments_fit_into_a_tag(view: View):
     assert len(view.value) <= LONGEST_TAG <= MAX_EXPERIMENT_TAG_VAL_LENGTH

@@ -15,6 +15,7 @@ from page import (
     wait_for,
 )
 from selenium import webdriver
+from selenium.webdriver.common.by import By
 from shown import RATIOS, Shown
 
 from baklava.headline import Headline
@@ -98,5 +99,8 @@ def test_the_other_link_opens_scores_over_the_ratio(shown: Shown, driver: webdri
 def test_the_description_leads_to_both_views(shown: Shown, driver: webdriver.Chrome) -> None:
     driver.get(f"{shown.address}/#/experiments/1/runs")
     close_assistant(driver)
-    wait_for(driver, "description", lambda: "tags.stage = 'evaluate'" in text(driver))
-    wait_for(driver, "runs of the models", lambda: "tiny-llama" in text(driver) and "tiny-qwen2" in text(driver))
+    expand = '[data-component-id="mlflow.experiment.metadata_editor.expand_button"]'
+    wait_for(driver, "description", lambda: driver.find_element(By.CSS_SELECTOR, expand)).click()
+    for key in ("trade-off", "curves"):
+        link = f'a[href*="viewStateShareKey={key}"]'
+        wait_for(driver, link, lambda one=link: driver.find_elements(By.CSS_SELECTOR, one))
