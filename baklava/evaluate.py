@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -30,13 +31,14 @@ def evaluate(job: EvaluateJob) -> int:
     recorded as failed in every cell, with the reason; returns how many are.
     """
     run = _Run(job)
-    with run.progress:
-        for batch in batches(run.missing(), job.evaluate):
-            for answers in run.engine.answers(batch):
-                run.keep(answers)
-    write_parquet_rows(job.records, run.rows(), COLUMNS, schema=SCHEMA)
-    answered = (row for row in run.rows() if not row["failed"])
-    write_parquet_rows(job.timings, answered, timings.COLUMNS, schema=timings.SCHEMA)
+    with closing(run.store):
+        with run.progress:
+            for batch in batches(run.missing(), job.evaluate):
+                for answers in run.engine.answers(batch):
+                    run.keep(answers)
+        write_parquet_rows(job.records, run.rows(), COLUMNS, schema=SCHEMA)
+        answered = (row for row in run.rows() if not row["failed"])
+        write_parquet_rows(job.timings, answered, timings.COLUMNS, schema=timings.SCHEMA)
     for index, reason in run.failed.items():
         tqdm.write(f"task {job.task.name}: sample {index} failed: {reason}")
     return len(run.failed)
@@ -51,7 +53,7 @@ class _Run:
         self._tokenizer = load_tokenizer(job.model)
         self._cells = _cells(job)
         self._places = {id(cell): place for place, cell in enumerate(self._cells)}
-        self._store = _store(job)
+        self.store = _store(job)
         self._keys: dict[int, list[str]] = {}  # of each sample, one per cell; none where it failed
         self.failed: dict[int, str] = {}
         self._scores = {cell: [0.0, 0] for cell in range(len(self._cells))}
@@ -98,7 +100,7 @@ class _Run:
                 continue
             keys = self._keys_of(sample)
             self._keys[index] = keys
-            missing = [cell for cell, key in zip(self._cells, keys, strict=True) if key not in self._store]
+            missing = [cell for cell, key in zip(self._cells, keys, strict=True) if key not in self.store]
             self.progress.update(len(keys) - len(missing))
             if missing:
                 engine = self.engine  # what is wrong with all samples is no failure of one
@@ -131,7 +133,7 @@ class _Run:
             entries[self._keys[one.work.sample.index][place]] = one.record
             self._scores[place][0] += one.record["score"]
             self._scores[place][1] += 1
-        self._store.add(entries)
+        self.store.add(entries)
         self.progress.update(len(answers))
         means = {self._cells[place].label: total / n for place, (total, n) in self._scores.items() if n}
         if means:
@@ -155,7 +157,7 @@ class _Run:
                 if index in self.failed:
                     record = failed_record(self.failed[index])
                 else:
-                    record = {"failed": "", "loss": math.nan, **self._store[keys[place]]}
+                    record = {"failed": "", "loss": math.nan, **self.store[keys[place]]}
                 yield {**constant, **which, **record}
 
 
