@@ -121,6 +121,10 @@ def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase
             split=SPLIT, seed=settings.seed, index=index, length=settings.length, count_tokens=count_tokens
         )
         question = sample.question + sample.answer_prefix
+        if not question:  # nothing would predict the answer's first token but the context, which is compressed
+            raise UserError(
+                f"calibration.tasks: task {task.name} asks nothing after its context; take calibration=text for text"
+            )
         yield Prompt(task.name, index, sample.context, question, task.reference_answer(sample))
         index += 1
 

@@ -42,6 +42,12 @@ def test_tasks_take_turns_and_answers_belong_to_their_context(tmp_path):
             assert part in prompt.context
 
 
+def test_a_task_without_a_question_is_refused(tmp_path):
+    task = "{name: plain, family: continuation, data: standin, max_new_tokens: 32}"
+    with pytest.raises(UserError, match=r"^calibration\.tasks: task plain asks nothing"):
+        written(tmp_path, f"calibration.tasks=[{task}]")
+
+
 def test_another_seed_gives_other_prompts(tmp_path):
     _, one = written(tmp_path / "a")
     _, other = written(tmp_path / "b", "calibration.seed=1")
