@@ -76,13 +76,15 @@ def main() -> None:
     ]
     all_cells = cells(loaded, RATIOS)
     swept(engine, samples[:1], all_cells, settings)  # warm-up
-    seconds, together = timed(engine, samples, all_cells, settings)
-    alone_seconds, alone = 0.0, {}
-    for cell in all_cells:  # prefilled for every cell and sample
-        for sample in samples:
-            one_seconds, record = timed(engine, [sample], [cell], settings)
+    seconds, together, alone_seconds, alone = 0.0, {}, 0.0, {}
+    for sample in samples:  # by turns, so that a machine that slows down slows both
+        one_seconds, records = timed(engine, [sample], all_cells, settings)
+        seconds += one_seconds
+        together |= records
+        for cell in all_cells:  # prefilled for every cell
+            one_seconds, records = timed(engine, [sample], [cell], settings)
             alone_seconds += one_seconds
-            alone |= record
+            alone |= records
     more = cells(loaded, [*RATIOS, *(ratio + 0.05 for ratio in RATIOS)])
     curve = {n: timed(engine, samples, more[:n], settings)[0] for n in CURVE}
     speedup, equal = alone_seconds / seconds, together == alone
