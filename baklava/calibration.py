@@ -176,7 +176,7 @@ def calibration_prompts(
     if settings.text is not None:
         assert loaded is not None
         sources.append(text_prompts(settings.text, settings, tokenizer, loaded))
-    for i in tqdm(range(n), desc=f"calibration {settings.name}", unit="prompt"):
+    for i in tqdm(range(n), desc=f"calibrate {settings.name}", unit="prompt"):
         prompt = next(sources[i % len(sources)], None)
         if prompt is None:
             assert settings.text is not None  # tasks never end

@@ -145,7 +145,7 @@ SETTINGS = {
         "/nothing/mine.jsonl",
         "set tasks.jsonl.data",
     ),
-    "text that is not there": ("calibration=text calibration.text.data=/nothing.txt", "/nothing.txt", "give a text"),
+    "text that is not there": ("calibration=text calibration.text.data=/nothing.txt", "/nothing.txt", "to a text"),
     "text that is no UTF-8": ("calibration=text calibration.text.data=INVENTED/latin1.txt", "latin1.txt", "UTF-8"),
     "no KEY=VALUE": ("evaluate.n_samples", "evaluate.n_samples"),
     "unbalanced bracket": ("ratios=[0.5", "ratios=[0.5"),

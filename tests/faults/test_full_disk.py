@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,10 @@ from matplotlib.figure import Figure
 from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
 from baklava.cli import STAGES, main
+from baklava.config import compose
 from baklava.files import write_json
+from baklava.jobs import ReportJob
+from baklava.layout import Layout
 from baklava.parquet import write_parquet, write_parquet_rows
 from baklava.plots.style import save
 from baklava.profile import Profile
@@ -117,9 +119,8 @@ def test_the_command_line_says_it_in_one_line(
     stage.run = lambda job: write_json(empty / "out.json", {"text": MUCH}, schema=1)  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "stage_that_writes_much", stage)
     monkeypatch.setitem(STAGES, "report", STAGES["report"].__class__("ReportJob", "stage_that_writes_much:run", ""))
-    job = {"summary": "s", "headline": "h", "profiles": {}, "budgets": [], "figures": "f"}
-    job |= {"measurements": {}, "needle_grids": {}}
-    assert main(["report", "--job", json.dumps(job)]) == 1
+    job = ReportJob.of(compose([]), Layout(empty, "x"))
+    assert main(["report", "--job", job.model_dump_json()]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith("baklava report: error: [Errno 28] No space left on device; ")
