@@ -26,10 +26,15 @@ LONGEST = 3600  # seconds for one run of the workflow
 SAME = ("summary.csv", "summary.parquet", "headline.json", "calibration", "profile", "budgets", "search", "records")
 
 
+# Files that say when or how long.
+WITH_TIMES = (".usage.csv", ".cost.json", ".journal")
+
+
 def digests(folder: Path) -> dict[str, str]:
     root = folder / "results" / NAME
     files = [path for name in SAME for path in ([root / name] if "." in name else sorted((root / name).rglob("*")))]
-    return {str(path.relative_to(root)): _digest(path) for path in files if path.is_file()}
+    kept = [path for path in files if path.is_file() and not path.name.endswith(WITH_TIMES)]
+    return {str(path.relative_to(root)): _digest(path) for path in kept}
 
 
 def _digest(path: Path) -> str:
