@@ -26,27 +26,16 @@ from typing import Any
 import measure
 import numpy as np
 import torch
-from sweep import RATIOS, TASK, swept
+from sweep import RATIOS, TASK, cells, swept
 
-from baklava.budgets import Budgets
 from baklava.config import EvaluateConfig, ModelConfig
 from baklava.engine import Compression, Engine
-from baklava.eviction import POLICIES
 from baklava.models import reference_model_path
-from baklava.models.load import LoadedModel, load_model
+from baklava.models.load import load_model
 from baklava.statistics import Bootstrap
 from baklava.tasks import Sample
 
 SWEPT = ("streaming_llm", "snapkv", "knorm")
-
-
-def cells(loaded: LoadedModel) -> list[Compression]:
-    shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
-    return [
-        Compression("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
-        for name in SWEPT
-        for ratio in RATIOS
-    ]
 
 
 def with_kvpress(samples: Sequence[Sample], some: Sequence[Compression], arguments: Namespace) -> dict[str, Any]:
@@ -93,7 +82,7 @@ def main() -> None:
         TASK.sample(split="evaluation", seed=0, index=i, length=arguments.length, count_tokens=loaded.count_tokens)
         for i in range(arguments.samples)
     ]
-    some = cells(loaded)
+    some = [cell for name in SWEPT for cell in cells(loaded, RATIOS, (name,))]
     swept(engine, samples[:1], some, settings)  # warm-up
     ours, theirs = [], []
     for _ in range(arguments.rounds):

@@ -30,12 +30,12 @@ TASK = NeedleInHaystack(name="niah_multikey_1", n_keys=4)
 Records = dict[tuple[int, str], dict[str, Any]]
 
 
-def cells(loaded: LoadedModel, ratios: Sequence[float]) -> list[Compression]:
+def cells(loaded: LoadedModel, ratios: Sequence[float], policies: Sequence[str] = POLICIES_SWEPT) -> list[Compression]:
     shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
     return [
         Compression("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
         for ratio in ratios
-        for name in POLICIES_SWEPT
+        for name in policies
     ]
 
 
