@@ -17,7 +17,7 @@ from baklava.errors import UserError
 class Stage:
     """A stage of the chain: its job class and the function that runs one.
 
-    Of stages that compute, the field of the job with the output beside which the use of the machine is kept.
+    Of stages that load a model, the field of the job with the output beside which the use of the machine is kept.
     """
 
     job: str
@@ -52,9 +52,6 @@ def _load(reference: str) -> object:
     return getattr(importlib.import_module(module), name)
 
 
-# The stages that load a model.
-WITH_MODELS = ("calibrate", "profile", "curves", "allocate", "evaluate", "measure", "validate")
-
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3
 
@@ -81,7 +78,7 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
         work = [check(job_class, values, source="--job")]
     else:
         config = compose(overrides)
-        check_ready(config, overrides, models=name in WITH_MODELS)
+        check_ready(config, overrides, models=stage.output is not None)
         claim_results(config, overrides)
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
