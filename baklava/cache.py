@@ -17,10 +17,9 @@ from baklava.context import AttendingLayer, ContextCache, ContextLayer, cache_la
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.ragged_attention import ragged_attention
+from baklava.tail import Tail
 
 Decoding = Literal["grow", "fixed"]
-
-TAIL_GROWTH = 64
 
 
 class BudgetedLayer(AttendingLayer):
@@ -45,9 +44,7 @@ class BudgetedLayer(AttendingLayer):
         self.is_initialized = False
         self.seen = 0
         self.compressed: Compressed | None = None
-        self._tail_keys: Tensor | None = None
-        self._tail_values: Tensor | None = None
-        self._tail_length = 0
+        self._tail: Tail | None = None
         self.expect(None, None)
 
     def expect(self, length: int | None, padding: Tensor | None) -> None:
@@ -81,6 +78,8 @@ class BudgetedLayer(AttendingLayer):
         assert self.compressed is not None
         if mask is not None:
             mask = mask[..., -key.shape[2] :]
+        if self._tail is not None:
+            mask = self._tail.visible(mask, query.shape[2])
         output = ragged_attention(
             query, self.compressed.entries, key, value, scaling=scaling, mask=mask, softcap=softcap
         )
@@ -109,17 +108,10 @@ class BudgetedLayer(AttendingLayer):
             )
         if self._decoding == "fixed":
             return keys, values
-        end = self._tail_length + keys.shape[2]
-        if self._tail_keys is None or self._tail_values is None:
-            self._tail_keys, self._tail_values = keys[:, :, :0], values[:, :, :0]
-        if end > self._tail_keys.shape[2]:  # grow in steps: a copy now and then, not one per token
-            room = max(end, self._tail_length + TAIL_GROWTH, self._tail_length * 5 // 4)
-            self._tail_keys = _grown(self._tail_keys, self._tail_length, room)
-            self._tail_values = _grown(self._tail_values, self._tail_length, room)
-        self._tail_keys[:, :, self._tail_length : end] = keys
-        self._tail_values[:, :, self._tail_length : end] = values
-        self._tail_length = end
-        return self._tail_keys[:, :, :end], self._tail_values[:, :, :end]
+        if self._tail is None:
+            self._tail = Tail(keys[:, :, :0], values[:, :, :0])
+        self._tail.append(keys, values)
+        return self._tail.keys, self._tail.values
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these batch rows, in this order; a row may occur more than once."""
@@ -128,13 +120,21 @@ class BudgetedLayer(AttendingLayer):
         if self.compressed is None:
             raise UserError("the rows of a cache cannot be rearranged while its context is being read")
         self.compressed = self.compressed.select_rows(rows)
-        if self._tail_keys is not None and self._tail_values is not None:
-            here = rows.to(self._tail_keys.device)
-            self._tail_keys, self._tail_values = self._tail_keys[here], self._tail_values[here]
+        if self._tail is not None:
+            self._tail.select_rows(rows)
+
+    def append_rows(self, other: BudgetedLayer) -> None:
+        """Take in the rows of another layer, which read their own context, after the own ones."""
+        if self.compressed is None or other.compressed is None or self._tail is None or other._tail is None:
+            raise UserError('rows join others once both have read on after their context, with decoding="grow"')
+        mine, theirs = (torch.arange(one.counts.shape[0]) for one in (self.compressed, other.compressed))
+        self.compressed = Compressed.joined([(self.compressed, mine), (other.compressed, theirs)])
+        self._tail.append_rows(other._tail)
+        self.seen = max(self.seen, other.seen)
 
     def allocated_bytes(self) -> int:
         """Bytes of every tensor that holds keys or values, room for growth included."""
-        tensors = [self._tail_keys, self._tail_values]
+        tensors: list[Tensor | None] = [] if self._tail is None else [*self._tail.tensors]
         if self._context is not None:
             tensors += [self._context.keys, self._context.values]
         if self.compressed is not None:
@@ -146,11 +146,13 @@ class BudgetedLayer(AttendingLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens (a negative number, as in transformers); never into the compressed context."""
         n = abs(tokens_to_remove)
-        if n and self._decoding == "fixed":
+        if not n:
+            return
+        if self._decoding == "fixed":
             raise UserError('decoding "fixed" overwrites entries, so tokens cannot be taken back; use decoding="grow"')
-        if n > self._tail_length:
-            raise UserError(f"cannot crop {n} tokens: only {self._tail_length} came after the compressed context")
-        self._tail_length -= n
+        if self._tail is None:
+            raise UserError(f"cannot crop {n} tokens: none came after the compressed context")
+        self._tail.crop(n)
         self.seen -= n
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -162,12 +164,6 @@ class BudgetedLayer(AttendingLayer):
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.compressed is not None:
             self.select_rows(torch.arange(self.compressed.counts.shape[0]).repeat_interleave(repeats))
-
-
-def _grown(tensor: Tensor, length: int, room: int) -> Tensor:
-    grown = tensor.new_empty(*tensor.shape[:2], room, tensor.shape[3])
-    grown[:, :, :length] = tensor[:, :, :length]
-    return grown
 
 
 def _bytes(tensors: Sequence[Tensor | None]) -> int:
@@ -312,6 +308,30 @@ class BudgetedCache(Cache):
         layers: list[Any] = self.layers
         for layer in layers:
             layer.reorder_cache(rows)
+
+    def append_rows(self, other: BudgetedCache) -> None:
+        """Take in the rows of another cache after the own ones: from now on they are decoded together.
+
+        Both have read on after their contexts, whose lengths may differ, with decoding "grow". A row that has seen
+        fewer tokens has padding before it, which the attention mask must say.
+        """
+        layers: list[Any] = self.layers
+        others: list[Any] = other.layers
+        for layer, theirs in zip(layers, others, strict=True):
+            if isinstance(layer, BudgetedLayer):
+                layer.append_rows(theirs)
+            else:
+                _append_window(layer, theirs)
+
+
+def _append_window(layer: Any, other: Any) -> None:
+    """Sliding windows `[B, Hkv, n, D]` of different length end together."""
+    n = max(layer.keys.shape[2], other.keys.shape[2])
+    for name in ("keys", "values"):
+        windows = (getattr(one, name) for one in (layer, other))
+        padded = [torch.nn.functional.pad(one, (0, 0, n - one.shape[2], 0)) for one in windows]
+        setattr(layer, name, torch.cat(padded))
+    layer.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
 
 
 def _policies(eviction: str | EvictionPolicy | Sequence[EvictionPolicy]) -> list[EvictionPolicy]:

@@ -4,105 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from baklava.budgets import Budgets
-from baklava.config import EvaluateConfig, EvictionConfig
+from baklava.config import EvaluateConfig
+from baklava.decoding import Pool, Row
 from baklava.errors import UserError
-from baklava.eviction import EvictionPolicy, StreamingLLM
-from baklava.fingerprint import fingerprint
-from baklava.generation import Sequences, answer_losses, compressed, greedy_answers, prefill
-from baklava.jobs import MethodBudgets
+from baklava.generation import Sequences, answer_losses, compressed, prefill
 from baklava.models.load import LoadedModel
 from baklava.prompts import split_prompt
 from baklava.tasks import Sample, Task
+from baklava.work import Answer, Compression, Work, batches
 
-# Part of every fingerprint: raise it with a change after which the engine may give other answers.
-VERSION = 1
-
-MOST_PADDING = 0.1  # samples are read together while padding is at most this part of what is read
-MOST_TOGETHER = 16
 MEMORY_PART = 0.5  # of the memory that is free, for the rows that are decoded together
-
-
-@dataclass(frozen=True)
-class Compression:
-    """A way to compress; `full` is the uncompressed cache."""
-
-    allocator: str
-    eviction: str
-    ratio: float
-    budgets: Budgets
-    policy: EvictionPolicy
-
-    @classmethod
-    def full(cls, *, n_layers: int, n_kv_heads: int) -> Compression:
-        budgets = Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)
-        return cls("full", "none", 0.0, budgets, StreamingLLM())
-
-    @property
-    def label(self) -> str:
-        return "full" if self.allocator == "full" else f"{self.allocator}/{self.eviction} r={self.ratio:g}"
-
-    def fingerprint(self, *more: Any) -> str:
-        """Of what this cell contributes to an answer, together with `more`."""
-        shares = [[round(float(share), 12) for share in row] for row in self.budgets.shares]
-        policy = [self.policy.family, asdict(self.policy)] if self.budgets.ratio else None
-        return fingerprint(VERSION, shares, self.budgets.ratio, policy, *more)
-
-
-def cells_of(
-    methods: Iterable[MethodBudgets], evictions: Mapping[str, EvictionConfig], *, n_layers: int, n_kv_heads: int
-) -> list[Compression]:
-    """The full cache, then the cells of a job. Raises `UserError` for budgets of another ratio than asked for."""
-    cells = [Compression.full(n_layers=n_layers, n_kv_heads=n_kv_heads)]
-    for one in methods:
-        budgets = Budgets.load(one.path)
-        if budgets.ratio != one.ratio:
-            raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
-        cells.append(Compression(one.allocator, one.eviction, one.ratio, budgets, evictions[one.eviction].build()))
-    return cells
-
-
-@dataclass(frozen=True)
-class Work:
-    """A sample, its tokens that are compressed and those that are read after it, and the cells that answer it."""
-
-    sample: Sample
-    context: list[int]
-    question: list[int]
-    cells: Sequence[Compression]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one cell made of one sample, or why it made nothing."""
-
-    work: Work
-    cell: Compression
-    record: dict[str, Any]
-    failed: str = ""
-
-
-def batches(works: Iterable[Work], settings: EvaluateConfig) -> Iterator[list[Work]]:
-    """Work in the order given, samples of about equal length together until a batch of rows is full."""
-    batch: list[Work] = []
-    for work in works:
-        lengths = [len(one.context) for one in (*batch, work)]
-        padded = max(lengths) * len(lengths)
-        n_rows = sum(len(one.cells) for one in (*batch, work))
-        full = n_rows > settings.batch_rows or len(lengths) > MOST_TOGETHER
-        if batch and (full or padded - sum(lengths) > MOST_PADDING * padded):
-            yield batch
-            batch = []
-        batch.append(work)
-    if batch:
-        yield batch
+ROOM_PART = 0.5  # of the rows decoded together; once so many have ended, others begin
 
 
 class Engine:
@@ -113,8 +32,8 @@ class Engine:
     """
 
     def __init__(self, loaded: LoadedModel, task: Task, settings: EvaluateConfig):
-        self._loaded = loaded
-        self._task = task
+        self.loaded = loaded
+        self.task = task
         self._settings = settings
         if settings.length > loaded.n_positions:
             raise UserError(
@@ -128,136 +47,242 @@ class Engine:
         Raises `UserError` where it takes more positions than the model has.
         """
         settings = self._settings
-        parts = split_prompt(sample, self._loaded.tokenizer, protocol=settings.protocol, chat=settings.chat_template)
-        context, rest = self._loaded.encode(parts.context, begin=parts.begin), self._loaded.encode(parts.rest)
+        parts = split_prompt(sample, self.loaded.tokenizer, protocol=settings.protocol, chat=settings.chat_template)
+        context, rest = self.loaded.encode(parts.context, begin=parts.begin), self.loaded.encode(parts.rest)
         if not rest:
             context, rest = context[:-1], context[-1:]
         needed = len(context) + len(rest) + sample.max_new_tokens
-        if needed > self._loaded.n_positions:
+        if needed > self.loaded.n_positions:
             raise UserError(
-                f"task {self._task.name}: sample {sample.index} takes {needed} tokens, but model {self._loaded.name} "
-                f"has {self._loaded.n_positions} positions; lower evaluate.length"
+                f"task {self.task.name}: sample {sample.index} takes {needed} tokens, but model {self.loaded.name} "
+                f"has {self.loaded.n_positions} positions; lower evaluate.length"
             )
         return Work(sample, context, rest, cells)
 
-    def answers(self, batch: Sequence[Work]) -> Iterator[list[Answer]]:
-        """All cells' answers to a batch of samples, in parts, as they are finished.
+    def answers(self, works: Iterable[Work], most: int | None = None) -> Iterator[list[Answer]]:
+        """All cells' answers, as they are finished, from at most `most` rows at a time (None: as the settings say).
 
-        Where memory runs out the samples are read one by one, and the rows decoded in halves; where it does not do for
-        one sample or row, that one has failed.
+        Where memory runs out, what was under way begins anew with half as many rows at a time; a sample that cannot be
+        read alone, or a row that cannot be decoded alone, has failed.
         """
-        started = time.perf_counter()
-        try:
-            prefilled = prefill(
-                self._loaded, [one.context for one in batch], [cell.policy for one in batch for cell in one.cells]
-            )
-        except torch.OutOfMemoryError:
-            prefilled = None
-        if prefilled is None:
-            if len(batch) == 1:
-                yield [_out_of_memory(batch[0], cell) for cell in batch[0].cells]
-            else:
-                for one in batch:
-                    yield from self.answers([one])
-            return
-        rows = [(place, cell) for place, one in enumerate(batch) for cell in one.cells]
-        prefill_seconds = (time.perf_counter() - started) / len(rows)
-        most = len(rows)
-        while rows:
-            n = min(most, self._n_fitting(rows, batch))
+        run = _Run(self, works, most or self._settings.batch_rows)
+        while True:
             try:
-                yield self._decoded(prefilled, rows[:n], batch, prefill_seconds)
+                answers, out_of_memory = run.advance(), False
             except torch.OutOfMemoryError:
-                if n > 1:
-                    most = n // 2
-                    continue
-                place, cell = rows[0]
-                yield [_out_of_memory(batch[place], cell)]
-            rows = rows[n:]
+                answers, out_of_memory = [], True  # mended below: the exception holds on to tensors
+            if answers is None:
+                return
+            if out_of_memory:
+                failed, again = run.give_up()
+                answers = [_out_of_memory(work, cell) for work in failed for cell in work.cells]
+                yield from self.answers(again, max(1, min(run.most, sum(len(one.cells) for one in again)) // 2))
+            if answers:
+                yield answers
 
-    def _decoded(
-        self,
-        prefilled: Sequences,
-        rows: Sequence[tuple[int, Compression]],
-        batch: Sequence[Work],
-        prefill_seconds: float,
-    ) -> list[Answer]:
-        started = time.perf_counter()
-        budgets, policies = [cell.budgets for _, cell in rows], [cell.policy for _, cell in rows]
-        sequences = compressed(self._loaded, prefilled, budgets, policies, [place for place, _ in rows])
-        kept, sizes = sequences.kept_entries(), sequences.row_bytes()
-        works = [batch[place] for place, _ in rows]
-        found = self._by_loss(sequences, works) if self._task.by_loss else self._generated(sequences, works)
-        seconds = (time.perf_counter() - started) / len(rows) + prefill_seconds
-        return [
-            Answer(work, cell, {**self._record(work, one), "kept_entries": n, "kv_bytes": size, "seconds": seconds})
-            if math.isfinite(one["score"])
-            else Answer(work, cell, {}, f"its score is {one['score']}; try another model.dtype")
-            for work, (_, cell), one, n, size in zip(works, rows, found, kept, sizes, strict=True)
-        ]
-
-    def _generated(self, sequences: Sequences, works: Sequence[Work]) -> list[dict[str, Any]]:
-        """Predictions and their scores."""
-        samples = [work.sample for work in works]
-        tokens = greedy_answers(
-            self._loaded,
-            sequences,
-            [work.question for work in works],
-            max_new_tokens=[sample.max_new_tokens for sample in samples],
-            one_line=[sample.one_line for sample in samples],
-        )
-        predictions = [self._loaded.decode(one) for one in tokens]
-        return [
-            {"prediction": text, "score": self._task.score(text, sample.answers, sample.all_classes)}
-            for text, sample in zip(predictions, samples, strict=True)
-        ]
-
-    def _by_loss(self, sequences: Sequences, works: Sequence[Work]) -> list[dict[str, Any]]:
-        """Losses per token of the answers, and the geometric mean probabilities that are their scores."""
-        answers = [self._loaded.encode(work.sample.answers[0]) for work in works]
-        losses = answer_losses(self._loaded, sequences, [work.question for work in works], answers)
-        return [{"prediction": "", "score": math.exp(-loss), "loss": loss} for loss in losses.tolist()]
-
-    def _record(self, work: Work, found: dict[str, Any]) -> dict[str, Any]:
-        sample = work.sample
-        total = self._n_caches * len(work.context)
-        return {
+    def record(self, begun: _Begun, found: dict[str, Any], seconds: float) -> Answer:
+        """Of a row that is finished, with what was `found`: prediction, score, loss."""
+        work = begun.work
+        if not math.isfinite(found["score"]):
+            return Answer(work, begun.cell, {}, f"its score is {found['score']}; try another model.dtype")
+        total = self.n_caches * len(work.context)
+        record = {
             **found,
             "context_tokens": len(work.context),
-            "answers": list(sample.answers),
-            "group": sample.group,
+            "answers": list(work.sample.answers),
+            "group": work.sample.group,
             "total_entries": total,
             "kv_bytes_full": total * self._entry_bytes,
+            "kept_entries": begun.kept_entries,
+            "kv_bytes": begun.kv_bytes,
+            "seconds": seconds,
         }
+        return Answer(work, begun.cell, record)
+
+    def n_after(self, work: Work) -> int:
+        """Tokens that are read together after the context."""
+        answer = self.loaded.encode(work.sample.answers[0]) if self.task.by_loss else []
+        return len(work.question) + len(answer)
+
+    def n_fitting(self, rows: Sequence[tuple[Work, Compression]], going: Sequence[tuple[Work, Compression]]) -> int:
+        """How many of the rows, from the first on, fit into memory beside those that are decoded already."""
+        if self._settings.memory_gib is None:
+            memory = MEMORY_PART * self.loaded.free_memory()
+        else:
+            memory = self._settings.memory_gib * 2**30 - sum(self._row_bytes(*one) for one in going)
+        for n, one in enumerate(rows):
+            memory -= self._row_bytes(*one)
+            if memory < 0:
+                return n
+        return len(rows)
+
+    def _row_bytes(self, work: Work, cell: Compression) -> float:
+        """The most that a row takes, about: twice what it keeps and reads, as rows are copied when others leave."""
+        after = len(work.question) + work.sample.max_new_tokens
+        return 2 * ((1 - cell.budgets.ratio) * len(work.context) + after) * self.n_caches * self._entry_bytes
 
     @property
-    def _n_caches(self) -> int:
-        return self._loaded.n_layers * self._loaded.n_kv_heads
+    def n_caches(self) -> int:
+        return self.loaded.n_layers * self.loaded.n_kv_heads
 
     @cached_property
     def _entry_bytes(self) -> int:
         """Bytes of one entry's key and value."""
-        config = self._loaded.model.config.get_text_config(decoder=True)
+        config = self.loaded.model.config.get_text_config(decoder=True)
         dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * dimension * self._loaded.model.dtype.itemsize
+        return 2 * dimension * self.loaded.model.dtype.itemsize
 
-    def _n_fitting(self, rows: Sequence[tuple[int, Compression]], batch: Sequence[Work]) -> int:
-        """How many of the rows, from the first on, are decoded together: by the setting, and by memory."""
-        memory = self._memory()
-        for n, (place, cell) in enumerate(rows):
-            work = batch[place]
-            after = len(work.question) + work.sample.max_new_tokens
-            entries = (1 - cell.budgets.ratio) * len(work.context) + after
-            memory -= 2 * entries * self._n_caches * self._entry_bytes  # twice: rows are copied when some leave
-            if n == self._settings.batch_rows or memory < 0:
-                return max(1, n)
-        return len(rows)
 
-    def _memory(self) -> float:
-        """Bytes for the rows that are decoded together."""
-        if self._settings.memory_gib is not None:
-            return self._settings.memory_gib * 2**30
-        return MEMORY_PART * self._loaded.free_memory()
+@dataclass(frozen=True)
+class _Begun:
+    """A row whose context is compressed, to so many entries and bytes."""
+
+    work: Work
+    cell: Compression
+    kept_entries: int
+    kv_bytes: int
+
+
+@dataclass
+class _Batch:
+    """Samples that are read together, and their rows that have not begun: (place among the samples, cell)."""
+
+    works: Sequence[Work]
+    waiting: list[tuple[int, Compression]]
+    prefilled: Sequences | None = None
+    seconds: float = 0.0  # of reading, per row
+
+    @classmethod
+    def of(cls, works: Sequence[Work]) -> _Batch:
+        return cls(works, [(place, cell) for place, work in enumerate(works) for cell in work.cells])
+
+    @property
+    def rows(self) -> list[tuple[Work, Compression]]:
+        return [(self.works[place], cell) for place, cell in self.waiting]
+
+
+class _Run:
+    """Work under way: rows that are decoded together, and samples of which rows wait for others to end."""
+
+    def __init__(self, engine: Engine, works: Iterable[Work], most: int):
+        self._engine = engine
+        self._batches = batches(works, most)
+        self._batch: _Batch | None = None
+        self._pool: Pool[_Begun] = Pool(engine.loaded)
+        self.most = most
+
+    @property
+    def _going(self) -> list[tuple[Work, Compression]]:
+        return [(row.what.work, row.what.cell) for row in self._pool.going]
+
+    def advance(self) -> list[Answer] | None:
+        """Do what is next: read, begin or decode. The answers that are finished by it, None after the last."""
+        n_going = len(self._going)
+        if self._batch is None and n_going <= self.most * (1 - ROOM_PART):
+            works = next(self._batches, None)
+            self._batch = _Batch.of(works) if works else None
+        if self._batch is not None:
+            if self._batch.prefilled is None:
+                self._read(self._batch)
+            if n := self._n_beginning(self._batch, n_going):
+                return self._begin(self._batch, n)
+        if not n_going:
+            return None
+        return self._answers(self._pool.step())
+
+    def _read(self, batch: _Batch) -> None:
+        started = time.perf_counter()
+        policies = [cell.policy for _, cell in batch.waiting]
+        batch.prefilled = prefill(self._engine.loaded, [work.context for work in batch.works], policies)
+        batch.seconds = (time.perf_counter() - started) / len(batch.waiting)
+
+    def _n_beginning(self, batch: _Batch, n_going: int) -> int:
+        """How many of the rows that wait begin now: 0 while there is room for few."""
+        n = min(self._n_alike(batch), self.most - n_going)
+        if n_going and n < min(self._n_alike(batch), self.most * ROOM_PART):
+            return 0
+        fitting = self._engine.n_fitting(batch.rows[:n], self._going)
+        return fitting if n_going else max(1, fitting)
+
+    def _n_alike(self, batch: _Batch) -> int:
+        """Rows that can begin together: a sliding window would count the padding before shorter questions."""
+        if not self._engine.loaded.has_windows:
+            return len(batch.waiting)
+        lengths = [self._engine.n_after(work) for work, _ in batch.rows]
+        return next((place for place, length in enumerate(lengths) if length != lengths[0]), len(lengths))
+
+    def _begin(self, batch: _Batch, n: int) -> list[Answer]:
+        """Compress for the first rows that wait, and read their questions."""
+        started = time.perf_counter()
+        assert batch.prefilled is not None
+        rows = batch.waiting[:n]
+        cells, places = [cell for _, cell in rows], [place for place, _ in rows]
+        sequences = compressed(
+            self._engine.loaded,
+            batch.prefilled,
+            [cell.budgets for cell in cells],
+            [cell.policy for cell in cells],
+            places,
+        )
+        works = [batch.works[place] for place in places]
+        sizes = zip(works, cells, sequences.kept_entries(), sequences.row_bytes(), strict=True)
+        begun = [_Begun(*one) for one in sizes]
+        if self._engine.task.by_loss:
+            answers = self._by_loss(sequences, begun, batch.seconds, started)
+        else:
+            seconds = batch.seconds + (time.perf_counter() - started) / n
+            answering = [Row(one, one.work.sample.max_new_tokens, one.work.sample.one_line, seconds) for one in begun]
+            answers = self._answers(self._pool.add(sequences, [work.question for work in works], answering))
+        del batch.waiting[:n]
+        if not batch.waiting:
+            self._batch = None
+        return answers
+
+    def _answers(self, rows: Sequence[Row[_Begun]]) -> list[Answer]:
+        """Predictions and their scores."""
+        answers = []
+        for row in rows:
+            sample = row.what.work.sample
+            text = self._engine.loaded.decode(row.tokens)
+            score = self._engine.task.score(text, sample.answers, sample.all_classes)
+            answers.append(self._engine.record(row.what, {"prediction": text, "score": score}, row.seconds))
+        return answers
+
+    def _by_loss(self, sequences: Sequences, begun: Sequence[_Begun], seconds: float, started: float) -> list[Answer]:
+        """Losses per token of the answers, and the geometric mean probabilities that are their scores."""
+        loaded = self._engine.loaded
+        texts = [loaded.encode(one.work.sample.answers[0]) for one in begun]
+        losses = answer_losses(loaded, sequences, [one.work.question for one in begun], texts).tolist()
+        seconds += (time.perf_counter() - started) / len(begun)
+        found = [{"prediction": "", "score": math.exp(-loss), "loss": loss} for loss in losses]
+        return [self._engine.record(one, each, seconds) for one, each in zip(begun, found, strict=True)]
+
+    def give_up(self) -> tuple[list[Work], list[Work]]:
+        """After memory ran out: what has failed, and what is to begin anew with fewer rows. Both are forgotten here."""
+        going, batch = self._going, self._batch
+        waiting = batch.rows if batch else []
+        if batch and not going and batch.prefilled is None and len(batch.works) == 1:
+            self._batch = None
+            return _works(waiting), []
+        if self.most == 1:
+            if going:
+                self._pool = Pool(self._engine.loaded)
+                return _works(going), []
+            assert batch is not None
+            del batch.waiting[:1]
+            self._batch = batch if batch.waiting else None
+            return _works(waiting[:1]), []
+        self._pool, self._batch = Pool(self._engine.loaded), None
+        return [], _works(going + waiting)
+
+
+def _works(rows: Iterable[tuple[Work, Compression]]) -> list[Work]:
+    """Each sample with those of its cells that are among the rows."""
+    works: dict[int, Work] = {}
+    for work, cell in rows:
+        known = works.get(work.sample.index)
+        works[work.sample.index] = replace(work, cells=[cell] if known is None else [*known.cells, cell])
+    return list(works.values())
 
 
 def _out_of_memory(work: Work, cell: Compression) -> Answer:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from tqdm import tqdm
 
 from baklava import timings
 from baklava.budgets import Budgets
-from baklava.engine import Answer, Compression, Engine, Work, batches, cells_of
+from baklava.engine import Engine
 from baklava.errors import UserError
 from baklava.fingerprint import fingerprint
 from baklava.jobs import EvaluateJob
@@ -22,6 +24,9 @@ from baklava.parquet import write_parquet_rows
 from baklava.records import COLUMNS, SCHEMA, failed_record
 from baklava.store import Store
 from baklava.tasks import Sample
+from baklava.work import Answer, Compression, Work, cells_of
+
+SAVE_SECONDS = 1.0  # answers wait so long, at most, for others to be written with them
 
 
 def evaluate(job: EvaluateJob) -> int:
@@ -33,9 +38,7 @@ def evaluate(job: EvaluateJob) -> int:
     run = _Run(job)
     with closing(run.store):
         with run.progress:
-            for batch in batches(run.missing(), job.evaluate):
-                for answers in run.engine.answers(batch):
-                    run.keep(answers)
+            run.answer()
         write_parquet_rows(job.records, run.rows(), COLUMNS, schema=SCHEMA)
         answered = (row for row in run.rows() if not row["failed"])
         write_parquet_rows(job.timings, answered, timings.COLUMNS, schema=timings.SCHEMA)
@@ -111,6 +114,22 @@ class _Run:
                     self.progress.update(len(missing))
                 else:
                     yield work
+
+    def answer(self) -> None:
+        """Everything that is missing; no model is loaded where nothing is."""
+        missing = self.missing()
+        if (first := next(missing, None)) is None:
+            return
+        answered: list[Answer] = []
+        saved = time.monotonic()
+        try:
+            for answers in self.engine.answers(chain([first], missing)):
+                answered += answers
+                if len(answered) >= self._job.evaluate.batch_rows or time.monotonic() - saved > SAVE_SECONDS:
+                    self.keep(answered)
+                    answered, saved = [], time.monotonic()
+        finally:
+            self.keep(answered)
 
     def _sample(self, index: int) -> Sample:
         settings = self._job.evaluate

@@ -14,9 +14,6 @@ from baklava.context import ContextCache
 from baklava.eviction import EvictionPolicy
 from baklava.models.load import LoadedModel
 
-# Rows that have ended leave the batch once they are so large a part of it; sooner costs more copying than it saves.
-ENDED_PART = 0.25
-
 # So many logits are held at a time where the loss of a text is measured.
 MOST_LOGITS = 2**26
 IGNORED = -100  # no target
@@ -76,6 +73,22 @@ class Sequences:
         self.budgeted.select_rows(rows)
         self.lengths = self.lengths[rows]
         self.mask = None if self.mask is None else self.mask[rows]
+
+    def append_rows(self, other: Sequences) -> None:
+        """Take in the rows of others after the own ones; the shorter get padding before them."""
+        lengths = [one.cache.get_seq_length() for one in (self, other)]
+        if self.mask is not None or other.mask is not None or lengths[0] != lengths[1]:
+            self.mask = torch.cat([one._mask_of(max(lengths)) for one in (self, other)])
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.budgeted.append_rows(other.budgeted)
+
+    def _mask_of(self, length: int) -> Tensor:
+        """The mask of so many positions, the own ones last."""
+        own = self.cache.get_seq_length()
+        mask = self.mask
+        if mask is None:
+            mask = torch.ones(len(self.lengths), own, dtype=torch.int64, device=self.lengths.device)
+        return torch.nn.functional.pad(mask, (length - own, 0))
 
 
 @torch.inference_mode()
@@ -142,51 +155,3 @@ def answer_losses(
         ).sum(-1)
         start = end
     return (totals / (targets != IGNORED).sum(-1)).cpu()
-
-
-@torch.inference_mode()
-def greedy_answers(
-    model: LoadedModel,
-    rows: Sequences,
-    questions: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: Sequence[int],
-    one_line: Sequence[bool],
-) -> list[list[int]]:
-    """Greedy continuation of every row after its question, until an end token or so many tokens.
-
-    A row of one line also ends at a new line, and its first token is neither.
-    """
-    answers: list[list[int]] = [[] for _ in questions]
-    places = list(range(len(questions)))  # which question each row of the batch belongs to
-    ended = set[int]()
-    stop = _stop_tokens(model)
-    stop_line = stop | set(model.encode("\n")[-1:])
-    tokens: Sequence[Sequence[int]] = questions
-    while True:
-        logits = rows.read(model, tokens, logits_to_keep=1)[:, -1]  # [B, vocabulary]
-        if tokens is questions and any(one_line):
-            lines = torch.tensor([row for row, one in enumerate(one_line) if one], device=logits.device)
-            logits[lines[:, None], torch.tensor(sorted(stop_line), device=logits.device)] = float("-inf")
-        chosen = logits.argmax(-1).tolist()
-        for place, token in zip(places, chosen, strict=True):
-            if place in ended:
-                continue
-            if token in (stop_line if one_line[place] else stop):
-                ended.add(place)
-                continue
-            answers[place].append(token)
-            if len(answers[place]) >= max_new_tokens[place]:
-                ended.add(place)
-        going = [row for row, place in enumerate(places) if place not in ended]
-        if not going:
-            return answers
-        if len(places) - len(going) >= ENDED_PART * len(places):
-            rows.select_rows(torch.tensor(going, device=model.device))
-            places, chosen = [places[row] for row in going], [chosen[row] for row in going]
-        tokens = [[token] for token in chosen]
-
-
-def _stop_tokens(model: LoadedModel) -> set[int]:
-    stop = model.model.generation_config.eos_token_id
-    return set(stop if isinstance(stop, list) else [stop]) - {None}

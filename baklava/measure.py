@@ -13,11 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from baklava.cache import BudgetedCache
-from baklava.engine import Compression, cells_of
 from baklava.jobs import MeasureJob
 from baklava.measurements import COLUMNS, SCHEMA
 from baklava.models.load import LoadedModel, load_model
 from baklava.parquet import write_parquet
+from baklava.work import Compression, cells_of
 
 
 def measure(job: MeasureJob) -> None:

@@ -176,18 +176,32 @@ class RaggedEntries:
         where = (rows[caches // n_kv_heads], caches % n_kv_heads, at)
         return cls(keys[where], values[where], layout, shared)
 
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[RaggedEntries, Tensor]]) -> RaggedEntries:
+        """Of each part these KV caches `[C']`, in this order, part after part; one may occur more than once."""
+        layout = Layout(torch.cat([one.layout.counts[caches.cpu()] for one, caches in parts]), parts[0][0].keys.device)
+        source = torch.empty(layout.n_entries, dtype=torch.int64, device=layout.device)
+        shared: list[Shared] = []
+        n_caches = n_entries = 0
+        for one, caches in parts:
+            new, slots = slots_of(one.layout.counts[caches.cpu()].to(layout.device))
+            places = caches.to(layout.device)
+            source[layout.positions(n_caches + new, slots)] = n_entries + one.layout.positions(places[new], slots)
+            for each in one.shared:
+                owners = torch.isin(places, each.owners).nonzero().squeeze(-1)
+                if len(owners):
+                    shared.append(Shared(each.keys, each.values, n_caches + owners))
+            n_caches += len(caches)
+            n_entries += one.layout.n_entries
+        keys, values = (
+            (torch.cat(stores) if len(stores) > 1 else stores[0]).index_select(0, source)
+            for stores in ([one.keys for one, _ in parts], [one.values for one, _ in parts])
+        )
+        return cls(keys, values, layout, shared)
+
     def select(self, caches: Tensor) -> RaggedEntries:
         """These KV caches `[C']`, in this order; one may occur more than once."""
-        layout = Layout(self.layout.counts[caches.cpu()], self.keys.device)
-        new, slots = slots_of(layout.counts.to(self.keys.device))
-        old = self.layout.positions(caches.to(self.keys.device)[new], slots)
-        source = torch.empty_like(old)
-        source[layout.positions(new, slots)] = old
-        places = caches.to(self.keys.device)
-        shared = [
-            Shared(one.keys, one.values, torch.isin(places, one.owners).nonzero().squeeze(-1)) for one in self.shared
-        ]
-        return RaggedEntries(self.keys[source], self.values[source], layout, [one for one in shared if len(one.owners)])
+        return self.joined([(self, caches)])
 
     @property
     def entry_bytes(self) -> int:
@@ -205,3 +219,9 @@ class RaggedEntries:
         end = pieces.start + pieces.length * len(pieces.owners)
         shape = (len(pieces.owners), pieces.length, -1)
         return self.keys[pieces.start : end].view(shape), self.values[pieces.start : end].view(shape)
+
+    def gathered(self, rest: Rest) -> tuple[Tensor, Tensor]:
+        """A copy `[P, W, D]` of the keys and values of what is left of KV caches, hidden ones among them."""
+        where = rest.index.flatten()  # whole rows at once, which `keys[rest.index]` does not copy
+        shape = (*rest.index.shape, -1)
+        return self.keys.index_select(0, where).view(shape), self.values.index_select(0, where).view(shape)

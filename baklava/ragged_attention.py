@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class _Partial:
     @classmethod
     def of(cls, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, softcap: float | None) -> _Partial:
         """Scaled queries `[P, R, D]`, entries `[P, n, D]`; `hidden` is true where a query may not look."""
-        scores = exact(torch.matmul(query, keys.transpose(-1, -2)))  # [P, R, n]
+        scores = exact(torch.bmm(query, keys.transpose(-1, -2)))  # [P, R, n]
         if softcap is not None:
             scores = soft_cap(scores, softcap)
         if hidden is not None:
@@ -35,7 +35,12 @@ class _Partial:
         # A query that may look at nothing here keeps a finite maximum, so that its weights are 0 and not NaN.
         highest = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
         weights = scores.sub_(highest).exp_()
-        return cls(exact(torch.matmul(weights.to(values.dtype), values)), weights.sum(-1, keepdim=True), highest)
+        return cls(exact(torch.bmm(weights.to(values.dtype), values)), weights.sum(-1, keepdim=True), highest)
+
+    @classmethod
+    def cat(cls, parts: Sequence[_Partial]) -> _Partial:
+        """All of them, one after another."""
+        return cls(*(torch.cat([getattr(one, each.name) for one in parts]) for each in fields(cls)))
 
     def unflatten(self, n: int) -> _Partial:
         """`[1, P * n, D]` as `[P, n, D]`."""
@@ -89,18 +94,23 @@ def ragged_attention(
 
 
 def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap: float | None, how: Backend) -> Tensor:
-    """The tail's part merged with that of the context, by log-sum-exp."""
-    parts = [(torch.arange(query.shape[0], device=query.device), tail)]
-    parts += _of_context(query, entries, softcap, how)
+    """The tail's part merged with those of the context, by log-sum-exp."""
+    found = list(_of_context(query, entries, softcap, how))
+    if not found:
+        return tail.weighted / _positive(tail.total)
+    owner = torch.cat([torch.arange(len(query), device=query.device), *(owners for owners, _ in found)])
+    part = _Partial.cat([tail, *(one for _, one in found)])
     highest = tail.highest.clone()
-    for owner, part in parts[1:]:
-        highest.scatter_reduce_(0, owner[:, None, None].expand_as(part.highest), part.highest, "amax")
-    weighted, total = torch.zeros_like(tail.weighted), torch.zeros_like(tail.total)
-    for owner, part in parts:
-        weight = part.highest.sub_(highest[owner]).exp_()
-        weighted.index_add_(0, owner, part.weighted.mul_(weight))
-        total.index_add_(0, owner, part.total.mul_(weight))
-    return weighted / total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 for a query that may look at nothing
+    highest.scatter_reduce_(0, owner[:, None, None].expand_as(part.highest), part.highest, "amax")
+    weight = part.highest.sub_(highest.index_select(0, owner)).exp_()
+    weighted = torch.zeros_like(tail.weighted).index_add_(0, owner, part.weighted.mul_(weight))
+    total = torch.zeros_like(tail.total).index_add_(0, owner, part.total.mul_(weight))
+    return weighted / _positive(total)
+
+
+def _positive(total: Tensor) -> Tensor:
+    """What to divide by: a query that may look at nothing gets 0."""
+    return total.clamp_(min=torch.finfo(total.dtype).tiny)
 
 
 def _of_context(
@@ -114,11 +124,11 @@ def _of_context(
         yield owners, _Partial(output, torch.ones_like(log_sums), log_sums)
         return
     for one in entries.shared:  # all queries of all its owners at once
-        packed = query[one.owners].flatten(0, 1)[None]  # [1, P * R, D]
+        packed = query.index_select(0, one.owners).flatten(0, 1)[None]  # [1, P * R, D]
         part = _Partial.of(packed, one.keys[None], one.values[None], None, softcap)
         yield one.owners, part.unflatten(query.shape[1])
     for pieces in entries.layout.pieces():
-        yield pieces.owners, _Partial.of(query[pieces.owners], *entries.of(pieces), None, softcap)
+        yield pieces.owners, _Partial.of(query.index_select(0, pieces.owners), *entries.of(pieces), None, softcap)
     if (rest := entries.layout.rest) is not None:
-        keys, values = entries.keys[rest.index], entries.values[rest.index]
-        yield rest.owners, _Partial.of(query[rest.owners], keys, values, rest.hidden, softcap)
+        keys, values = entries.gathered(rest)
+        yield rest.owners, _Partial.of(query.index_select(0, rest.owners), keys, values, rest.hidden, softcap)

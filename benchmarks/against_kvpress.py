@@ -29,11 +29,12 @@ import torch
 from sweep import RATIOS, TASK, cells, swept
 
 from baklava.config import EvaluateConfig, ModelConfig
-from baklava.engine import Compression, Engine
+from baklava.engine import Engine
 from baklava.models import reference_model_path
 from baklava.models.load import load_model
 from baklava.statistics import Bootstrap
 from baklava.tasks import Sample
+from baklava.work import Compression
 
 SWEPT = ("streaming_llm", "snapkv", "knorm")
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-llama")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--batch-rows", type=int, default=36)
+    parser.add_argument("--batch-rows", type=int, default=EvaluateConfig.model_fields["batch_rows"].default)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kvpress-python", type=Path, default=Path(".venv-kvpress/bin/python"))
     arguments = measure.parse(parser)
@@ -83,11 +84,11 @@ def main() -> None:
         for i in range(arguments.samples)
     ]
     some = [cell for name in SWEPT for cell in cells(loaded, RATIOS, (name,))]
-    swept(engine, samples[:1], some, settings)  # warm-up
+    swept(engine, samples[:1], some)  # warm-up
     ours, theirs = [], []
     for _ in range(arguments.rounds):
         started = time.perf_counter()
-        records = swept(engine, samples, some, settings)
+        records = swept(engine, samples, some)
         ours.append(time.perf_counter() - started)
         kvpress = with_kvpress(samples, some, arguments)
         theirs.append(kvpress["seconds"])

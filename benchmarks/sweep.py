@@ -11,20 +11,23 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import measure
 
 from baklava.budgets import Budgets
 from baklava.config import EvaluateConfig, ModelConfig
-from baklava.engine import Compression, Engine, batches
+from baklava.engine import Engine
 from baklava.eviction import POLICIES
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import NeedleInHaystack, Sample
+from baklava.work import Compression
 
 POLICIES_SWEPT = ("streaming_llm", "snapkv", "h2o", "tova", "knorm", "keydiff")
 RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 CURVE = (1, 6, 36, 72)
+TURN = 8  # samples
 TASK = NeedleInHaystack(name="niah_multikey_1", n_keys=4)
 
 Records = dict[tuple[int, str], dict[str, Any]]
@@ -39,20 +42,19 @@ def cells(loaded: LoadedModel, ratios: Sequence[float], policies: Sequence[str] 
     ]
 
 
-def swept(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression], settings: EvaluateConfig) -> Records:
+def swept(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression]) -> Records:
     """Records of all samples and cells, without the seconds."""
     works = (engine.work(sample, some) for sample in samples)
     return {
         (one.work.sample.index, one.cell.label): {key: one.record[key] for key in one.record if key != "seconds"}
-        for batch in batches(works, settings)
-        for answers in engine.answers(batch)
+        for answers in engine.answers(works)
         for one in answers
     }
 
 
-def timed(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression], settings: EvaluateConfig) -> Any:
+def timed(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression]) -> tuple[float, Records]:
     started = time.perf_counter()
-    records = swept(engine, samples, some, settings)
+    records = swept(engine, samples, some)
     return time.perf_counter() - started, records
 
 
@@ -61,7 +63,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-llama")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--batch-rows", type=int, default=36)
+    parser.add_argument("--batch-rows", type=int, default=EvaluateConfig.model_fields["batch_rows"].default)
     arguments = measure.parse(parser)
     loaded = load_model(
         ModelConfig(
@@ -75,18 +77,19 @@ def main() -> None:
         for i in range(arguments.samples)
     ]
     all_cells = cells(loaded, RATIOS)
-    swept(engine, samples[:1], all_cells, settings)  # warm-up
+    swept(engine, samples[:1], all_cells)  # warm-up
     seconds, together, alone_seconds, alone = 0.0, {}, 0.0, {}
-    for sample in samples:  # by turns, so that a machine that slows down slows both
-        one_seconds, records = timed(engine, [sample], all_cells, settings)
+    for start in range(0, len(samples), TURN):  # by turns, so that a machine that slows down slows both
+        some = samples[start : start + TURN]
+        one_seconds, records = timed(engine, some, all_cells)
         seconds += one_seconds
         together |= records
-        for cell in all_cells:  # prefilled for every cell
-            one_seconds, records = timed(engine, [sample], [cell], settings)
+        for sample, cell in product(some, all_cells):  # prefilled for every cell
+            one_seconds, records = timed(engine, [sample], [cell])
             alone_seconds += one_seconds
             alone |= records
     more = cells(loaded, [*RATIOS, *(ratio + 0.05 for ratio in RATIOS)])
-    curve = {n: timed(engine, samples, more[:n], settings)[0] for n in CURVE}
+    curve = {n: timed(engine, samples, more[:n])[0] for n in CURVE}
     speedup, equal = alone_seconds / seconds, together == alone
     rows = [
         ("engine", f"{len(all_cells)}", f"{seconds:.1f}", f"{speedup:.1f}x", "equal" if equal else "DIFFERENT"),

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from baklava.budgets import Budgets
 from baklava.config import EvaluateConfig, ModelConfig
-from baklava.engine import MOST_PADDING, MOST_TOGETHER, Compression, Engine, Work, batches
+from baklava.engine import Engine
 from baklava.eviction import POLICIES
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import NeedleInHaystack, Sample
+from baklava.work import MOST_PADDING, MOST_TOGETHER, Compression, Work, batches
 
 LENGTH = 400
 TASK = NeedleInHaystack(name="needle", max_new_tokens=12)
@@ -52,11 +53,10 @@ def records(
     """Records by (sample, cell), without the seconds."""
     engine = Engine(loaded, TASK, config(**settings))
     found = {}
-    for batch in batches((engine.work(one, cells) for one in samples), config(**settings)):
-        for answers in engine.answers(batch):
-            for one in answers:
-                kept = {key: value for key, value in one.record.items() if key != "seconds"}
-                found[one.work.sample.index, one.cell.label] = kept
+    for answers in engine.answers(engine.work(one, cells) for one in samples):
+        for one in answers:
+            kept = {key: value for key, value in one.record.items() if key != "seconds"}
+            found[one.work.sample.index, one.cell.label] = kept
     return found
 
 
@@ -113,8 +113,26 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     monkeypatch.setattr(module, "prefill", limited("prefill", 1))
     monkeypatch.setattr(module, "compressed", limited("compressed", 2))
     assert records(loaded, cells, samples) == expected
-    one_sample = [("prefill", 1), *(("compressed", n) for n in (6, 3, 1, 1, 1, 1, 1, 1))]
+    alone = [("prefill", 1), *[("compressed", 1)] * 6]
+    one_sample = [("prefill", 1), ("compressed", 6), ("prefill", 1), ("compressed", 3), *alone]
     assert sizes == [("prefill", 2), *one_sample, *one_sample]
+
+
+def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from baklava import engine as module
+
+    sizes: list[int] = []
+    compressed = module.compressed
+    monkeypatch.setattr(module, "compressed", lambda *a: sizes.append(len(a[2])) or compressed(*a))
+    samples = [sample(loaded, index) for index in range(2)]
+    works = [Work(one, [0] * 20, [0] * n, cells[:2]) for one, n in zip(samples, (3, 4), strict=True)]
+    for windows, expected in ((False, [4]), (True, [2, 2])):
+        sizes.clear()
+        monkeypatch.setattr(LoadedModel, "has_windows", windows)
+        assert sum(map(len, Engine(loaded, TASK, config()).answers(works))) == 4
+        assert sizes == expected
 
 
 def test_entries_and_bytes_are_those_of_the_ratio(loaded: LoadedModel, cells: list[Compression]) -> None:
@@ -159,7 +177,7 @@ def test_something_is_left_to_read_after_compression(loaded: LoadedModel) -> Non
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 8)), max_size=30), st.integers(1, 20))
 def test_batches_keep_order_rows_and_padding_within_bounds(sizes: list[tuple[int, int]], rows: int) -> None:
     works = [Work(None, [0] * length, [0], [None] * cells) for length, cells in sizes]  # type: ignore[arg-type, list-item]
-    made = list(batches(works, config(batch_rows=rows)))
+    made = list(batches(works, rows))
     assert [one for batch in made for one in batch] == works
     for batch in made:
         lengths = [len(one.context) for one in batch]

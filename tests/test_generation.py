@@ -11,7 +11,7 @@ from tiny_models import random_model, random_tokens
 from baklava import generation
 from baklava.budgets import Budgets
 from baklava.eviction import SnapKV, StreamingLLM
-from baklava.generation import answer_losses, compressed, greedy_answers, prefill
+from baklava.generation import answer_losses, compressed, prefill
 from baklava.models.load import LoadedModel
 
 NEWLINE = 7
@@ -69,24 +69,3 @@ def test_rows_do_not_depend_on_each_other_nor_on_the_steps(
     monkeypatch.setattr(generation, "MOST_LOGITS", most)
     torch.testing.assert_close(losses(loaded, [0, 1, 2]), alone, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(losses(loaded, [2, 0]), alone[[2, 0]], atol=1e-6, rtol=1e-6)
-
-
-def greedy(loaded: LoadedModel, one_line: list[bool]) -> list[list[int]]:
-    full = prefill(loaded, CONTEXTS, [StreamingLLM()])
-    budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.0)] * 3
-    sequences = compressed(loaded, full, budgets, [StreamingLLM()] * 3, ROWS)
-    return greedy_answers(loaded, sequences, QUESTIONS, max_new_tokens=[12] * 3, one_line=one_line)
-
-
-def test_a_row_of_one_line_ends_at_the_new_line_and_does_not_begin_with_it(
-    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free = greedy(loaded, [False] * 3)
-    seen = free[1]
-    place = next(i for i in range(1, 12) if seen[i] not in seen[:i])
-    monkeypatch.setattr(Tokens, "encode", lambda self, text, **_: [seen[place]])
-    assert greedy(loaded, [False, True, False]) == [free[0], seen[:place], free[2]]
-    monkeypatch.setattr(Tokens, "encode", lambda self, text, **_: [seen[0]])
-    other = greedy(loaded, [False, True, False])
-    assert (other[0], other[2]) == (free[0], free[2])
-    assert other[1] and seen[0] not in other[1]

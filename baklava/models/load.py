@@ -49,6 +49,11 @@ class LoadedModel:
         return len(self.budgeted_layers)
 
     @property
+    def has_windows(self) -> bool:
+        """Whether some layers see a sliding window only."""
+        return self.n_layers < self.model.config.get_text_config(decoder=True).num_hidden_layers
+
+    @property
     def n_q_heads(self) -> int:
         return self.model.config.num_attention_heads
 

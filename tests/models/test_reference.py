@@ -5,9 +5,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import baklava
 from baklava.config import EvaluateConfig, ModelConfig, compose
-from baklava.engine import Compression, Engine
+from baklava.engine import Engine
 from baklava.errors import UserError
 from baklava.models.load import load_model
+from baklava.work import Compression
 
 NAMES = ("tiny-llama", "tiny-qwen2")
 

@@ -1,0 +1,96 @@
+"""What the engine works on: samples in tokens, the cells that answer them, and which are read together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from baklava.budgets import Budgets
+from baklava.config import EvictionConfig
+from baklava.errors import UserError
+from baklava.eviction import EvictionPolicy, StreamingLLM
+from baklava.fingerprint import fingerprint
+from baklava.jobs import MethodBudgets
+from baklava.tasks import Sample
+
+# Part of every fingerprint: raise it with a change after which the engine may give other answers.
+VERSION = 1
+
+MOST_PADDING = 0.1  # samples are read together while padding is at most this part of what is read
+MOST_TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A way to compress; `full` is the uncompressed cache."""
+
+    allocator: str
+    eviction: str
+    ratio: float
+    budgets: Budgets
+    policy: EvictionPolicy
+
+    @classmethod
+    def full(cls, *, n_layers: int, n_kv_heads: int) -> Compression:
+        budgets = Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)
+        return cls("full", "none", 0.0, budgets, StreamingLLM())
+
+    @property
+    def label(self) -> str:
+        return "full" if self.allocator == "full" else f"{self.allocator}/{self.eviction} r={self.ratio:g}"
+
+    def fingerprint(self, *more: Any) -> str:
+        """Of what this cell contributes to an answer, together with `more`."""
+        shares = [[round(float(share), 12) for share in row] for row in self.budgets.shares]
+        policy = [self.policy.family, asdict(self.policy)] if self.budgets.ratio else None
+        return fingerprint(VERSION, shares, self.budgets.ratio, policy, *more)
+
+
+def cells_of(
+    methods: Iterable[MethodBudgets], evictions: Mapping[str, EvictionConfig], *, n_layers: int, n_kv_heads: int
+) -> list[Compression]:
+    """The full cache, then the cells of a job. Raises `UserError` for budgets of another ratio than asked for."""
+    cells = [Compression.full(n_layers=n_layers, n_kv_heads=n_kv_heads)]
+    for one in methods:
+        budgets = Budgets.load(one.path)
+        if budgets.ratio != one.ratio:
+            raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
+        cells.append(Compression(one.allocator, one.eviction, one.ratio, budgets, evictions[one.eviction].build()))
+    return cells
+
+
+@dataclass(frozen=True)
+class Work:
+    """A sample, its tokens that are compressed and those that are read after it, and the cells that answer it."""
+
+    sample: Sample
+    context: list[int]
+    question: list[int]
+    cells: Sequence[Compression]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one cell made of one sample, or why it made nothing."""
+
+    work: Work
+    cell: Compression
+    record: dict[str, Any]
+    failed: str = ""
+
+
+def batches(works: Iterable[Work], n_rows: int) -> Iterator[list[Work]]:
+    """Work in the order given, samples of about equal length together until they make `n_rows` rows."""
+    batch: list[Work] = []
+    for work in works:
+        lengths = [len(one.context) for one in (*batch, work)]
+        padded = max(lengths) * len(lengths)
+        rows = sum(len(one.cells) for one in (*batch, work))
+        full = rows > n_rows or len(lengths) > MOST_TOGETHER
+        if batch and (full or padded - sum(lengths) > MOST_PADDING * padded):
+            yield batch
+            batch = []
+        batch.append(work)
+    if batch:
+        yield batch
