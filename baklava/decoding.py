@@ -63,20 +63,21 @@ class Pool(Generic[What]):
             else:
                 self._sequences.append_rows(sequences)
             self._rows = [*self._rows, *rows]
-            self._leave()
         _share(rows, started)
         return ended
 
     @torch.inference_mode()
     def step(self) -> list[Row[What]]:
-        """One more token of every row; returns the rows that end with it."""
+        """One more token of every row; returns the rows that end with it. Where memory runs out, none has ended."""
         started = time.perf_counter()
+        self._leave()
         rows = self._rows
         assert self._sequences is not None
         last = [row.tokens[-1:] or [0] for row in rows]  # an answer that ended before it began reads anything
         logits = self._sequences.read(self._model, last, logits_to_keep=1)[:, -1]
         ended = self._chosen(rows, logits)
-        self._leave()
+        if not self.going:
+            self._sequences, self._rows = None, []
         _share(rows, started)
         return ended
 
@@ -94,9 +95,7 @@ class Pool(Generic[What]):
         """Rows that have ended leave, once they are many."""
         going = [place for place, row in enumerate(self._rows) if not row.ended]
         n_ended = len(self._rows) - len(going)
-        if not going:
-            self._sequences, self._rows = None, []
-        elif n_ended and n_ended >= ENDED_PART * len(self._rows):
+        if n_ended and n_ended >= ENDED_PART * len(self._rows):
             assert self._sequences is not None
             self._sequences.select_rows(torch.tensor(going, device=self._model.device))
             self._rows = [self._rows[place] for place in going]

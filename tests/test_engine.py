@@ -13,6 +13,7 @@ from baklava.budgets import Budgets
 from baklava.config import EvaluateConfig, ModelConfig
 from baklava.engine import Engine
 from baklava.eviction import POLICIES
+from baklava.generation import Sequences
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import NeedleInHaystack, Sample
 from baklava.work import MOST_PADDING, MOST_TOGETHER, Compression, Work, batches
@@ -116,6 +117,28 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     alone = [("prefill", 1), *[("compressed", 1)] * 6]
     one_sample = [("prefill", 1), ("compressed", 6), ("prefill", 1), ("compressed", 3), *alone]
     assert sizes == [("prefill", 2), *one_sample, *one_sample]
+
+
+def test_no_answer_is_lost_where_memory_runs_out_as_rows_leave_or_join(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [sample(loaded, index) for index in range(3)]
+    expected = records(loaded, cells, samples)
+    for name in ("select_rows", "append_rows"):
+        whole = getattr(Sequences, name)
+        calls = 0
+
+        def scarce(self: Sequences, other: Any, whole: Any = whole) -> None:
+            nonlocal calls
+            calls += 1
+            if calls % 2:
+                raise torch.OutOfMemoryError
+            whole(self, other)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Sequences, name, scarce)
+            assert records(loaded, cells, samples, batch_rows=8) == expected
+        assert calls > 1
 
 
 def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
