@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_models import random_model, random_tokens
 
-from baklava import joint
-from baklava.allocate import BaklavaMeasured
+from baklava import joint, search
+from baklava.allocate import Baklava, BaklavaMeasured, Fitted
 from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
 from baklava.config import compose
@@ -33,21 +33,38 @@ class FixedPrompt(Prompt):
 PROMPTS = tuple(FixedPrompt("none", index, "", "", "") for index in range(3))
 
 
-def test_budgets_of_a_model_lose_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From curves to budgets, on a random model: what is written is what a replay of its own measures."""
-    loaded = LoadedModel("tiny-llama", random_model(), tokenizer=None)
-    monkeypatch.setattr(joint, "load_model", lambda config: loaded)
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    model = LoadedModel("tiny-llama", random_model(), tokenizer=None)  # type: ignore[arg-type]
+    for module in (joint, search):
+        monkeypatch.setattr(module, "load_model", lambda config: model)
     monkeypatch.setattr(Calibration, "load", lambda path: Calibration(PROMPTS[:1], PROMPTS))
-    config = compose(["allocator=[uniform,baklava_measured]", "ratios=[0,0.5,0.8]"])
-    job = AllocateJob.of(config, Layout(Path("results"), "e"), "tiny-llama", "baklava_measured", "streaming_llm")
-    replay = Replay(loaded, job.eviction.build(), batch_rows=4)
+    return model
+
+
+def job_in(folder: Path, *overrides: str) -> AllocateJob:
+    config = compose(["allocator=[uniform,baklava_measured]", "ratios=[0,0.5,0.8]", *overrides])
+    return AllocateJob.of(config, Layout(folder, "e"), "tiny-llama", "baklava_measured", "streaming_llm")
+
+
+def profile_of(replay: Replay) -> Profile:
     rises, full = measure_curves(replay, PROMPTS, shape=(2, 2), levels=(0.0, 0.3), label="")
     heads = {"eviction_shift": np.random.default_rng(0).random((1, 2, 4)).astype(np.float32)}
     curves = Curves("tiny-llama", "streaming_llm", (0.0, 0.3), rises, full)
-    profile = Profile("tiny-llama", 2, heads, np.ones((1, 2), np.float32), {"calibration": "c"}, curves)
+    return Profile("tiny-llama", 2, heads, np.ones((1, 2), np.float32), {"calibration": "c"}, curves)
+
+
+def fitted_budgets(job: AllocateJob, profile: Profile) -> Fitted:
     allocator = job.allocator.build()
     assert isinstance(allocator, BaklavaMeasured)
-    fitted = joint_budgets(job, allocator, profile)
+    return joint_budgets(job, allocator, profile)
+
+
+def test_budgets_of_a_model_lose_what_they_say(loaded: LoadedModel, tmp_path: Path) -> None:
+    """From curves to budgets, on a random model: what is written is what a replay of its own measures."""
+    job = job_in(tmp_path)
+    replay = Replay(loaded, job.eviction.build(), batch_rows=4)
+    fitted = fitted_budgets(job, profile_of(replay))
     for ratio, budgets in fitted.budgets.items():
         assert budgets.shares.mean() == pytest.approx(1 - ratio, abs=1e-9)
         said = budgets.provenance
@@ -61,3 +78,14 @@ def test_budgets_of_a_model_lose_what_they_say(monkeypatch: pytest.MonkeyPatch) 
         rows = fitted.trace[fitted.trace["ratio"] == ratio]
         assert rows["chosen"].sum() == 1
         assert rows.loc[rows["chosen"], "loss"].item() == rows["loss"].min() == said["loss"]
+
+
+def test_what_the_search_finds_can_be_refined(loaded: LoadedModel, tmp_path: Path) -> None:
+    job = job_in(tmp_path, "allocators.baklava_measured.start=search", "search.n_rounds=1")
+    profile = profile_of(Replay(loaded, job.eviction.build(), batch_rows=4))
+    searched = search.searched_budgets(job, Baklava(name="baklava"), profile).budgets
+    for ratio, budgets in fitted_budgets(job, profile).budgets.items():
+        said = budgets.provenance
+        assert said["loss_start"] <= searched[ratio].provenance["loss"] + 1e-9
+        assert said["start"] in ("searched", "knapsack", "uniform")
+        assert said["loss"] <= said["loss_start"]
