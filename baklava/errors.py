@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class UserError(ValueError):
     """A mistake in the input; the command line prints it as one line, without a traceback."""
+
+
+class DataError(UserError):
+    """A file or a data set of which no sample can be made, whatever its rows hold."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from baklava import timings
 from baklava.budgets import Budgets
 from baklava.engine import Engine
-from baklava.errors import UserError
+from baklava.errors import DataError, UserError
 from baklava.fingerprint import fingerprint
 from baklava.jobs import EvaluateJob
 from baklava.models.load import LoadedModel, identity, load_model, load_tokenizer
@@ -53,6 +53,8 @@ class _Run:
     def __init__(self, job: EvaluateJob):
         self._job = job
         self._task = job.task.build()
+        self._task.check()  # once more: a node of a cluster may lack what there was where the workflow was planned
+        self._samples = job.shard.samples(self._task.n_samples(job.evaluate.n_samples))
         self._tokenizer = load_tokenizer(job.model)
         self._cells = _cells(job)
         self._places = {id(cell): place for place, cell in enumerate(self._cells)}
@@ -60,7 +62,6 @@ class _Run:
         self._keys: dict[int, list[str]] = {}  # of each sample, one per cell; none where it failed
         self.failed: dict[int, str] = {}
         self._scores = {cell: [0.0, 0] for cell in range(len(self._cells))}
-        self._samples = job.shard.samples(self._task.n_samples(job.evaluate.n_samples))
         name = f"evaluate {job.model.name} {self._task.name}"
         self.progress = tqdm(total=len(self._samples) * len(self._cells), desc=name, unit="answer")
 
@@ -96,6 +97,8 @@ class _Run:
                 sample = self._sample(index)
                 if not self._task.by_loss:  # are these answers that the metric can work with?
                     self._task.score("", sample.answers, sample.all_classes)
+            except DataError:
+                raise
             except UserError as error:
                 self.failed[index] = str(error)
                 self._keys[index] = []

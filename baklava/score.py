@@ -8,6 +8,7 @@ from pathlib import Path
 from baklava.config import compose_task
 from baklava.errors import UserError
 from baklava.tasks.longbench import LENGTH_CLASSES, LongBench, length_class
+from baklava.tasks.metrics import check_metric
 from baklava.tasks.rows import read_jsonl
 
 
@@ -20,6 +21,7 @@ def score(task: str, predictions: Path) -> None:
     """
     chosen = compose_task(task).build()
     metric = chosen.metric_name()
+    check_metric(metric)
     by_length = isinstance(chosen, LongBench) and chosen.extended
     scores: list[float] = []
     groups: dict[str, list[float]] = defaultdict(list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -327,3 +328,33 @@ RECORD = {
     "kv_bytes_full": 8,
     "seconds": 0.1,
 }
+
+
+class TestWhatSpoilsEverySample:
+    """It ends the job with one error before the model is loaded, and is no failure of each sample."""
+
+    def test_a_package_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = tmp_path / "mine.jsonl"
+        data.write_text('{"context": "x", "question": "y", "answers": ["z"]}\n')
+        task = {"name": "mine", "family": "jsonl", "data": str(data), "metric": "rouge_l_zh"}
+        monkeypatch.setitem(sys.modules, "jieba", None)
+        assert "need jieba" in self.refused(job(tmp_path, task=task), monkeypatch)
+
+    @pytest.mark.parametrize(
+        "task", [{"family": "niah", "haystack": "essay", "essay": "DATA"}, {"family": "continuation", "data": "DATA"}]
+    )
+    def test_a_text_that_ends_in_another_encoding(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: dict[str, Any]
+    ) -> None:
+        data = tmp_path / "text.txt"
+        data.write_bytes(b"The harbour had 31 boats. " * 1000 + b"\n\xe9")  # where no look at the beginning finds it
+        named = {key: str(data) if value == "DATA" else value for key, value in task.items()}
+        said = self.refused(job(tmp_path, task={"name": "mine", **named}), monkeypatch)
+        assert said.startswith(f"{data}, line 2: not in UTF-8")
+
+    def refused(self, one: EvaluateJob, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setattr("baklava.evaluate.load_model", None)
+        with pytest.raises(UserError) as error:
+            evaluate(one)
+        assert not one.records.exists()
+        return str(error.value)

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from baklava.tasks.metrics import METRICS
+from baklava.tasks.metrics import METRICS, check_metric
 
 # Number of tokens that the target model's tokenizer makes of a text, special tokens not counted.
 CountTokens = Callable[[str], int]
@@ -103,10 +103,12 @@ class Task:
         return asked if available is None else min(asked, available)
 
     def check(self) -> None:
-        """Look, before the first job and without reading much, whether what the samples are made of is there.
+        """Look, before the first job and without reading much, whether samples can be made and scored.
 
-        Raises `UserError` that says what to provide.
+        Raises `UserError` that says what to provide: here, what the metric needs.
         """
+        if not self.by_loss:
+            check_metric(self.metric_name())
 
     def random_stream(self, *, split: str, seed: int, index: int) -> random.Random:
         """The generator of one sample."""

@@ -11,11 +11,11 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import ClassVar
 
-from baklava.errors import UserError
+from baklava.errors import DataError, UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.fitting import fill
 from baklava.tasks.lexicon import words
-from baklava.tasks.rows import read_bytes
+from baklava.tasks.rows import read_text
 
 HEADER = (
     "Below is a numbered list of words. In these words, some appear more often than others. "
@@ -56,13 +56,13 @@ def _words(more: str | None) -> tuple[str, ...]:
 
 def _from_file(path: Path) -> list[str]:
     """Words of RULER's english_words.json, an object whose values are words, or of a text with a word a line."""
+    text = read_text(path)
     try:
-        text = read_bytes(path).decode("utf-8")
         listed = list(json.loads(text).values()) if path.suffix == ".json" else text.split()
     except (ValueError, AttributeError, RecursionError):
         listed = []
     if not listed or not all(isinstance(word, str) for word in listed):
-        raise UserError(f"{path}: expected an object whose values are words, or a text file with one word a line")
+        raise DataError(f"{path}: expected an object whose values are words, or a text file with one word a line")
     return listed
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from baklava.errors import UserError
-from baklava.tasks.rows import is_local, load_dataset_rows, read_bytes, read_jsonl
+from baklava.errors import DataError, UserError
+from baklava.tasks.rows import check_text, is_local, load_dataset_rows, read_jsonl, read_text
 
 # The language reference inside CPython, in place of the essays; tasks that use it carry the name.
 STAND_IN = "standin"
@@ -36,17 +36,20 @@ def check_essay(essay: str | None, *, task: str) -> str:
             f"task {task}: essay: {STAND_IN} is not RULER's text, so the name of the task must contain {STAND_IN!r}; "
             f"choose it from ruler_{STAND_IN}/"
         )
-    if essay != STAND_IN and is_local(essay) and not Path(essay).expanduser().exists():
-        raise UserError(f"task {task}: essay: no such file or folder: {essay}; set tasks.{task}.essay to {WANTED}")
+    if essay != STAND_IN and is_local(essay):
+        path = Path(essay).expanduser()
+        if not path.exists():
+            raise UserError(f"task {task}: essay: no such file or folder: {essay}; set tasks.{task}.essay to {WANTED}")
+        check_text(path)
     return essay
 
 
 @cache
 def essay_words(essay: str, split: str, revision: str | None) -> tuple[str, ...]:
-    """The words of a text, in order. Raises `UserError` where it cannot be read or is empty."""
+    """The words of a text, in order. Raises `DataError` where it cannot be read or is empty."""
     words = tuple(_text(essay, split, revision).split())
     if not words:
-        raise UserError(f"{essay}: no words in this text; give {WANTED}")
+        raise DataError(f"{essay}: no words in this text; give {WANTED}")
     return words
 
 
@@ -61,26 +64,20 @@ def _text(essay: str, split: str, revision: str | None) -> str:
     path = Path(essay).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
-        return "\n".join(_decoded(file) for file in files)
+        return "\n".join(read_text(file) for file in files)
     if path.suffix == ".jsonl":
         return "\n".join(row.text("text") for row in read_jsonl(path))
-    return _text_of_json(path) if path.suffix == ".json" else _decoded(path)
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return read_bytes(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text in UTF-8 (byte {error.start}); convert it") from None
+    return _text_of_json(path) if path.suffix == ".json" else read_text(path)
 
 
 def _text_of_json(path: Path) -> str:
+    content = read_text(path)
     try:
-        text = json.loads(_decoded(path))["text"]
+        text = json.loads(content)["text"]
     except (ValueError, KeyError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
-        raise UserError(f'{path}: text: expected an object with this field, as in RULER: {{"text": "..."}}')
+        raise DataError(f'{path}: text: expected an object with this field, as in RULER: {{"text": "..."}}')
     return text
 
 

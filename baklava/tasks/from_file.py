@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from baklava.errors import UserError
+from baklava.errors import DataError, UserError
 from baklava.tasks.base import SPLITS, Task
-from baklava.tasks.rows import Row, Rows, is_local, load_dataset_rows, read_jsonl, read_zipped
+from baklava.tasks.rows import LOOK, WHOLE, Row, Rows, is_local, load_dataset_rows, read_jsonl, read_zipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,10 @@ class FileTask(Task):
         return self.data
 
     def check(self) -> None:
-        self._required_data()
+        super().check()
+        data = self._required_data()
+        if is_local(data):
+            self._local_rows(Path(data).expanduser(), most=LOOK)
 
     @cached_property
     def rows(self) -> Rows:
@@ -59,23 +62,23 @@ class FileTask(Task):
             name = self.data_name or on_the_hub
             rows = load_dataset_rows(data, name=name, split=self.data_split, revision=self.data_revision)
         if len(rows) == 0:
-            raise UserError(f"task {self.name}: {data} has no rows; set tasks.{self.name}.data to {self._wanted()}")
+            raise DataError(f"task {self.name}: {data} has no rows; set tasks.{self.name}.data to {self._wanted()}")
         return rows
 
-    def _local_rows(self, path: Path) -> Rows | None:
-        """Rows of a local file; None where it is a folder for `datasets`."""
+    def _local_rows(self, path: Path, most: int = WHOLE) -> Rows | None:
+        """Rows of a local file, of which at most so many bytes are read; None where it is a folder for `datasets`."""
         file = self.file_name()
         if path.suffix == ".zip":
             if file is None:
                 raise UserError(f"task {self.name}: data: {path} is an archive; unpack it and name its file")
-            return read_zipped(path, file)
+            return read_zipped(path, file, most)
         if not path.is_dir():
-            return read_jsonl(path)
+            return read_jsonl(path, most)
         for inside in (path / (file or ""), path / "data" / (file or "")):
             if inside.is_file():
-                return read_jsonl(inside)
+                return read_jsonl(inside, most)
         archive = path / "data.zip"
-        return read_zipped(archive, file) if file is not None and archive.is_file() else None
+        return read_zipped(archive, file, most) if file is not None and archive.is_file() else None
 
     def n_available(self) -> int:
         return len(self.rows)

@@ -13,7 +13,7 @@ from baklava.errors import UserError
 from baklava.tasks.base import CountTokens
 from baklava.tasks.essay import STAND_IN
 from baklava.tasks.fitting import largest_fitting
-from baklava.tasks.rows import Rows, is_local, load_dataset_rows, read_bytes, read_jsonl
+from baklava.tasks.rows import Rows, check_text, is_local, load_dataset_rows, read_jsonl, read_text
 
 WANTED = "a text or JSONL file, a folder of text files, or a path that `datasets` loads"
 
@@ -46,11 +46,14 @@ class Documents:
 
 
 def check_source(source: Source, *, who: str, key: str) -> str:
-    """Its data. Raises `UserError` where none is given, or a file is not there; `key` is the setting to name."""
+    """Its data. Raises `UserError` where none is given, or none is there or no text; `key` is the setting to name."""
     if source.data is None:
         raise UserError(f"{who}: data: none given; set {key} to {WANTED}")
-    if source.data != STAND_IN and is_local(source.data) and not Path(source.data).expanduser().exists():
-        raise UserError(f"{who}: data: no such file or folder: {source.data}; set {key} to {WANTED}")
+    if source.data != STAND_IN and is_local(source.data):
+        path = Path(source.data).expanduser()
+        if not path.exists():
+            raise UserError(f"{who}: data: no such file or folder: {source.data}; set {key} to {WANTED}")
+        check_text(path)
     return source.data
 
 
@@ -67,10 +70,10 @@ def open_documents(source: Source, *, who: str, key: str) -> Documents:
         return _of_rows(load_dataset_rows(data, name=name, split=split, revision=revision), source.field)
     if path.is_dir():
         files = _text_files(path)
-        return Documents(lambda i: _decoded(files[i]), len(files))
+        return Documents(lambda i: read_text(files[i]), len(files))
     if path.suffix in (".jsonl", ".json"):
         return _of_rows(read_jsonl(path), source.field)
-    return Documents(lambda _: _decoded(path), 1)
+    return Documents(lambda _: read_text(path), 1)
 
 
 def _of_rows(rows: Rows, field: str) -> Documents:
@@ -79,13 +82,6 @@ def _of_rows(rows: Rows, field: str) -> Documents:
 
 def _text_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in (".txt", ".md"))
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return read_bytes(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text in UTF-8 (byte {error.start}); convert it") from None
 
 
 def pieces(documents: Documents, *, length: int, count_tokens: CountTokens, rng: random.Random) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import zipfile
 from abc import ABC, abstractmethod
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from baklava.errors import UserError
+from baklava.errors import DataError, UserError
+
+WHOLE = -1  # as a number of bytes to read: all
+LOOK = 2**24  # bytes of a file that are looked at before the first job
 
 
 def _shown(value: Any) -> str:
@@ -39,7 +43,7 @@ class Row:
         value = self._value(field)
         if not isinstance(value, str):
             raise UserError(f"{self.place}: {field}: expected a text, got {_shown(value)}; put it in quotes")
-        return value
+        return self._whole(field, value)
 
     def texts(self, field: str) -> tuple[str, ...]:
         """A list of at least one text."""
@@ -49,7 +53,18 @@ class Row:
             raise UserError(
                 f'{self.place}: {field}: expected a list of texts, got {_shown(value)}; write it as ["one", "another"]'
             )
-        return tuple(value)
+        return tuple(self._whole(field, one) for one in value)
+
+    def _whole(self, field: str, text: str) -> str:
+        """JSON can write half of a character, as in "\\ud83d" alone, which no tokenizer takes."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise UserError(
+                f"{self.place}: {field}: {half} is half of a character; remove it or add the rest"
+            ) from None
+        return text
 
     def count(self, field: str) -> int:
         value = self._value(field)
@@ -79,9 +94,10 @@ class Rows(ABC):
 
 
 class JsonLines(Rows):
-    """The lines of a JSONL file that are not blank."""
+    """The lines of a JSONL file that are not blank. Raises `DataError` at once where the file is not in UTF-8."""
 
-    def __init__(self, file: str, content: bytes):
+    def __init__(self, file: str, content: bytes, *, whole: bool = True):
+        decoded(file, content, whole=whole)
         self._file = file
         self._lines = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
 
@@ -97,8 +113,8 @@ class JsonLines(Rows):
             raise UserError(
                 f"{place}: not JSON ({error.msg} at column {error.colno}); each line is one object"
             ) from None
-        except (UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise UserError(f"{place}: not JSON in UTF-8 ({type(error).__name__}); each line is one object") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place}: not JSON ({type(error).__name__}); each line is one object") from None
         if not isinstance(values, dict):
             raise UserError(f"{place}: expected an object with named fields, got {_shown(values)}")
         return Row(place, values)
@@ -118,32 +134,55 @@ class DatasetRows(Rows):
         return Row(f"{self._name}, row {index}", self._dataset[index])
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises `UserError` where it cannot be read."""
+def read_bytes(path: Path, most: int = WHOLE) -> bytes:
+    """The content of a file, or its first bytes. Raises `DataError` where it cannot be read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(most)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a readable file") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give the path of a readable file") from None
 
 
-def read_jsonl(path: Path) -> Rows:
-    return JsonLines(str(path), read_bytes(path))
+def decoded(file: str, content: bytes, *, whole: bool = True) -> str:
+    """The text of a file, or of its beginning. Raises `DataError` that names the line where it is not in UTF-8."""
+    try:
+        return codecs.utf_8_decode(content, "strict", whole)[0]
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{file}, line {line}: not in UTF-8 (byte {error.start} of the file); convert it") from None
 
 
-def read_zipped(path: Path, file: str) -> Rows:
-    """The JSONL `file` in an archive, in whichever folder."""
+def read_text(path: Path) -> str:
+    """The text of a file. Raises `DataError` where it cannot be read or is not in UTF-8."""
+    return decoded(str(path), read_bytes(path))
+
+
+def check_text(path: Path) -> None:
+    """The same errors as far as the beginning of a file shows them; nothing for a folder."""
+    if not path.is_dir():
+        decoded(str(path), read_bytes(path, LOOK), whole=False)
+
+
+def read_jsonl(path: Path, most: int = WHOLE) -> Rows:
+    """The rows of a file. With `most` only that many bytes are read, and the last row may be cut."""
+    return JsonLines(str(path), read_bytes(path, most), whole=most == WHOLE)
+
+
+def read_zipped(path: Path, file: str, most: int = WHOLE) -> Rows:
+    """The same of the JSONL `file` in an archive, in whichever folder. Raises `DataError` where it is not there."""
     try:
         with zipfile.ZipFile(path) as archive:
             inside = [name for name in archive.namelist() if name.rpartition("/")[2] == file]
             if not inside:
-                raise UserError(f"{path}: no {file} in this archive; give the one that holds it")
-            return JsonLines(f"{path}/{inside[0]}", archive.read(inside[0]))
+                raise DataError(f"{path}: no {file} in this archive; give the one that holds it")
+            with archive.open(inside[0]) as lines:
+                return JsonLines(f"{path}/{inside[0]}", lines.read(most), whole=most == WHOLE)
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable zip archive ({error}); download it again") from None
+        raise DataError(f"{path}: not a readable zip archive ({error}); download it again") from None
 
 
 def load_dataset_rows(path: str, *, name: str | None, split: str, revision: str | None) -> Rows:
-    """Rows of `datasets.load_dataset`: a hub id or a local folder. Raises `UserError` where it cannot be loaded."""
+    """Rows of `datasets.load_dataset`: a hub id or a local folder. Raises `DataError` where it cannot be loaded."""
     from datasets import load_dataset
 
     try:
@@ -151,7 +190,7 @@ def load_dataset_rows(path: str, *, name: str | None, split: str, revision: str 
         len(dataset)
     except Exception as error:  # each builder and each failure of the network has an exception of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
+        raise DataError(
             f"data set {path} (name {name}, split {split}, revision {revision}) cannot be loaded: {lines[0]}; "
             "give a local file, or a data set that `datasets.load_dataset` loads"
         ) from None

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "no-tokenizer" / name).unlink()
     (folder / "latin1.txt").write_bytes("Die Höhe der Brücke. ".encode("latin-1") * 1000)
     (folder / "latin1.jsonl").write_bytes('{"prediction": "Höhe", "answers": ["x"]}\n'.encode("latin-1"))
+    with zipfile.ZipFile(folder / "latin1.zip", "w") as archive:
+        archive.write(folder / "latin1.jsonl", "data/hotpotqa.jsonl")
     (folder / "bad.jsonl").write_text('{"prediction": "x", "answers": ["x"]}\nnonsense\n')
     (folder / "a-file").write_text("")
     return folder
@@ -147,6 +150,27 @@ SETTINGS = {
     ),
     "text that is not there": ("calibration=text calibration.text.data=/nothing.txt", "/nothing.txt", "to a text"),
     "text that is no UTF-8": ("calibration=text calibration.text.data=INVENTED/latin1.txt", "latin1.txt", "UTF-8"),
+    "rows that are no UTF-8": (
+        "task=jsonl tasks.jsonl.data=INVENTED/latin1.jsonl",
+        "latin1.jsonl, line 1: not in UTF-8",
+        "convert it",
+    ),
+    "archive with rows that are no UTF-8": (
+        "task=longbench/hotpotqa tasks.longbench_hotpotqa.data=INVENTED/latin1.zip",
+        "latin1.zip/data/hotpotqa.jsonl, line 1: not in UTF-8",
+    ),
+    "archive of something else": (
+        "task=longbench/2wikimqa tasks.longbench_2wikimqa.data=INVENTED/latin1.zip",
+        "latin1.zip: no 2wikimqa.jsonl",
+    ),
+    "essay that is no UTF-8": (
+        "task=ruler/niah_single_2 tasks.ruler_niah_single_2.essay=INVENTED/latin1.txt",
+        "latin1.txt, line 1: not in UTF-8",
+    ),
+    "scored text that is no UTF-8": (
+        "task=continuation tasks.continuation.data=INVENTED/latin1.txt",
+        "latin1.txt, line 1: not in UTF-8",
+    ),
     "no KEY=VALUE": ("evaluate.n_samples", "evaluate.n_samples"),
     "unbalanced bracket": ("ratios=[0.5", "ratios=[0.5"),
     "unknown reference model": (f"{MODEL}.path=reference:huge", "'huge'", "known: tiny-llama"),
@@ -178,6 +202,14 @@ def test_a_mistake_in_the_settings(say: Callable[..., str], mistake: str) -> Non
     given, *expected = SETTINGS[mistake]
     said = say(CALIBRATE, "experiment=smoke", *given.split(" "))
     assert [part for part in expected if part not in said] == [], said
+
+
+def test_a_package_that_a_metric_lacks(say: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    for task in ("longbench/dureader", "jsonl tasks.jsonl.metric=qa_f1_zh"):
+        name = task.split(" ")[0].replace("/", "_")
+        said = say(CALIBRATE, "experiment=smoke", *f"task={task}".split(" "), f"tasks.{name}.data=INVENTED/bad.jsonl")
+        assert "Chinese metrics need jieba; install it with `pip install 'baklava-kv[chinese]'`" in said
 
 
 INVOCATIONS = {

@@ -45,7 +45,7 @@ def test_a_data_set_gives_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("name", "content", "said"),
     [
         ("a.txt", b" \n ", "no words in this text"),
-        ("a.txt", b"\xff\xfe", r"not a text in UTF-8 \(byte 0\)"),
+        ("a.txt", b"\xff\xfe", r"a\.txt, line 1: not in UTF-8 \(byte 0"),
         ("a.json", b'{"essay": "x"}', "text: expected an object with this field, as in RULER"),
         ("a.json", b"[", "text: expected an object with this field"),
         ("a.jsonl", b'{"text": "x"}\n{"text": 3}', "line 2: text: expected a text, got 3"),
@@ -65,6 +65,14 @@ class TestCheck:
     def test_a_path_that_is_not_there_is_named(self) -> None:
         with pytest.raises(UserError, match=r"task t: essay: no such file or folder: /no/essay\.txt"):
             check_essay("/no/essay.txt", task="t")
+
+    def test_a_file_that_is_no_text_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "essay.txt"
+        path.write_bytes(b"Two boats.\n\xe9")
+        check_essay(str(path), task="t")  # may be the beginning of a character: a look ends anywhere
+        path.write_bytes(b"Two boats.\n\xe9.")
+        with pytest.raises(UserError, match=r"essay\.txt, line 2: not in UTF-8"):
+            check_essay(str(path), task="t")
 
     def test_the_stand_in_must_be_in_the_name(self) -> None:
         with pytest.raises(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from baklava.errors import UserError
+from baklava.errors import DataError, UserError
 from baklava.tasks.rows import JsonLines, Row, is_local, load_dataset_rows, read_jsonl, read_zipped
 
 
@@ -35,6 +35,8 @@ class TestRow:
             ("count", 2.0, "expected a whole number from 1, got 2.0"),
             ("count", True, "expected a whole number from 1, got True"),
             ("name", 1.5, "expected a text or a whole number, got 1.5"),
+            ("text", "a\ud83d", r"\\ud83d is half of a character; remove it or add the rest"),
+            ("texts", ["a", "\udc00"], r"\\udc00 is half of a character"),
             ("text", None, "missing; the row has field; add the field field"),
         ],
     )
@@ -58,7 +60,6 @@ class TestJsonLines:
         ("line", "said"),
         [
             (b'{"a": 1', "not JSON .* at column 8.; each line is one object"),
-            (b"\xff\xfe", "not JSON in UTF-8"),
             (b"[" * 100_000, "not JSON"),
             (b'["a"]', r"expected an object with named fields, got \['a'\]"),
         ],
@@ -72,8 +73,25 @@ class TestJsonLines:
             rows[1]
         assert "\n" not in str(error.value)
 
+    def test_a_file_in_another_encoding_has_no_rows_at_all(self) -> None:
+        content = '{"a": "x"}\n{"a": "Höhe"}\n'
+        assert JsonLines("f.jsonl", content.encode())[1].text("a") == "Höhe"
+        with pytest.raises(DataError, match=r"^f\.jsonl, line 2: not in UTF-8 \(byte 19 of the file\); convert it$"):
+            JsonLines("f.jsonl", content.encode("latin-1"))
+
+    def test_a_mark_at_the_beginning_is_no_part_of_the_text(self) -> None:
+        assert JsonLines("f.jsonl", b"\xef\xbb\xbf" + b'{"a": "x"}')[0].text("a") == "x"
+
 
 class TestSources:
+    def test_a_look_may_end_inside_a_character(self, tmp_path: Path) -> None:
+        path = tmp_path / "f.jsonl"
+        path.write_bytes('{"a": "é"}\n'.encode())
+        read_jsonl(path, most=8)
+        path.write_bytes(b'{"a": "\xe9"}\n')
+        with pytest.raises(DataError, match=r"f\.jsonl, line 1: not in UTF-8"):
+            read_jsonl(path, most=9)
+
     def test_a_file_that_is_not_there_is_one_line(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"nothing\.jsonl: cannot be read \(No such file or directory\)"):
             read_jsonl(tmp_path / "nothing.jsonl")

@@ -1,7 +1,9 @@
 """Every metric by name: a prediction and its answers in, a number in [0, 1] out. No torch in here."""
 
+from collections.abc import Callable
+
 from baklava.tasks.metrics.base import Metric, best_of
-from baklava.tasks.metrics.chinese import qa_f1_zh
+from baklava.tasks.metrics.chinese import check_jieba, qa_f1_zh
 from baklava.tasks.metrics.classification import classification
 from baklava.tasks.metrics.code_similarity import code_similarity
 from baklava.tasks.metrics.numbers import count, retrieval
@@ -23,4 +25,14 @@ METRICS: dict[str, Metric] = {
     "code_similarity": best_of(code_similarity),
 }
 
-__all__ = ["METRICS", "Metric"]
+# What looks for the packages of an extra that some metrics need.
+_NEEDS: dict[str, Callable[[], None]] = {"qa_f1_zh": check_jieba, "rouge_l_zh": check_jieba}
+
+
+def check_metric(name: str) -> None:
+    """Raise `UserError` that says what to install where a metric lacks a package. Imports none."""
+    if name in _NEEDS:
+        _NEEDS[name]()
+
+
+__all__ = ["METRICS", "Metric", "check_metric"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import string
+from importlib.util import find_spec
 
 from baklava.errors import UserError
 from baklava.tasks.metrics.qa_f1 import token_f1
@@ -16,12 +17,17 @@ _MARKS = (
 _PUNCTUATION = str.maketrans("", "", string.punctuation + _MARKS)
 
 
+def check_jieba() -> None:
+    """Raise `UserError` where jieba is not installed."""
+    if find_spec("jieba") is None:
+        raise UserError("Chinese metrics need jieba; install it with `pip install 'baklava-kv[chinese]'`")
+
+
 def segments(text: str) -> list[str]:
     """The text cut into words by jieba, nothing left out. Raises `UserError` where jieba is not installed."""
-    try:
-        import jieba
-    except ImportError:
-        raise UserError("Chinese metrics need jieba; install it with `pip install 'baklava-kv[chinese]'`") from None
+    check_jieba()
+    import jieba
+
     jieba.setLogLevel(logging.WARNING)  # it reports the loading of its dictionary
     return list(jieba.cut(text, cut_all=False))
 

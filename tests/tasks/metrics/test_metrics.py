@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baklava.errors import UserError
-from baklava.tasks.metrics import METRICS
+from baklava.tasks.metrics import METRICS, check_metric
 
 CLASSES = ("Date", "Individual", "Number of something", "Other number", "Group or organization of person")
 
@@ -51,6 +51,18 @@ class TestChinese:
     def test_rouge_is_over_words(self) -> None:
         assert score("rouge_l_zh", "我们 喜欢 北京", "我们喜欢北京") > 0.8
         assert score("rouge_l_zh", "上海", "我们喜欢北京") == 0.0
+
+    def test_what_lacks_jieba_is_told_without_scoring(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in METRICS:
+            check_metric(name)
+        monkeypatch.setitem(sys.modules, "jieba", None)
+        refused = []
+        for name in METRICS:
+            try:
+                check_metric(name)
+            except UserError:
+                refused.append(name)
+        assert refused == ["qa_f1_zh", "rouge_l_zh"]
 
     def test_without_jieba_the_error_says_what_to_install(self) -> None:
         code = (
