@@ -10,7 +10,7 @@ from baklava.allocate import Allocator, BaklavaMeasured, Fitted, budgets_of
 from baklava.curves import Curves
 from baklava.errors import UserError
 from baklava.jobs import AllocateJob
-from baklava.models.load import content
+from baklava.models.folder import content
 from baklava.parquet import write_parquet
 from baklava.profile import Profile
 from baklava.search_trace import SCHEMA, trace

@@ -18,10 +18,14 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+# Weights, settings, tokenizers, chat templates, and code that comes with a model.
+_OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt", ".jinja", ".py")
+
+
 def folder_fingerprint(folder: Path) -> str:
     """Of a model's files by name, size and content; of files above 4 MiB a sample of the content."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model", ".txt")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _OF_A_MODEL and path.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

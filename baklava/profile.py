@@ -21,7 +21,8 @@ from baklava.errors import UserError
 from baklava.fingerprint import fingerprint
 from baklava.importance.recorder import Recorder
 from baklava.jobs import ProfileJob
-from baklava.models.load import LoadedModel, content, load_model
+from baklava.models.folder import content
+from baklava.models.load import LoadedModel, load_model
 from baklava.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:

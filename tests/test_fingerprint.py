@@ -26,5 +26,10 @@ def test_a_folder_is_its_files_wherever_it_lies(tmp_path: Path) -> None:
         file.seek(-1, 2)
         file.write(b"x")
     assert folder_fingerprint(tmp_path / "there") != prints[0]
+    for name in ("pytorch_model.bin", "chat_template.jinja", "modeling_own.py"):
+        before = folder_fingerprint(tmp_path / "here")
+        (tmp_path / "here" / name).write_text("x")
+        assert folder_fingerprint(tmp_path / "here") != before
+        (tmp_path / "here" / name).unlink()
     (tmp_path / "here" / "config.json").write_text("[]")
     assert folder_fingerprint(tmp_path / "here") != prints[0]

@@ -1,4 +1,4 @@
-"""What a model's `config.json` tells before any library is loaded: whether the model can be used as it is asked to."""
+"""What a model's files tell before any library is loaded: whether it can be used as it is asked to, and which it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from baklava.config import ModelConfig
 from baklava.errors import UserError
+from baklava.fingerprint import folder_fingerprint
 from baklava.models import model_folder
 
 # Architectures of models that generate; of others, the name ends with what they do instead.
@@ -44,6 +45,12 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
                 f"{name}: {length} tokens are more than the {positions} positions of model {model.name}; "
                 f"set {name} to {positions} or less"
             )
+
+
+def content(model: ModelConfig) -> str | None:
+    """What stands for the files: a fingerprint of them where they are in a folder here, else the revision."""
+    folder = model_folder(model.path)
+    return folder_fingerprint(folder) if folder is not None and folder.is_dir() else model.revision
 
 
 def tensors_of(path: Path) -> list[tuple[str, list[int], int]]:

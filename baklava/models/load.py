@@ -22,8 +22,8 @@ from baklava import attention
 from baklava.config import ModelConfig
 from baklava.context import budgeted_layers
 from baklava.errors import UserError
-from baklava.fingerprint import folder_fingerprint
 from baklava.models import model_folder
+from baklava.models.folder import content
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,6 @@ class LoadedModel:
 def resolve(config: ModelConfig) -> str:
     """The folder or hub id to load from."""
     return str(model_folder(config.path) or config.path)
-
-
-def content(config: ModelConfig) -> str | None:
-    """What stands for the weights: a fingerprint of the files where they are at hand, else the revision."""
-    folder = Path(resolve(config))
-    return folder_fingerprint(folder) if folder.is_dir() else config.revision
 
 
 def identity(config: ModelConfig) -> dict[str, Any]:

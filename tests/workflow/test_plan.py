@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from baklava.config import compose
 from baklava.figures import report_figures
 from baklava.jobs import AllocateJob, ReportJob
 from baklava.layout import Layout
+from baklava.models import reference_model_path
 
 Snakemake = Callable[..., Any]
 AFTER_SUMMARY = {"summary": 1, "figures": 1, "page": 1, "tracking": 1}
@@ -85,31 +88,29 @@ def test_an_unknown_setting_of_snakemakes_config_is_refused(snakemake: Snakemake
     assert "error: --config experimnet" in run.output
 
 
-@pytest.fixture(scope="module")
-def finished(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that Snakemake takes for a finished experiment=smoke; its files are empty."""
-    folder = tmp_path_factory.mktemp("finished")
-    config = compose(["experiment=smoke"])
-    layout = Layout(config.results, config.name)
-    report = ReportJob.of(config, layout)
+def finish(snakemake: Snakemake, folder: Path, **config: str) -> Path:
+    """Make Snakemake take a folder for a finished experiment=smoke; its files are empty."""
+    experiment = compose(["experiment=smoke"])
+    layout = Layout(experiment.results, experiment.name)
+    report = ReportJob.of(experiment, layout)
     allocate = [
-        AllocateJob.of(config, layout, model, allocator, eviction)
-        for model in config.models
-        for allocator in config.allocators
-        for eviction in config.evictions
+        AllocateJob.of(experiment, layout, model, allocator, eviction)
+        for model in experiment.models
+        for allocator in experiment.allocators
+        for eviction in experiment.evictions
     ]
     files = [
-        *(layout.prompts(model) for model in config.models),
+        *(layout.prompts(model) for model in experiment.models),
         *report.profiles.values(),
         *(job.trace for job in allocate),
         *report.budgets,
-        *(layout.records(model, task) for model in config.models for task in config.tasks),
-        *(layout.timings(model, task) for model in config.models for task in config.tasks),
+        *(layout.records(model, task) for model in experiment.models for task in experiment.tasks),
+        *(layout.timings(model, task) for model in experiment.models for task in experiment.tasks),
         layout.summary_csv,
         layout.summary_parquet,
         layout.headline,
         layout.timings_csv,
-        *(layout.figures / f"{figure.name}.{kind}" for figure in report_figures(config) for kind in ("svg", "png")),
+        *(layout.figures / f"{figure.name}.{kind}" for figure in report_figures(experiment) for kind in ("svg", "png")),
         layout.page,
         layout.headline_table,
         layout.tracked,
@@ -117,9 +118,14 @@ def finished(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> 
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).touch()
-    run = snakemake(folder, "--cores", "1", "--touch", "--forceall")
+    run = snakemake(folder, "--cores", "1", "--touch", "--forceall", **config)
     assert run.status == 0, run.output
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(snakemake, tmp_path_factory.mktemp("finished"))
 
 
 def test_a_finished_experiment_has_nothing_to_do(snakemake: Snakemake, finished: Path) -> None:
@@ -147,3 +153,20 @@ def test_a_change_reruns_what_depends_on_it(
     snakemake: Snakemake, finished: Path, overrides: str, expected: dict[str, int]
 ) -> None:
     assert snakemake(finished, "-n", overrides=overrides).planned == expected
+
+
+def test_other_weights_rerun_what_was_made_with_the_model(snakemake: Snakemake, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(reference_model_path("tiny-llama"), model)
+    settings = {"overrides": f"models.tiny-llama.path={model}"}
+    folder, weights = finish(snakemake, tmp_path / "work", **settings), model / "model.safetensors"
+    before = weights.stat()
+    os.utime(weights)  # as a copy from elsewhere is: the same weights at another time
+    assert snakemake(folder, "-n", **settings).planned == {}
+    with weights.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert snakemake(folder, "-n", **settings).planned == EVERYTHING

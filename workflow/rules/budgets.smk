@@ -22,6 +22,7 @@ rule budgets:
         mem_mb=memory("budgets"),
         runtime=minutes("budgets"),
     params:
+        model_files=model_files,
         job=lambda wildcards: jobs.AllocateJob.of(
             experiment, layout, wildcards.model, wildcards.allocator, wildcards.eviction
         ).model_dump_json(),

@@ -4,6 +4,7 @@ import os
 import re
 import sysconfig
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from baklava import jobs
@@ -12,6 +13,7 @@ from baklava.devices import JOBS_PER_GPU, visible_devices
 from baklava.errors import UserError
 from baklava.figures import report_figures
 from baklava.layout import Layout
+from baklava.models.folder import content
 from baklava.ownership import claim_results
 from baklava.ready import check_ready
 
@@ -42,6 +44,14 @@ def any_of(names: Iterable[str]) -> str:
 def gpus(wildcards) -> int:
     """GPUs that a job of this model takes; none where there is none."""
     return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
+
+
+content_once = cache(content)  # a model has many jobs
+
+
+def model_files(wildcards) -> str | None:
+    """Stands for the files of the model, so that other weights make again what was made with them."""
+    return content_once(experiment.models[wildcards.model])
 
 
 def curves_of(wildcards) -> list[Path]:

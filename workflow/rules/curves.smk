@@ -17,6 +17,7 @@ rule curves:
         mem_mb=memory("curves"),
         runtime=minutes("curves"),
     params:
+        model_files=model_files,
         job=lambda wildcards: jobs.CurvesJob.of(
             experiment, layout, wildcards.model, wildcards.eviction
         ).model_dump_json(),

@@ -18,6 +18,7 @@ rule measurements:
         mem_mb=memory("measurements"),
         runtime=minutes("measurements"),
     params:
+        model_files=model_files,
         job=lambda wildcards: jobs.MeasureJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:
         "Memory and speed of {wildcards.model} (progress: {log})"

@@ -15,6 +15,7 @@ rule prompts:
         mem_mb=memory("prompts"),
         runtime=minutes("prompts"),
     params:
+        model_files=model_files,
         job=lambda wildcards: jobs.CalibrateJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:
         "Calibration prompts of {wildcards.model}"
@@ -38,6 +39,7 @@ rule profile:
         mem_mb=memory("profile"),
         runtime=minutes("profile"),
     params:
+        model_files=model_files,
         job=lambda wildcards: jobs.ProfileJob.of(experiment, layout, wildcards.model).model_dump_json(),
     message:
         "Importance of every KV cache of {wildcards.model} (progress: {log})"

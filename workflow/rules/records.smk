@@ -25,6 +25,7 @@ rule records:
         mem_mb=memory("records"),
         runtime=minutes("records"),
     params:
+        model_files=model_files,
         job=lambda wildcards: evaluate_job(wildcards).model_dump_json(),
     message:
         "Answers of {wildcards.model} to {wildcards.task} (progress: {log})"

@@ -30,6 +30,7 @@ rule validation:
         mem_mb=memory("validation"),
         runtime=minutes("validation"),
     params:
+        model_files=model_files,
         job=lambda wildcards: validate_job(wildcards).model_dump_json(),
     message:
         "Validation of the profile of {wildcards.model} (progress: {log})"
