@@ -25,7 +25,10 @@ from baklava.parquet import write_parquet
 from baklava.summarize import summarize
 
 RATIO = RATIOS[1]
-FIGURES = ("score_vs_ratio", *(f"{what}_{model}" for what in ("importance", "budgets") for model in MODELS))
+FIGURES = (
+    "score_vs_ratio",
+    *(name.format(model) for name in ("importance_{}", "budgets_{}", "score_vs_ratio/{}/vt") for model in MODELS),
+)
 
 
 def small_records() -> pd.DataFrame:
@@ -59,8 +62,8 @@ def write_finished(layout: Layout, records: pd.DataFrame) -> None:
     write_summary(layout, records)
     write_budgets(layout)
     write_profiles(layout)
-    layout.figures.mkdir()
     for name in FIGURES:
+        layout.figure(name).parent.mkdir(parents=True, exist_ok=True)
         layout.figure(name).write_text(f"<svg>{name}</svg>")
 
 

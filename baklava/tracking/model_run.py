@@ -21,7 +21,7 @@ from baklava.tracking.run import Dataset, Point, Run, key_of
 from baklava.usage import SUFFIX, read_usage
 
 STAGE = "summarize"
-OF_ONE_MODEL = ("importance_", "budgets_")  # figures whose name ends with the model's
+OF_ONE_MODEL = ("importance_", "budgets_")  # figures whose name ends with the model's; folders have one of each model
 STAGES_WITH_USAGE = ("calibration", "profile", "search", "records", "measurements")
 
 
@@ -55,14 +55,23 @@ def model_run(
         metrics={"score_full": numbers.full, "kv_bytes_full": numbers.kv_bytes_full, **scores, **lossless},
         curves={**_means(numbers), **_tasks(cells), **_usage(usage)},
         datasets=(calibration,),
-        artifacts=(("", job.headline), ("profile", profile), *(("figures", path) for path in figures)),
+        artifacts=(("", job.headline), ("profile", profile), *((_beside(job.figures, path), path) for path in figures)),
     )
 
 
-def figures_of(model: str, figures: Iterable[Path]) -> list[Path]:
-    """The model's own figures, and those of all models."""
+def figures_of(model: str, folder: Path, figures: Iterable[Path]) -> list[Path]:
+    """The model's own figures, and those of all models: `name`, `name_<model>` or `name/<model>/...` in the folder."""
     own = {prefix + model for prefix in OF_ONE_MODEL}
-    return [path for path in figures if not path.stem.startswith(OF_ONE_MODEL) or path.stem in own]
+
+    def wanted(name: str, *below: str) -> bool:
+        return below[0] == model if below else name in own or not name.startswith(OF_ONE_MODEL)
+
+    return [path for path in figures if wanted(*path.relative_to(folder).with_suffix("").parts)]
+
+
+def _beside(folder: Path, path: Path) -> str:
+    """Where an artifact goes, so that it lies among the others as its file does."""
+    return path.parent.relative_to(folder.parent).as_posix()
 
 
 def usage_files(root: Path) -> dict[str, dict[str, Path]]:

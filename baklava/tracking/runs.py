@@ -66,7 +66,7 @@ class Runs:
                 model,
                 self._headline,
                 cells=cells,
-                figures=figures_of(model, self._figures),
+                figures=figures_of(model, job.figures, self._figures),
                 usage=usage.get(model, {}),
             )
             yield parent
@@ -94,7 +94,7 @@ class Runs:
 
 
 def _figures(folder: Path) -> list[Path]:
-    figures = sorted(path for path in folder.glob("[!.]*") if path.suffix in (".svg", ".png"))
+    figures = sorted(path for path in folder.rglob("[!.]*") if path.suffix in (".svg", ".png"))
     if not figures:
         raise UserError(f"{folder}: no figures there; make them with `baklava report`")
     return figures

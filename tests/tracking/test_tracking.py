@@ -31,6 +31,7 @@ from baklava.results import read_summary
 from baklava.tracking import track
 from baklava.tracking.address import VARIABLE
 from baklava.tracking.cell_run import MEASURED_ON
+from baklava.tracking.model_run import figures_of
 from baklava.usage import usage_file
 
 PARAMS = ["model", "task", "allocator", "eviction", "ratio", "protocol", "seed", "length"]
@@ -182,8 +183,10 @@ def test_budgets_profile_and_figures_are_artifacts(tracked):
     run = parent(tracked, "tiny-llama")
     assert artifacts(run) == ["figures", "headline.json", "profile"]
     assert artifacts(run, "profile") == ["profile/tiny-llama.safetensors"]
-    figures = ("budgets_tiny-llama", "importance_tiny-llama", "score_vs_ratio")
-    assert artifacts(run, "figures") == [f"figures/{name}.svg" for name in figures]
+    figures = ("budgets_tiny-llama.svg", "importance_tiny-llama.svg", "score_vs_ratio", "score_vs_ratio.svg")
+    assert artifacts(run, "figures") == [f"figures/{name}" for name in figures]
+    assert artifacts(run, "figures/score_vs_ratio") == ["figures/score_vs_ratio/tiny-llama"]
+    assert artifacts(run, "figures/score_vs_ratio/tiny-llama") == ["figures/score_vs_ratio/tiny-llama/vt.svg"]
 
 
 def test_a_second_time_changes_nothing(layout):
@@ -277,6 +280,13 @@ def test_a_changed_figure_replaces_the_parent_and_keeps_the_cells(layout):
     assert new["tiny-qwen2"] == old["tiny-qwen2"]
     for run in runs_in(layout, "evaluate"):
         assert run.data.tags["mlflow.parentRunId"] == new[run.data.params["model"]]
+
+
+def test_a_figure_belongs_to_its_model_whatever_the_model_is_called(tmp_path):
+    names = ("score_vs_ratio", "importance_qwen2.5-7b", "importance_qwen2", "measured/qwen2.5-7b", "measured/qwen2")
+    paths = [tmp_path / f"{name}.svg" for name in (*names, "needle_grid/qwen2.5-7b/vt", "needle_grid/qwen2/vt")]
+    found = figures_of("qwen2.5-7b", tmp_path, paths)
+    assert found == [paths[i] for i in (0, 1, 3, 5)]
 
 
 def test_a_run_that_was_cut_short_is_made_again(layout, monkeypatch):
