@@ -43,7 +43,7 @@ STAGES = {
     "claims": Stage("ClaimsJob", "baklava.claims:claims", "judge the bars that an allocator is held to"),
     "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
     "page": Stage("PageJob", "baklava.page:page", "write one page with interactive figures"),
-    "track": Stage("TrackJob", "baklava.tracking:track", "project the results into MLflow"),
+    "track": Stage("TrackJob", "baklava.tracking.track:track", "project the results into MLflow"),
 }
 
 

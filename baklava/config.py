@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -323,11 +324,19 @@ class PlanConfig(Strict):
     allocator: Name | None = Field(default=None, description="which one of `allocators` writes budgets")
 
 
+def _without_password(uri: str) -> str:
+    if urlsplit(uri).password is not None or "password" in urlsplit(uri).query:
+        raise ValueError("holds a password, and settings are kept in files; set the variable MLFLOW_TRACKING_URI")
+    return uri
+
+
 class TrackingConfig(Strict):
     """Where MLflow keeps the runs."""
 
     enabled: bool = True
-    uri: str = Field(default="", description="MLflow tracking URI; empty: an SQLite file in the results folder")
+    uri: Annotated[str, AfterValidator(_without_password)] = Field(
+        default="", description="MLflow tracking URI; empty: an SQLite file in the results folder"
+    )
 
 
 def _distinct(ratios: tuple[float, ...]) -> tuple[float, ...]:

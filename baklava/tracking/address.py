@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from baklava.fingerprint import fingerprint
 from baklava.jobs import TrackJob
 
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -35,9 +36,14 @@ def page(uri: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    """An address that may be printed and kept in files."""
-    host = urlsplit(uri).netloc
-    return uri.replace(host, host.rpartition("@")[2], 1) if "@" in host else uri
+    """An address that may be printed and kept in files: without user, and without query, which may hold the same."""
+    address, host = uri.partition("?")[0], urlsplit(uri).netloc
+    return address.replace(host, host.rpartition("@")[2], 1) if "@" in host else address
+
+
+def store_fingerprint(job: TrackJob) -> str:
+    """Changes with the store, and not with who enters it. The workflow keeps it, and an address may be a secret too."""
+    return fingerprint(without_password(store_uri(job)))
 
 
 def is_server(uri: str) -> bool:

@@ -193,6 +193,11 @@ SETTINGS = {
     "code of its own": (f"{MODEL}.path=INVENTED/own-code", "model tiny-llama", "set trust_remote_code to true"),
     "longer than the positions": ("evaluate.length=5000", "evaluate.length: 5000", "4096 positions", "or less"),
     "prompts longer than the positions": (f"{MODEL}.path=INVENTED/short", "evaluate.length", "256 positions"),
+    "password in the settings": (
+        "tracking.uri=https://me:se@tracking.example",
+        "tracking.uri: holds a password",
+        "set the variable MLFLOW_TRACKING_URI",
+    ),
     "results in a file": ("results=INVENTED/a-file", "results", "a-file is not a folder", "set results=FOLDER"),
 }
 

@@ -43,7 +43,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Layout:
     """For tests that only look: one model measured, one of its jobs with a usage file."""
     from finished_experiment import job_of
 
-    from baklava.tracking import track
+    from baklava.tracking.track import track
     from baklava.usage import usage_file
 
     layout = finished(tmp_path_factory.mktemp("tracked") / "results", tables)

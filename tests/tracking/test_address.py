@@ -8,8 +8,8 @@ from finished_experiment import job_of, runs_in
 from mlflow import MlflowClient
 
 from baklava.layout import Layout
-from baklava.tracking import track
 from baklava.tracking.address import VARIABLE, artifacts_folder, lock_file, page, store_uri, without_password
+from baklava.tracking.track import track
 
 
 def test_the_setting_comes_before_the_variable_before_the_default(layout: Layout, monkeypatch: pytest.MonkeyPatch):
@@ -47,6 +47,7 @@ def test_an_sqlite_file_has_one_lock_wherever_the_results_lie(layout: Layout, tm
 
 def test_passwords_are_not_shown():
     assert without_password("https://me:secret@tracking.example:5000/x") == "https://tracking.example:5000/x"
+    assert without_password("postgresql://host/db?user=me&password=secret") == "postgresql://host/db"
     assert page("https://me:secret@tracking.example/") == "https://tracking.example"
     assert without_password("postgresql://me:secret@host/db") == "postgresql://host/db"
     assert without_password("sqlite:////a/b@c/mlflow.db") == "sqlite:////a/b@c/mlflow.db"

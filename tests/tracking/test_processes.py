@@ -7,7 +7,7 @@ from pathlib import Path
 from finished_experiment import FIGURES, job_of, runs_in, small_records, write_finished
 
 from baklava.layout import Layout
-from baklava.tracking import track
+from baklava.tracking.track import track
 
 EXPERIMENTS = ("a", "b", "c", "d")
 
@@ -19,7 +19,7 @@ def test_eight_at_once_lose_nothing_and_double_nothing(tmp_path: Path):
     for layout in layouts[1:]:
         shutil.copytree(layouts[0].root, layout.root)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["baklava.tracking"])
+    processes.set_forkserver_preload(["baklava.tracking.track"])
     running = [processes.Process(target=track, args=(job_of(layout),)) for layout in layouts for _ in range(2)]
     for process in running:
         process.start()

@@ -28,10 +28,10 @@ from baklava.errors import UserError
 from baklava.headline import Headline
 from baklava.profile import Profile
 from baklava.results import read_summary
-from baklava.tracking import track
 from baklava.tracking.address import VARIABLE
 from baklava.tracking.cell_run import MEASURED_ON
 from baklava.tracking.model_run import figures_of
+from baklava.tracking.track import track
 from baklava.usage import usage_file
 
 PARAMS = ["model", "task", "allocator", "eviction", "ratio", "protocol", "seed", "length"]

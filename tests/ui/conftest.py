@@ -11,8 +11,8 @@ from shown import RATIOS, Shown
 from synthetic import experiment_records
 
 from baklava.layout import Layout
-from baklava.tracking import track
 from baklava.tracking.address import VARIABLE
+from baklava.tracking.track import track
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 

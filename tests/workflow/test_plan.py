@@ -15,6 +15,7 @@ from baklava.figures import report_figures
 from baklava.jobs import AllocateJob, ReportJob
 from baklava.layout import Layout
 from baklava.models import reference_model_path
+from baklava.tracking.address import VARIABLE
 
 Snakemake = Callable[..., Any]
 AFTER_SUMMARY = {"summary": 1, "figures": 1, "page": 1, "tracking": 1}
@@ -170,3 +171,17 @@ def test_other_weights_rerun_what_was_made_with_the_model(snakemake: Snakemake, 
         file.write(bytes([last[0] ^ 1]))
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert snakemake(folder, "-n", **settings).planned == EVERYTHING
+
+
+def test_another_store_is_tracked_to_again_and_no_password_is_kept(
+    snakemake: Snakemake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "https://me:geheim1@tracking.example")
+    finish(snakemake, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"geheim1" in path.read_bytes()]
+    monkeypatch.setenv(VARIABLE, "https://me:geheim2@tracking.example")
+    assert snakemake(tmp_path, "-n").planned == {}
+    monkeypatch.setenv(VARIABLE, "https://me:geheim1@other.example")
+    assert snakemake(tmp_path, "-n").planned == {"tracking": 1}
+    monkeypatch.delenv(VARIABLE)
+    assert snakemake(tmp_path, "-n").planned == {"tracking": 1}

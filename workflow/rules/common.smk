@@ -16,6 +16,7 @@ from baklava.layout import Layout
 from baklava.models.folder import content
 from baklava.ownership import claim_results
 from baklava.ready import check_ready
+from baklava.tracking.address import store_fingerprint
 
 
 def composed_experiment(settings: dict[str, object]) -> tuple[ExperimentConfig, list[str]]:

@@ -103,6 +103,7 @@ rule tracking:
     conda:
         "../envs/baklava.yaml"
     params:
+        store=store_fingerprint(track_job),
         job=track_job.model_dump_json(),
     message:
         "Runs for MLflow: {output}"

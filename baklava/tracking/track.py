@@ -1,0 +1,70 @@
+"""`baklava track`: one experiment of MLflow brought in line with the files."""
+
+from __future__ import annotations
+
+import sys
+
+import mlflow
+from filelock import FileLock
+
+from baklava.files import write_json
+from baklava.jobs import TrackJob
+from baklava.tracking.address import artifacts_folder, is_server, lock_file, page, store_uri, without_password
+from baklava.tracking.runs import Runs
+from baklava.tracking.store import Store
+from baklava.tracking.view import CELLS, CURVES, TRADE_OFF, View, is_known, link, views
+
+SCHEMA = 1
+
+
+def track(job: TrackJob) -> None:
+    """Make the MLflow experiment `baklava/<experiment>` hold what the files say; a second time changes nothing.
+
+    One run per model, with its curves and figures, and under it one run per cell (a row of the summary). Processes
+    that track into the same store do so one after the other.
+    """
+    if not job.tracking.enabled:
+        write_json(job.output, {"enabled": False}, schema=SCHEMA)
+        return
+    runs = Runs(job)
+    name, uri = f"baklava/{job.experiment}", store_uri(job)
+    lock = lock_file(uri, job)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        store = Store.open(uri, name, artifacts=artifacts_folder(uri, job))
+        changes = store.synchronise(runs, n_runs=len(runs), rebuild=job.rebuild)
+        _decorate(store, views(runs.methods, runs.tasks, measured=runs.measured))
+    tracked = {
+        "enabled": True,
+        "uri": without_password(uri),
+        "experiment": {"id": store.experiment_id, "name": name},
+        "runs": {"models": len(runs.models), "cells": runs.n_cells},
+        "view": link(store.experiment_id, TRADE_OFF),
+        "curves": link(store.experiment_id, CURVES),
+    }
+    write_json(job.output, tracked, schema=SCHEMA)
+    print(f"MLflow experiment {name}: {changes}")
+    if not is_server(uri):
+        print(f"Start the UI with `make ui`, or `mlflow ui --backend-store-uri {without_password(uri)}`")
+    print(f"Score against KV memory: {page(uri)}/{tracked['view']}")
+    print(f"Score over the ratio:    {page(uri)}/{tracked['curves']}")
+
+
+def _decorate(store: Store, wanted: list[View]) -> None:
+    """Help for whoever opens the UI. It can fail with a version that we do not know, and must not matter then."""
+    try:
+        store.set_tag("mlflow.note.content", _note(store.experiment_id, wanted))
+        store.set_tag("mlflow.experimentKind", "custom_model_development")
+        if is_known(mlflow.__version__):
+            for view in wanted:
+                store.set_tag(view.tag, view.value)
+    except Exception as error:
+        print(f"MLflow: no saved view ({error})", file=sys.stderr)
+
+
+def _note(experiment_id: str, wanted: list[View]) -> str:
+    links = [f"- [{view.name}]({link(experiment_id, view.key)})" for view in wanted]
+    return (
+        "One run per model, its cells (task x method x ratio) nested under it; "
+        f"the filter `{CELLS}` lists the cells.\n\n" + "\n".join(links)
+    )
