@@ -123,7 +123,8 @@ def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase
         question = sample.question + sample.answer_prefix
         if not question:  # nothing would predict the answer's first token but the context, which is compressed
             raise UserError(
-                f"calibration.tasks: task {task.name} asks nothing after its context; take calibration=text for text"
+                f"calibration.tasks: task {task.name} asks nothing after its context; choose another, or "
+                "calibrate on its text with calibration=text calibration.text.data=FILE"
             )
         yield Prompt(task.name, index, sample.context, question, task.reference_answer(sample))
         index += 1
