@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -169,11 +170,22 @@ def test_score_against_memory_is_in_units_that_read_well(headline, summary):
 def test_importance_has_a_panel_per_estimator_with_layer_0_at_the_top(layout, model):
     profile = Profile.load(layout.profile(model))
     axes = panels(importance_figure(profile))
-    assert list(axes) == ["value_output_cosine", "eviction_shift_cosine", "eviction_shift", "layer"]
+    assert list(axes) == ["value_output_cosine", "eviction_shift_cosine", "eviction_shift", "layer_cosine"]
+    assert np.allclose(axes["layer_cosine"].collections[0].get_array()[:, 0], profile.layer_importance.mean(0))
     for name in list(axes)[:-1]:
         mesh = axes[name].collections[0]
         assert np.allclose(mesh.get_array(), profile.kv_importance(name))
         assert axes[name].get_ylim() == (MODELS[model][0], 0)
+
+
+def test_the_estimator_of_whole_layers_is_drawn_once(layout):
+    profile = Profile.load(layout.profile("tiny-llama"))
+    of_layers = np.repeat(profile.layer_importance[:, :, None], 8, axis=2)
+    both = replace(profile, head_importance={"layer_cosine": of_layers, **profile.head_importance})
+    assert list(panels(importance_figure(both))) == list(panels(importance_figure(profile)))
+    alone = panels(importance_figure(replace(profile, head_importance={"layer_cosine": of_layers})))
+    assert list(alone) == ["layer_cosine"]
+    assert alone["layer_cosine"].get_ylabel() == "layer"
 
 
 def test_budgets_show_every_ratio_and_name_the_estimator():

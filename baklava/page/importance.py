@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from baklava.agreement import rank_agreement
 from baklava.page.heat_map import heat_map
 from baklava.page.view import Frame, View
-from baklava.plots.importance import maps_of, precision
+from baklava.plots.importance import LAYERS, maps_of, precision
 from baklava.profile import Profile
 
 
@@ -18,7 +18,8 @@ def importance(profiles: dict[str, Profile]) -> View:
     return View(
         id="importance",
         title="Importance of every KV cache",
-        text="Each estimator has a scale of its own; query heads that share a KV cache are averaged.",
+        text="Each estimator has a scale of its own; query heads that share a KV cache are averaged. "
+        f"{LAYERS} has one value per layer.",
         controls=("model", "estimator"),
         frames=tuple(frame for model, profile in profiles.items() for frame in _frames(model, profile)),
         narrow=True,
@@ -32,7 +33,7 @@ def _frames(model: str, profile: Profile) -> list[Frame]:
         for name, values in maps_of(profile).items()
     ]
     of_layers = profile.layer_importance.astype(np.float64)[:, :, None]  # [P, L, 1]
-    return [*frames, _frame(model, "whole layers", of_layers.mean(0), of_layers, [""])]
+    return [*frames, _frame(model, LAYERS, of_layers.mean(0), of_layers, [""])]
 
 
 def _frame(model: str, name: str, values: NDArray, of_prompts: NDArray, columns: list[str]) -> Frame:

@@ -15,10 +15,12 @@ from baklava.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
 from baklava.plots.style import headings
 from baklava.profile import Profile
 
+LAYERS = "layer_cosine"  # the estimator that has one value per layer, which every profile holds anyway
+
 
 def importance(profile: Profile) -> Figure:
     """Query heads are pooled by their mean over each KV head's group; every panel has its own colour scale."""
-    maps = maps_of(profile)
+    maps, of_layers = maps_of(profile), profile.layer_importance.mean(0).astype(np.float64)[:, None]
     width, height = panel_size(profile.n_layers, profile.n_kv_heads)
     room = 1.25  # for axis labels and the colour bar
     widths = [max(width, 1.9) + room] * len(maps) + [0.2 + room]
@@ -35,16 +37,17 @@ def importance(profile: Profile) -> Figure:
         note = "" if math.isnan(agreement) else f"rank agreement between prompts {agreement:.2f}"
         _panel(panel, name, note, values)
         panel.set_xlabel("KV head")
-    panels[0].set_ylabel("layer")
-    _panel(last, "layer", "", profile.layer_importance.mean(0).astype(np.float64)[:, None])
+    _panel(last, LAYERS, "", of_layers)
     last.set_xticks([])
+    [*panels, last][0].set_ylabel("layer")
     return figure
 
 
 def maps_of(profile: Profile) -> dict[str, NDArray[np.float64]]:
-    """Importance `[L, Hkv]` by estimator, those that are known first."""
+    """Importance `[L, Hkv]` by estimator, those that are known first, without that of whole layers."""
     known = [name for name in ESTIMATORS if name in profile.head_importance]
-    return {name: profile.kv_importance(name) for name in dict.fromkeys([*known, *profile.head_importance])}
+    names = dict.fromkeys([*known, *profile.head_importance])
+    return {name: profile.kv_importance(name) for name in names if name != LAYERS}
 
 
 def _panel(axes: Axes, title: str, note: str, values: NDArray[np.float64]) -> None:

@@ -186,6 +186,8 @@ class TestNumbers:
             for name in profile.head_importance:
                 frame = html.frames("importance")[model, name]
                 assert frame["data"][0]["z"] == profile.kv_importance(name).tolist()
+            of_layers = html.frames("importance")[model, "layer_cosine"]["data"][0]["z"]
+            assert of_layers == profile.layer_importance.astype(float).mean(0)[:, None].tolist()
 
     def test_needle_grids_and_measurements_are_there(self, html):
         grid = html.frames("needle-grid")["tiny-llama", "needle_grid", f"uniform / {EVICTION}", "0.9"]
