@@ -267,7 +267,7 @@ class SummarizeJob(Strict):
     def of(cls, config: ExperimentConfig, layout: Layout) -> SummarizeJob:
         return cls(
             summary=config.summary,
-            records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
+            records=_all_records(config, layout),
             timings=_all_timings(config, layout),
             csv=layout.summary_csv,
             parquet=layout.summary_parquet,
@@ -290,7 +290,7 @@ class ClaimsJob(Strict):
         return cls(
             claims=config.claims,
             summary=config.summary,
-            records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
+            records=_all_records(config, layout),
             output=layout.claims,
             markdown=layout.claims.with_suffix(".md"),
         )
@@ -368,7 +368,7 @@ class TrackJob(Strict):
             results=config.results,
             summary=layout.summary_parquet,
             headline=layout.headline,
-            records=tuple(layout.records(model, task) for model in config.models for task in config.tasks),
+            records=_all_records(config, layout),
             timings=_all_timings(config, layout),
             profiles={model: layout.profile(model) for model in config.models},
             measurements=tuple(layout.measurements(model) for model in config.models),
@@ -407,6 +407,10 @@ def _result_files(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
 
 def _all_budgets(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
     return tuple(cell.path for model in config.models for cell in _all_cells(config, layout, model))
+
+
+def _all_records(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
+    return tuple(layout.records(model, task) for model in config.models for task in config.tasks)
 
 
 def _all_timings(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import pyarrow as pa
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from synthetic import (
@@ -17,11 +16,9 @@ from synthetic import (
     write_timings,
 )
 
-from baklava import measurements
 from baklava.config import SummaryConfig, TrackingConfig
 from baklava.jobs import SummarizeJob, TrackJob
 from baklava.layout import Layout
-from baklava.parquet import write_parquet
 from baklava.summarize import summarize
 
 RATIO = RATIOS[1]
@@ -65,30 +62,6 @@ def write_finished(layout: Layout, records: pd.DataFrame) -> None:
     for name in FIGURES:
         layout.figure(name).parent.mkdir(parents=True, exist_ok=True)
         layout.figure(name).write_text(f"<svg>{name}</svg>")
-
-
-def write_measurements(layout: Layout, model: str) -> None:
-    """Made-up measurements of a model's cells at one ratio; on a CPU, where nothing tells the peak."""
-    cells = [("full", "none", 0.0), *((allocator, EVICTION, RATIO) for allocator in ("uniform", "baklava"))]
-    rows = [
-        {
-            "model": model,
-            "allocator": allocator,
-            "eviction": eviction,
-            "ratio": ratio,
-            "device": "cpu",
-            "context": 512,
-            "batch": 2,
-            "prefill_seconds": 1.5,
-            "first_token_seconds": 1.75,
-            "tokens_per_second": 40.0 + 10 * ratio,
-            "peak_bytes": float("nan"),
-            "kv_bytes": 1000,
-        }
-        for allocator, eviction, ratio in cells
-    ]
-    table = pa.Table.from_pylist(rows, schema=measurements.COLUMNS)
-    write_parquet(layout.measurements(model), table, schema=measurements.SCHEMA)
 
 
 def job_of(layout: Layout, *, ratios: tuple[float, ...] = (RATIO,), rebuild: bool = False, **tracking) -> TrackJob:

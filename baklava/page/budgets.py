@@ -5,12 +5,9 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from baklava.budgets import Budgets
-from baklava.cells import UNIFORM
 from baklava.page.heat_map import heat_map
-from baklava.page.view import Frame, View
+from baklava.page.view import Frame, Method, View, uniform_last
 from baklava.plots.budgets import chosen
-
-Method = tuple[str, str]
 
 LOSSES = {"these budgets": "loss", "uniform": "loss_uniform", "full cache": "loss_full"}
 
@@ -24,7 +21,7 @@ def budgets(found: dict[str, dict[Method, list[Budgets]]]) -> View:
         frames=tuple(
             Frame((model, " / ".join(method), f"{one.ratio:g}"), _heat_map(one), _note(one))
             for model, by_method in found.items()
-            for method in sorted(by_method, key=lambda method: (method[0] == UNIFORM, method))
+            for method in uniform_last(by_method)
             for one in by_method[method]
         ),
         slider="ratio",

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import plotly.graph_objects as go
 
-from baklava.cells import UNIFORM
 from baklava.depth_by_length import DepthByLength, GridCell
 from baklava.page.heat_map import heat_map
-from baklava.page.view import Frame, View
+from baklava.page.view import Frame, View, uniform_last
 
 
 def needle_grid(grids: dict[tuple[str, str], DepthByLength]) -> View:
@@ -30,7 +29,7 @@ def needle_grid(grids: dict[tuple[str, str], DepthByLength]) -> View:
 def _cells(grid: DepthByLength) -> Iterator[tuple[tuple[str, str], GridCell]]:
     """(method, ratio) as shown, and the cell; every method begins with the full cache, r = 0."""
     by_method = grid.by_method()
-    for method in sorted(by_method, key=lambda method: (method[0] == UNIFORM, method)):
+    for method in uniform_last(by_method):
         for cell in by_method[method]:
             yield (" / ".join(method), f"{cell[2]:g}"), cell
 

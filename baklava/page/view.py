@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
+from baklava.cells import UNIFORM
 from baklava.plots.style import GRID, INK, MUTED
+
+Method = tuple[str, str]  # allocator, eviction policy
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -33,6 +37,11 @@ class View:
     frames: tuple[Frame, ...]
     slider: str = ""
     narrow: bool = False  # half of the page's width is enough
+
+
+def uniform_last(methods: Iterable[Method]) -> list[Method]:
+    """In the order of a menu, which opens with the first one."""
+    return sorted(methods, key=lambda method: (method[0] == UNIFORM, method))
 
 
 def plain(value: object) -> str:

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_experiment import small_records, write_finished, write_measurements
+from finished_experiment import small_records, write_finished
+from synthetic import write_measurements
 
 from baklava.layout import Layout
 from baklava.tracking.address import VARIABLE
