@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import time
 from collections import defaultdict
@@ -19,7 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from baklava.errors import UserError
-from baklava.tracking.address import without_password
+from baklava.files import atomic
+from baklava.tracking.address import SQLITE, without_password
 from baklava.tracking.run import Dataset, Run
 
 KEY = "baklava.key"
@@ -55,7 +57,10 @@ class Store:
         it to the server. Raises `UserError` if the store cannot be opened.
         """
         location = None if artifacts is None else artifacts.resolve().as_uri()
+        database = Path(uri.removeprefix(SQLITE))
         try:
+            if uri.startswith(SQLITE) and not database.exists():
+                _make_tables(database)
             client = MlflowClient(tracking_uri=uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
@@ -144,6 +149,16 @@ class Store:
     def _delete(self, runs: Iterable[mlf.Run]) -> None:
         for run in runs:
             self.client.delete_run(run.info.run_id)
+
+
+def _make_tables(database: Path) -> None:
+    """MLflow makes its tables one by one, and cannot go on where it was killed: a new database appears as a whole."""
+    for journal in database.parent.glob(
+        f".{glob.escape(database.name)}.*.unfinished-journal"
+    ):  # SQLite's, of a killed one
+        journal.unlink()
+    with atomic(database) as unfinished:
+        MlflowClient(tracking_uri=f"{SQLITE}{unfinished}").search_experiments(max_results=1)
 
 
 def _is_same(there: mlf.Run, wanted: Run) -> bool:

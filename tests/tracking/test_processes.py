@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from finished_experiment import FIGURES, job_of, runs_in, small_records, write_finished
@@ -35,3 +36,22 @@ def test_eight_at_once_lose_nothing_and_double_nothing(tmp_path: Path):
         assert {run.data.tags["experiment"] for run in runs} == {layout.experiment}
         figures = layout.results / "mlartifacts" / layout.experiment
         assert len(list(figures.rglob("*.svg"))) == 2 * (len(FIGURES) // 2 + 1)
+
+
+def test_killed_while_it_makes_a_new_database_it_is_run_again(tmp_path: Path):
+    layout = Layout(tmp_path / "results", "a")
+    write_finished(layout, small_records())
+    process = multiprocessing.get_context("spawn").Process(target=track, args=(job_of(layout),))
+    process.start()
+    begun = 0
+    while not begun and process.is_alive():  # the first table is there, the last is not
+        for path in layout.results.glob("*mlflow.db*"):
+            with suppress(FileNotFoundError):
+                begun += path.stat().st_size
+    process.kill()
+    process.join()
+    assert begun
+    assert not (layout.results / "mlflow.db").exists()
+    track(job_of(layout))
+    assert {run.info.status for run in runs_in(layout)} == {"FINISHED"}
+    assert not list(layout.results.glob(".mlflow.db*"))
