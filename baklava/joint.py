@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from baklava.allocate import Baklava, BaklavaMeasured, Fitted, Uniform
 from baklava.budgets import Budgets
-from baklava.calibration import Calibration, Prompt
+from baklava.calibration import Calibration
 from baklava.importance import CONTROLS
 from baklava.jobs import AllocateJob
 from baklava.models.load import load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, Shares, refine
-from baklava.replay import Replay
+from baklava.replay import Replay, ReplayedLosses
 from baklava.search import searched_budgets
 
 UNIFORM = "uniform"
@@ -51,27 +50,6 @@ def starts(
                 mapping = Baklava(name=estimator, search=False, estimator=estimator, slope=slope, floor=allocator.floor)
                 some[f"{estimator} ** {slope:g}"] = mapping.shares(profile, ratio)
     return {name: shares.ravel() for name, shares in some.items()}
-
-
-class ReplayedLosses:
-    """`Losses` measured by replaying the continuations of prompts; no number counts as infinite."""
-
-    def __init__(self, replay: Replay, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
-        self._replay = replay
-        self._prompts = prompts
-        self._shape = shape
-        self._progress = progress
-
-    def __call__(self, rows: Mapping[float, Sequence[Shares]]) -> dict[float, NDArray[np.float64]]:
-        budgets = [Budgets.from_shares(one.reshape(self._shape)) for some in rows.values() for one in some]
-        losses = np.zeros((len(self._prompts), len(budgets)))
-        for i, prompt in enumerate(self._prompts):
-            if budgets:
-                losses[i] = self._replay.losses(prompt, budgets)
-            self._progress.update()
-        mean = np.nan_to_num(losses.mean(0), nan=np.inf, posinf=np.inf)
-        parts = np.split(mean, np.cumsum([len(some) for some in rows.values()])[:-1])
-        return dict(zip(rows, parts, strict=True))
 
 
 def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile) -> Fitted:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
@@ -17,6 +18,7 @@ from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.generation import Sequences, compressed, continuation_losses, prefill
 from baklava.models.load import LoadedModel
+from baklava.refinement import Shares
 
 MEMORY_PART = 0.5  # of the memory that is free, for contexts that are kept; the rest is for the rows
 
@@ -44,7 +46,7 @@ class Replay:
     """
 
     def __init__(self, loaded: LoadedModel, policy: EvictionPolicy, *, batch_rows: int, memory: float | None = None):
-        self._loaded = loaded
+        self.loaded = loaded
         self._policy = policy
         self._batch_rows = batch_rows
         self._room = MEMORY_PART * loaded.free_memory() if memory is None else memory
@@ -61,23 +63,44 @@ class Replay:
             return np.concatenate([self._rows(read, budgets[start : start + self._batch_rows]) for start in starts])
         except torch.OutOfMemoryError:
             raise UserError(
-                f"model {self._loaded.name}: not enough memory to replay {min(len(budgets), self._batch_rows)} rows "
+                f"model {self.loaded.name}: not enough memory to replay {min(len(budgets), self._batch_rows)} rows "
                 "together; lower search.batch_rows or search.memory_gib"
             ) from None
 
     def _rows(self, read: _Read, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        cache = compressed(self._loaded, read.context, budgets, [self._policy] * len(budgets), share=True)
-        return continuation_losses(self._loaded, cache, read.question, read.answer).double().numpy()
+        cache = compressed(self.loaded, read.context, budgets, [self._policy] * len(budgets), share=True)
+        return continuation_losses(self.loaded, cache, read.question, read.answer).double().numpy()
 
     def _read(self, prompt: Prompt) -> _Read:
         if prompt in self._kept:
             return self._kept[prompt]
-        context, question, answer = prompt.token_ids(self._loaded)
-        read = _Read(prefill(self._loaded, [context], [self._policy]), question, answer)
+        context, question, answer = prompt.token_ids(self.loaded)
+        read = _Read(prefill(self.loaded, [context], [self._policy]), question, answer)
         if read.n_bytes <= self._room:
             self._room -= read.n_bytes
             self._kept[prompt] = read
         return read
+
+
+class ReplayedLosses:
+    """`Losses` measured by replaying the continuations of prompts; no number counts as infinite."""
+
+    def __init__(self, replay: Replay, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
+        self._replay = replay
+        self._prompts = prompts
+        self._shape = shape
+        self._progress = progress
+
+    def __call__(self, rows: Mapping[float, Sequence[Shares]]) -> dict[float, NDArray[np.float64]]:
+        budgets = [Budgets.from_shares(one.reshape(self._shape)) for some in rows.values() for one in some]
+        losses = np.zeros((len(self._prompts), len(budgets)))
+        for i, prompt in enumerate(self._prompts):
+            if budgets:
+                losses[i] = self._replay.losses(prompt, budgets)
+            self._progress.update()
+        mean = np.nan_to_num(losses.mean(0), nan=np.inf, posinf=np.inf)
+        parts = np.split(mean, np.cumsum([len(some) for some in rows.values()])[:-1])
+        return dict(zip(rows, parts, strict=True))
 
 
 def prefill_seconds(loaded: LoadedModel, prompts: Sequence[Prompt]) -> float:

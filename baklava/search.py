@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from statistics import fmean
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from optuna.trial import Trial
 from tqdm import tqdm
 
-from baklava.allocate import Allocator, Fitted, budgets_of
+from baklava.allocate import Allocator, Baklava, Fitted, budgets_of
 from baklava.allocate.base import Point
 from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
@@ -22,7 +23,8 @@ from baklava.fingerprint import fingerprint
 from baklava.jobs import AllocateJob
 from baklava.models.load import identity, load_model
 from baklava.profile import Profile
-from baklava.replay import Replay, prefill_seconds
+from baklava.refinement import Refinement, refine
+from baklava.replay import Replay, ReplayedLosses, prefill_seconds
 from baklava.search_trace import Cost, trace
 from baklava.study import ROUND, Study, journal
 
@@ -33,6 +35,8 @@ VERSION = 1
 # after a quarter of the prompts, which tells the bad ones; then the best quarter, by when ranks hardly change any more.
 STAGES = {0.25: 0.5, 0.5: 0.25, 1.0: 1.0}
 SEE_ALL = 2  # the first trials, uniform and the mapping as configured, see every prompt
+LOSSY = 0.02  # nats per token beyond the full cache's loss from which on a searched mapping is refined
+STEP = 0.05  # share that a KV cache gains or gives in the first round of it
 NEIGHBOURS = 2  # other ratios, the nearest ones, whose best mapping is tried
 
 
@@ -162,29 +166,80 @@ def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -
             for ratio in job.budgets
         }
         search = Search(allocator, profile, studies, calibration.search)
-        _run(job, search, studies, calibration.search)
-    cost = Cost.of(studies.values(), n_prompts=len(calibration.search))
+
+        @cache
+        def replay() -> Replay:
+            settings = job.search
+            policy = job.eviction.build()
+            return Replay(load_model(job.model), policy, batch_rows=settings.batch_rows, memory=settings.memory)
+
+        _run(job, search, studies, calibration.search, replay)
+    budgets = {ratio: _winner(job, search, ratio, study) for ratio, study in studies.items()}
+    rounds = allocator.refine if isinstance(allocator, Baklava) else 0
+    lossy = {ratio: one for ratio, one in budgets.items() if rounds and _excess(one) > LOSSY}
+    started = time.perf_counter()
+    if lossy:
+        budgets |= _refined(job, lossy, replay(), calibration.search, rounds)
+    seconds = time.perf_counter() - started if lossy else 0.0
+    cost = Cost.of(studies.values(), n_prompts=len(calibration.search), n_refined=len(lossy), refined_in=seconds)
     cost.save(job.cost)
     tqdm.write(f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: {cost}")
-    return Fitted({ratio: _winner(job, search, ratio, study) for ratio, study in studies.items()}, trace(job, studies))
+    return Fitted(budgets, trace(job, studies))
+
+
+def _refined(
+    job: AllocateJob, lossy: Mapping[float, Budgets], replay: Replay, prompts: Sequence[Prompt], rounds: int
+) -> dict[float, Budgets]:
+    """Budgets that lose less on the search prompts, or the same where no move pays."""
+    name = f"refine {job.model.name} {job.allocator.name}"
+    with tqdm(total=len(prompts) * (1 + 2 * rounds), desc=name, unit="prompt") as progress:
+        losses = ReplayedLosses(replay, prompts, next(iter(lossy.values())).shape, progress)
+        starts = {ratio: {"searched": one.shares.ravel()} for ratio, one in lossy.items()}
+        refined = refine(starts, losses, rounds=rounds, step=STEP, floor=0.0)
+    return {ratio: _moved(lossy[ratio], one) for ratio, one in refined.items()}
+
+
+def _excess(budgets: Budgets) -> float:
+    """Nats per token that they lose beyond the full cache."""
+    return budgets.provenance["loss"] - budgets.provenance["loss_full"]
+
+
+def _moved(budgets: Budgets, refined: Refinement) -> Budgets:
+    if refined.best is refined.start:
+        return budgets
+    return Budgets.from_shares(
+        refined.best.shares.reshape(budgets.shape),
+        ratio=budgets.ratio,
+        model=budgets.model,
+        allocator=budgets.allocator,
+        parameters={**budgets.parameters, "refined": refined.best.move},
+        provenance={**budgets.provenance, "loss": refined.best.loss, "loss_searched": refined.start.loss},
+    )
 
 
 def _identity(job: AllocateJob, allocator: Allocator, profile: Profile, calibration: Calibration) -> str:
     """Of all that losses and trials depend on, but the number of rounds: more of them go on from fewer."""
     policy = job.eviction.build()
+    parameters = {name: value for name, value in asdict(allocator).items() if name != "refine"}
     return fingerprint(
         VERSION,
         identity(job.model),
         profile.fingerprint,
         calibration.fingerprint,
-        [allocator.family, asdict(allocator)],
+        [allocator.family, parameters],
         [policy.family, asdict(policy)],
         list(job.budgets),
         job.search.seed,
     )
 
 
-def _run(job: AllocateJob, search: Search, studies: Mapping[float, Study], prompts: Sequence[Prompt]) -> None:
+def _run(
+    job: AllocateJob,
+    search: Search,
+    studies: Mapping[float, Study],
+    prompts: Sequence[Prompt],
+    replay: Callable[[], Replay],
+) -> None:
     """The rounds that the journal does not hold yet; the model is loaded only if there are any."""
     n_rounds = job.search.n_rounds
     done = min(n_rounds, *(study.n_rounds_saved for study in studies.values()))
@@ -192,18 +247,16 @@ def _run(job: AllocateJob, search: Search, studies: Mapping[float, Study], promp
         study.resume(done)
     if done == n_rounds:
         return
-    loaded = load_model(job.model)
-    replay = Replay(loaded, job.eviction.build(), batch_rows=job.search.batch_rows, memory=job.search.memory)
     n_trials = ROUND * len(studies)
     name = f"search {job.model.name} {job.allocator.name}"
     with tqdm(total=n_rounds * n_trials, initial=done * n_trials, desc=name, unit="trial") as progress:
         for number in range(done, n_rounds):
             started = time.perf_counter()
-            facts = {"loss_full": _loss_full(job, search, replay)} if number == 0 else {}
-            search.round(replay, progress)
+            facts = {"loss_full": _loss_full(job, search, replay())} if number == 0 else {}
+            search.round(replay(), progress)
             facts["seconds"] = time.perf_counter() - started
             if number == 0:
-                facts["prefill_seconds"] = prefill_seconds(loaded, prompts)
+                facts["prefill_seconds"] = prefill_seconds(replay().loaded, prompts)
             for study in studies.values():
                 study.save(facts)
 

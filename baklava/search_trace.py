@@ -87,19 +87,21 @@ class Cost:
     prefill_seconds: float
     n_prompts: int
     n_trials: int
-    n_replays: int
+    n_replays: int  # of the trials
+    n_refined: int  # ratios of which the best mapping was refined; in the seconds, not in the replays
 
     @classmethod
-    def of(cls, studies: Iterable[Study], *, n_prompts: int) -> Cost:
+    def of(cls, studies: Iterable[Study], *, n_prompts: int, n_refined: int, refined_in: float) -> Cost:
         some = list(studies)
         rounds = some[0].facts
         trials = [one for study in some for one in study.trials]
         return cls(
-            seconds=sum(one["seconds"] for one in rounds),
+            seconds=sum(one["seconds"] for one in rounds) + refined_in,
             prefill_seconds=rounds[0]["prefill_seconds"],
             n_prompts=n_prompts,
             n_trials=len(trials),
             n_replays=sum(max(one.intermediate_values) for one in trials),
+            n_refined=n_refined,
         )
 
     @property
@@ -112,6 +114,7 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_trials} trials, {self.n_replays} replays in {self.seconds:.1f} s, the time of "
+            f"{self.n_trials} trials, {self.n_replays} replays and the refinement of {self.n_refined} ratios in "
+            f"{self.seconds:.1f} s, the time of "
             f"{self.prefills:.1f} prefills of the {self.n_prompts} prompts ({self.prefill_seconds:.2f} s each)"
         )

@@ -19,6 +19,7 @@ from baklava.config import AllocatorConfig, EvictionConfig, ModelConfig, Profile
 from baklava.jobs import AllocateJob
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile, profile_prompts
+from baklava.search import LOSSY
 from baklava.search_trace import parameters, read_trace
 from baklava.study import ROUND
 
@@ -133,6 +134,23 @@ def test_another_profile_never_goes_on_with_an_old_search(
     allocate(job(tmp_path, profile))  # as it was
     assert len(loads) == 2
     assert written(searched) == before
+
+
+def test_what_still_loses_is_refined(tmp_path: Path, profile: Profile, loads: list[int]) -> None:
+    given: dict[str, Any] = {"budgets": {0.9: tmp_path / "0.9.json"}, "search": SearchConfig(n_rounds=1)}
+    plain = AllocatorConfig(name="baklava", family="baklava", refine=0)
+    allocate(job(tmp_path, profile, allocator=plain, **given))
+    before = Budgets.load(tmp_path / "0.9.json")
+    assert before.provenance["loss"] > before.provenance["loss_full"] + LOSSY
+    assert json.loads((tmp_path / "cost.json").read_text())["n_refined"] == 0
+    allocate(job(tmp_path, profile, **given))
+    assert len(loads) == 2  # to refine, not to search again
+    after = Budgets.load(tmp_path / "0.9.json")
+    assert after.provenance["loss_searched"] == pytest.approx(before.provenance["loss"], abs=1e-6)
+    assert after.provenance["loss"] < before.provenance["loss"] - 0.01
+    assert after.parameters["refined"].startswith("round ")
+    assert after.shares.mean() == pytest.approx(0.1, abs=1e-9)
+    assert json.loads((tmp_path / "cost.json").read_text())["n_refined"] == 1
 
 
 def test_the_trace_has_a_row_per_trial(searched: AllocateJob) -> None:

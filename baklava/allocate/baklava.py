@@ -37,7 +37,9 @@ class Baklava(Allocator):
     fills caches in order of importance. No cache gains when the total shrinks.
 
     With `search` (the default) the parameters are starting values and the search picks them per ratio, among all
-    estimators that the profile holds but the control.
+    estimators that the profile holds but the control. Where the best mapping still loses more than the full cache, as
+    where hardly a KV cache can stay whole, no mapping ranks all of them right: there up to `refine` rounds of the joint
+    refinement follow (`baklava/refinement.py`; 0: none), which need no mapping.
     """
 
     family: ClassVar[str] = "baklava"
@@ -49,6 +51,7 @@ class Baklava(Allocator):
     slope: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 2.0
     floor: Part = 0.02
     whole: Part = 0.0
+    refine: Annotated[int, Field(ge=0)] = 3
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
         """Head importance pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
