@@ -127,8 +127,7 @@ class BudgetedLayer(AttendingLayer):
         """Take in the rows of another layer, which read their own context, after the own ones."""
         if self.compressed is None or other.compressed is None or self._tail is None or other._tail is None:
             raise UserError('rows join others once both have read on after their context, with decoding="grow"')
-        mine, theirs = (torch.arange(one.counts.shape[0]) for one in (self.compressed, other.compressed))
-        self.compressed = Compressed.joined([(self.compressed, mine), (other.compressed, theirs)])
+        self.compressed = Compressed.joined([self.compressed, other.compressed])
         self._tail.append_rows(other._tail)
         self.seen = max(self.seen, other.seen)
 

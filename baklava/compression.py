@@ -72,28 +72,25 @@ class Compressed:
     written: int = 0
 
     @classmethod
-    def joined(cls, parts: Sequence[tuple[Compressed, Tensor]]) -> Compressed:
-        """Of each part these rows, in this order, part after part; equally many tokens were written to all of them."""
-        counts, entries, rings, ring_counts = [], [], [], []
-        for one, rows in parts:
-            n_kv_heads = one.counts.shape[1]
-            caches = (rows.cpu()[:, None] * n_kv_heads + torch.arange(n_kv_heads)).flatten()
-            new, slots = slots_of(one.ring_counts[caches])
-            before = before_each(one.ring_counts)
-            rings.append(one.ring[(before[caches][new] + slots).to(one.ring.device)])
-            ring_counts.append(one.ring_counts[caches])
-            counts.append(one.counts[rows.cpu()])
-            entries.append((one.entries, caches))
+    def joined(cls, parts: Sequence[Compressed]) -> Compressed:
+        """The rows of all parts, part after part; equally many tokens were written to all of them."""
         return cls(
-            torch.cat(counts),
-            RaggedEntries.joined(entries),
-            torch.cat(rings),
-            torch.cat(ring_counts),
-            parts[0][0].written,
+            torch.cat([one.counts for one in parts]),
+            RaggedEntries.joined([one.entries for one in parts]),
+            torch.cat([one.ring for one in parts]),
+            torch.cat([one.ring_counts for one in parts]),
+            parts[0].written,
         )
 
     def select_rows(self, rows: Tensor) -> Compressed:
-        return self.joined([(self, rows)])
+        n_kv_heads = self.counts.shape[1]
+        caches = (rows.cpu()[:, None] * n_kv_heads + torch.arange(n_kv_heads)).flatten()
+        new, slots = slots_of(self.ring_counts[caches])
+        before = before_each(self.ring_counts)
+        ring = self.ring[(before[caches][new] + slots).to(self.ring.device)]
+        return Compressed(
+            self.counts[rows.cpu()], self.entries.select(caches), ring, self.ring_counts[caches], self.written
+        )
 
     def overwrite(self, keys: Tensor, values: Tensor) -> None:
         """Put new tokens `[B, Hkv, Q, D]` in the place of the entries that are next in each ring."""

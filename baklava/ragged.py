@@ -47,29 +47,62 @@ class WorkItems:
 
 
 class Layout:
-    """Where the entries of `C` KV caches lie in storage, from their numbers `counts` `[C]` (int64, on the CPU)."""
+    """Where the entries of `C` KV caches lie in storage; `counts` `[C]` are their numbers (int64, on the CPU)."""
 
-    def __init__(self, counts: Tensor, device: torch.device):
+    def __init__(
+        self,
+        counts: Tensor,
+        device: torch.device,
+        pieces: Sequence[Pieces],
+        starts: Sequence[Tensor],
+        ends: Sequence[Tensor],
+        n_entries: int,
+    ):
         self.counts = counts
         self.device = device
+        self.n_entries = n_entries
+        self._pieces = pieces
+        self._starts = starts  # `[C]` where the pieces of each length begin, then where what is left does
+        self._ends = ends  # `[C]` the slots at which they end
+        self._items: dict[int, WorkItems] = {}
+
+    @classmethod
+    def of(cls, counts: Tensor, device: torch.device) -> Layout:
+        """For KV caches of so many entries."""
         left = counts
         start = 0
-        self._pieces: list[Pieces] = []
-        self._starts: list[Tensor] = []  # where the pieces of each length begin, per cache
-        self._ends: list[Tensor] = []  # the slot at which they end
+        pieces, starts, ends = [], [], []
         caches = torch.arange(len(counts))
         for length in PIECES:
             n_pieces = left // length
-            self._starts.append(start + length * before_each(n_pieces))
-            self._ends.append(counts - left + length * n_pieces)
-            self._pieces.append(Pieces(start, length, caches.repeat_interleave(n_pieces).to(device)))
+            starts.append(start + length * before_each(n_pieces))
+            ends.append(counts - left + length * n_pieces)
+            pieces.append(Pieces(start, length, caches.repeat_interleave(n_pieces).to(device)))
             start += length * int(n_pieces.sum())
             left = left - length * n_pieces
-        self._left = left
-        self._starts.append(start + before_each(left))
-        self._ends.append(counts)
-        self.n_entries = start + int(left.sum())
-        self._items: dict[int, WorkItems] = {}
+        starts.append(start + before_each(left))
+        return cls(counts, device, pieces, starts, [*ends, counts], start + int(left.sum()))
+
+    @classmethod
+    def joined(cls, layouts: Sequence[Layout]) -> Layout:
+        """Of storages one after another."""
+        pieces: list[Pieces] = []
+        starts: list[list[Tensor]] = []
+        n_caches = n_entries = 0
+        for one in layouts:
+            pieces += (Pieces(n_entries + each.start, each.length, n_caches + each.owners) for each in one._pieces)
+            starts.append([n_entries + each for each in one._starts])
+            n_caches += len(one.counts)
+            n_entries += one.n_entries
+        ends = zip(*(one._ends for one in layouts), strict=True)
+        return cls(
+            torch.cat([one.counts for one in layouts]),
+            layouts[0].device,
+            pieces,
+            [torch.cat(some) for some in zip(*starts, strict=True)],
+            [torch.cat(some) for some in ends],
+            n_entries,
+        )
 
     def positions(self, caches: Tensor, slots: Tensor) -> Tensor:
         """Index in storage of slot `slots` `[M]` of KV cache `caches` `[M]`; slots of a cache count from 0."""
@@ -89,10 +122,11 @@ class Layout:
 
     @cached_property
     def rest(self) -> Rest | None:
-        owners = self._left.nonzero().squeeze(-1)
+        remaining = self.counts - self._ends[-2]
+        owners = remaining.nonzero().squeeze(-1)
         if not len(owners):
             return None
-        left, column = self._left[owners, None], torch.arange(int(self._left.max()))
+        left, column = remaining[owners, None], torch.arange(int(remaining.max()))
         index = self._starts[-1][owners, None] + column.clamp(max=left - 1)  # [P, W]
         return Rest(owners.to(self.device), index.to(self.device), (column >= left)[:, None].to(self.device))
 
@@ -113,9 +147,11 @@ class Layout:
 
     def _segments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Start, length and KV cache of all that lies in one stretch: its pieces of one length, or its rest."""
-        starts, ends = torch.stack(self._starts), torch.stack(self._ends)  # [kinds, C]
+        starts, ends = torch.stack([*self._starts]), torch.stack([*self._ends])  # [kinds, C]
         lengths = ends.diff(dim=0, prepend=torch.zeros_like(ends[:1]))
         kind, cache = lengths.nonzero(as_tuple=True)
+        order = starts[kind, cache].argsort()
+        kind, cache = kind[order], cache[order]
         return starts[kind, cache], lengths[kind, cache], cache
 
 
@@ -167,7 +203,7 @@ class RaggedEntries:
                     owners = (whole.view(-1, n_kv_heads)[:, head] & (rows == row)).nonzero().squeeze(-1)
                     if len(owners):
                         shared.append(Shared(keys[row, head], values[row, head], owners * n_kv_heads + head))
-        layout = Layout(kept.sum(-1).cpu(), keys.device)
+        layout = Layout.of(kept.sum(-1).cpu(), keys.device)
         caches, at = kept.nonzero(as_tuple=True)  # cache by cache
         _, slots = slots_of(layout.counts.to(keys.device))
         source = torch.empty_like(at)
@@ -177,31 +213,32 @@ class RaggedEntries:
         return cls(keys[where], values[where], layout, shared)
 
     @classmethod
-    def joined(cls, parts: Sequence[tuple[RaggedEntries, Tensor]]) -> RaggedEntries:
-        """Of each part these KV caches `[C']`, in this order, part after part; one may occur more than once."""
-        layout = Layout(torch.cat([one.layout.counts[caches.cpu()] for one, caches in parts]), parts[0][0].keys.device)
-        source = torch.empty(layout.n_entries, dtype=torch.int64, device=layout.device)
-        shared: list[Shared] = []
-        n_caches = n_entries = 0
-        for one, caches in parts:
-            new, slots = slots_of(one.layout.counts[caches.cpu()].to(layout.device))
-            places = caches.to(layout.device)
-            source[layout.positions(n_caches + new, slots)] = n_entries + one.layout.positions(places[new], slots)
-            for each in one.shared:
-                owners = torch.isin(places, each.owners).nonzero().squeeze(-1)
-                if len(owners):
-                    shared.append(Shared(each.keys, each.values, n_caches + owners))
-            n_caches += len(caches)
-            n_entries += one.layout.n_entries
-        keys, values = (
-            (torch.cat(stores) if len(stores) > 1 else stores[0]).index_select(0, source)
-            for stores in ([one.keys for one, _ in parts], [one.values for one, _ in parts])
+    def joined(cls, parts: Sequence[RaggedEntries]) -> RaggedEntries:
+        """The KV caches of all parts, part after part."""
+        before = [sum(len(one.layout.counts) for one in parts[:place]) for place in range(len(parts))]
+        return cls(
+            torch.cat([one.keys for one in parts]),
+            torch.cat([one.values for one in parts]),
+            Layout.joined([one.layout for one in parts]),
+            [
+                Shared(each.keys, each.values, n + each.owners)
+                for n, one in zip(before, parts, strict=True)
+                for each in one.shared
+            ],
         )
-        return cls(keys, values, layout, shared)
 
     def select(self, caches: Tensor) -> RaggedEntries:
         """These KV caches `[C']`, in this order; one may occur more than once."""
-        return self.joined([(self, caches)])
+        layout = Layout.of(self.layout.counts[caches.cpu()], self.keys.device)
+        new, slots = slots_of(layout.counts.to(self.keys.device))
+        places = caches.to(self.keys.device)
+        source = torch.empty_like(new)
+        source[layout.positions(new, slots)] = self.layout.positions(places[new], slots)
+        shared = [
+            Shared(one.keys, one.values, torch.isin(places, one.owners).nonzero().squeeze(-1)) for one in self.shared
+        ]
+        keys, values = self.keys.index_select(0, source), self.values.index_select(0, source)
+        return RaggedEntries(keys, values, layout, [one for one in shared if len(one.owners)])
 
     @property
     def entry_bytes(self) -> int:

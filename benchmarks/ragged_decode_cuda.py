@@ -93,7 +93,7 @@ def counts_of(case: Case, longest: int) -> Tensor:
 
 def error_of(case: Case, longest: int, device: str) -> float:
     """Largest error of an output, of the largest output; NaN where the kernel left something out."""
-    layout = Layout(counts_of(case, longest), torch.device(device))
+    layout = Layout.of(counts_of(case, longest), torch.device(device))
     n_tail = case.n_queries + 37
     options: dict[str, Any] = {"device": device, "dtype": DTYPES[case.dtype]}
     entries = RaggedEntries(*(torch.randn(layout.n_entries, case.dim, **options) for _ in range(2)), layout)

@@ -12,6 +12,12 @@ from baklava.ragged import PIECES, Layout, RaggedEntries, slots_of
 COUNTS = st.lists(st.one_of(st.integers(0, 70), st.sampled_from([63, 64, 511, 512, 576, 1100])), min_size=1, max_size=6)
 
 
+def layout_of(counts: list[int], cut: int = 0) -> Layout:
+    """Of one storage, or of two that were joined."""
+    parts = [counts[:cut], counts[cut:]] if 0 < cut < len(counts) else [counts]
+    return Layout.joined([Layout.of(torch.tensor(part), torch.device("cpu")) for part in parts])
+
+
 def entries_of(storage: RaggedEntries, cache: int) -> Tensor:
     """Keys of one KV cache, slot by slot."""
     slots = torch.arange(int(storage.layout.counts[cache]))
@@ -29,18 +35,18 @@ def gathered(counts: list[int]) -> tuple[RaggedEntries, Tensor, Tensor]:
 
 
 @settings(max_examples=60)
-@given(COUNTS)
-def test_every_slot_has_a_place_of_its_own(counts: list[int]) -> None:
-    layout = Layout(torch.tensor(counts), torch.device("cpu"))
+@given(COUNTS, st.integers(0, 5))
+def test_every_slot_has_a_place_of_its_own(counts: list[int], cut: int) -> None:
+    layout = layout_of(counts, cut)
     places = layout.positions(*slots_of(layout.counts))
     assert sorted(places.tolist()) == list(range(sum(counts)))
     assert layout.n_entries == sum(counts)
 
 
 @settings(max_examples=60)
-@given(COUNTS)
-def test_pieces_and_rest_hold_every_entry_once_under_its_owner(counts: list[int]) -> None:
-    layout = Layout(torch.tensor(counts), torch.device("cpu"))
+@given(COUNTS, st.integers(0, 5))
+def test_pieces_and_rest_hold_every_entry_once_under_its_owner(counts: list[int], cut: int) -> None:
+    layout = layout_of(counts, cut)
     owner = torch.full((sum(counts),), -1)
     owner[layout.positions(*slots_of(layout.counts))] = slots_of(layout.counts)[0]
     found = torch.zeros(sum(counts), dtype=torch.int64)
@@ -76,6 +82,18 @@ def test_selected_caches_keep_their_entries(counts: list[int], data: st.DataObje
     assert selected.layout.n_entries == sum(counts[cache] for cache in chosen)
     for new, old in enumerate(chosen):
         assert (entries_of(selected, new) == entries_of(storage, old)).all()
+
+
+@settings(max_examples=40)
+@given(COUNTS, COUNTS)
+def test_joined_caches_keep_their_entries(counts: list[int], others: list[int]) -> None:
+    parts = [gathered(counts)[0], gathered(others)[0]]
+    joined = RaggedEntries.joined(parts)
+    assert joined.layout.n_entries == sum(counts) + sum(others)
+    for cache in range(len(counts)):
+        assert (entries_of(joined, cache) == entries_of(parts[0], cache)).all()
+    for cache in range(len(others)):
+        assert (entries_of(joined, len(counts) + cache) == entries_of(parts[1], cache)).all()
 
 
 def test_writing_changes_one_slot_of_one_cache() -> None:

@@ -14,7 +14,7 @@ counts_of_caches = st.lists(st.one_of(st.just(0), st.integers(0, 100), st.intege
 
 
 def layout(counts: list[int]) -> Layout:
-    return Layout(torch.tensor(counts, dtype=torch.int64), torch.device("cpu"))
+    return Layout.of(torch.tensor(counts, dtype=torch.int64), torch.device("cpu"))
 
 
 @given(counts=counts_of_caches, most=st.sampled_from([16, 64, 100, 512, 1024]))
