@@ -222,7 +222,7 @@ class EvaluateConfig(Strict):
     seed: int = 0
     protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
     chat_template: bool = Field(default=True, description="where the tokenizer has one and the task wants it")
-    batch_rows: int = Field(default=64, ge=1, description="rows (cells of one sample or of several) decoded together")
+    batch_rows: int = Field(default=128, ge=1, description="rows (cells of one sample or of several) decoded together")
     memory_gib: float | None = Field(
         default=None, gt=0, description="memory for the KV of these rows; null: half of what is free"
     )

@@ -27,7 +27,7 @@ from baklava.work import Compression
 POLICIES_SWEPT = ("streaming_llm", "snapkv", "h2o", "tova", "knorm", "keydiff")
 RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 CURVE = (1, 6, 36, 72)
-TURN = 8  # samples
+TURN = 16  # samples
 TASK = NeedleInHaystack(name="niah_multikey_1", n_keys=4)
 
 Records = dict[tuple[int, str], dict[str, Any]]
