@@ -177,7 +177,7 @@ class _Run:
 
     def advance(self) -> list[Answer] | None:
         """Do what is next: read, begin or decode. The answers that are finished by it, None after the last."""
-        n_going = len(self._going)
+        n_going = len(self._pool.going)
         if self._batch is None and n_going <= self.most * (1 - ROOM_PART):
             works = next(self._batches, None)
             self._batch = _Batch.of(works) if works else None
@@ -198,8 +198,9 @@ class _Run:
 
     def _n_beginning(self, batch: _Batch, n_going: int) -> int:
         """How many of the rows that wait begin now: 0 while there is room for few."""
-        n = min(self._n_alike(batch), self.most - n_going)
-        if n_going and n < min(self._n_alike(batch), self.most * ROOM_PART):
+        wanted = self._n_alike(batch)
+        n = min(wanted, self.most - n_going)
+        if n_going and n < min(wanted, self.most * ROOM_PART):
             return 0
         fitting = self._engine.n_fitting(batch.rows[:n], self._going)
         return fitting if n_going else max(1, fitting)

@@ -55,8 +55,7 @@ def starts(
 def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile) -> Fitted:
     """Refined budgets for every ratio of the job, and what was tried."""
     prompts = Calibration.load(job.prompts).search
-    settings = job.search
-    replay = Replay(load_model(job.model), job.eviction.build(), batch_rows=settings.batch_rows, memory=settings.memory)
+    replay = Replay.of(job, load_model(job.model))
     shape = (profile.n_layers, profile.n_kv_heads)
     n_steps = len(prompts) * (2 + 2 * allocator.rounds)
     searched = searched_budgets(job, Baklava(name="baklava"), profile).budgets if allocator.start == "search" else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ class Layout:
         counts: Tensor,
         device: torch.device,
         pieces: Sequence[Pieces],
-        starts: Sequence[Tensor],
-        ends: Sequence[Tensor],
+        starts: list[Tensor],
+        ends: list[Tensor],
         n_entries: int,
     ):
         self.counts = counts
@@ -147,7 +148,7 @@ class Layout:
 
     def _segments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Start, length and KV cache of all that lies in one stretch: its pieces of one length, or its rest."""
-        starts, ends = torch.stack([*self._starts]), torch.stack([*self._ends])  # [kinds, C]
+        starts, ends = torch.stack(self._starts), torch.stack(self._ends)  # [kinds, C]
         lengths = ends.diff(dim=0, prepend=torch.zeros_like(ends[:1]))
         kind, cache = lengths.nonzero(as_tuple=True)
         order = starts[kind, cache].argsort()
@@ -215,14 +216,14 @@ class RaggedEntries:
     @classmethod
     def joined(cls, parts: Sequence[RaggedEntries]) -> RaggedEntries:
         """The KV caches of all parts, part after part."""
-        before = [sum(len(one.layout.counts) for one in parts[:place]) for place in range(len(parts))]
+        before = accumulate((len(one.layout.counts) for one in parts), initial=0)
         return cls(
             torch.cat([one.keys for one in parts]),
             torch.cat([one.values for one in parts]),
             Layout.joined([one.layout for one in parts]),
             [
                 Shared(each.keys, each.values, n + each.owners)
-                for n, one in zip(before, parts, strict=True)
+                for n, one in zip(before, parts, strict=False)
                 for each in one.shared
             ],
         )

@@ -95,22 +95,15 @@ def ragged_attention(
 
 def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap: float | None, how: Backend) -> Tensor:
     """The tail's part merged with those of the context, by log-sum-exp."""
-    found = list(_of_context(query, entries, softcap, how))
-    if not found:
-        return tail.weighted / _positive(tail.total)
-    owner = torch.cat([torch.arange(len(query), device=query.device), *(owners for owners, _ in found)])
-    part = _Partial.cat([tail, *(one for _, one in found)])
+    own = (torch.arange(len(query), device=query.device), tail)
+    owners, parts = zip(own, *_of_context(query, entries, softcap, how), strict=True)
+    owner, part = torch.cat(owners), _Partial.cat(parts)
     highest = tail.highest.clone()
     highest.scatter_reduce_(0, owner[:, None, None].expand_as(part.highest), part.highest, "amax")
     weight = part.highest.sub_(highest.index_select(0, owner)).exp_()
     weighted = torch.zeros_like(tail.weighted).index_add_(0, owner, part.weighted.mul_(weight))
     total = torch.zeros_like(tail.total).index_add_(0, owner, part.total.mul_(weight))
-    return weighted / _positive(total)
-
-
-def _positive(total: Tensor) -> Tensor:
-    """What to divide by: a query that may look at nothing gets 0."""
-    return total.clamp_(min=torch.finfo(total.dtype).tiny)
+    return weighted / total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 for a query that may look at nothing
 
 
 def _of_context(

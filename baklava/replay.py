@@ -17,6 +17,7 @@ from baklava.calibration import Prompt
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.generation import Sequences, compressed, continuation_losses, prefill
+from baklava.jobs import AllocateJob
 from baklava.models.load import LoadedModel
 from baklava.refinement import Shares
 
@@ -51,6 +52,11 @@ class Replay:
         self._batch_rows = batch_rows
         self._room = MEMORY_PART * loaded.free_memory() if memory is None else memory
         self._kept: dict[Prompt, _Read] = {}
+
+    @classmethod
+    def of(cls, job: AllocateJob, loaded: LoadedModel) -> Replay:
+        """With the policy and the settings of a job that searches."""
+        return cls(loaded, job.eviction.build(), batch_rows=job.search.batch_rows, memory=job.search.memory)
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Mean loss per answer token of one prompt under each of the budgets.

@@ -166,13 +166,7 @@ def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -
             for ratio in job.budgets
         }
         search = Search(allocator, profile, studies, calibration.search)
-
-        @cache
-        def replay() -> Replay:
-            settings = job.search
-            policy = job.eviction.build()
-            return Replay(load_model(job.model), policy, batch_rows=settings.batch_rows, memory=settings.memory)
-
+        replay = cache(lambda: Replay.of(job, load_model(job.model)))
         _run(job, search, studies, calibration.search, replay)
     budgets = {ratio: _winner(job, search, ratio, study) for ratio, study in studies.items()}
     rounds = allocator.refine if isinstance(allocator, Baklava) else 0

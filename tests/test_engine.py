@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baklava import engine as engine_module
 from baklava.budgets import Budgets
 from baklava.config import EvaluateConfig, ModelConfig
 from baklava.engine import Engine
@@ -61,6 +62,14 @@ def records(
     return found
 
 
+def sizes_of(monkeypatch: pytest.MonkeyPatch, name: str, place: int) -> list[int]:
+    """Lengths of the argument at `place` in the engine's calls of a function, as they come."""
+    sizes: list[int] = []
+    whole = getattr(engine_module, name)
+    monkeypatch.setattr(engine_module, name, lambda *a: sizes.append(len(a[place])) or whole(*a))
+    return sizes
+
+
 def test_answers_do_not_depend_on_batches_or_order(loaded: LoadedModel, cells: list[Compression]) -> None:
     samples = [sample(loaded, index, length=length) for index, length in enumerate((400, 392, 400, 390))]
     alone = records(loaded, cells, samples, batch_rows=1)
@@ -74,11 +83,7 @@ def test_answers_do_not_depend_on_batches_or_order(loaded: LoadedModel, cells: l
 def test_samples_of_unequal_length_are_read_together_where_cells_are_few(
     loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from baklava import engine as module
-
-    sizes: list[int] = []
-    prefill = module.prefill
-    monkeypatch.setattr(module, "prefill", lambda *a: sizes.append(len(a[1])) or prefill(*a))
+    sizes = sizes_of(monkeypatch, "prefill", 1)
     samples = [sample(loaded, index, length=length) for index, length in enumerate((520, 490, 300, 300, 310))]
     together = records(loaded, cells[:2], samples, batch_rows=6)
     assert sizes == [2, 3]
@@ -94,10 +99,8 @@ def test_little_memory_splits_the_rows_and_changes_nothing(loaded: LoadedModel, 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from baklava import engine as module
-
     sizes: list[tuple[str, int]] = []
-    whole = {"prefill": module.prefill, "compressed": module.compressed}
+    whole = {"prefill": engine_module.prefill, "compressed": engine_module.compressed}
 
     def limited(what: str, most: int) -> Any:
         def run(*arguments: Any) -> Any:
@@ -111,8 +114,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
 
     samples = [sample(loaded, index) for index in range(2)]
     expected = records(loaded, cells, samples)
-    monkeypatch.setattr(module, "prefill", limited("prefill", 1))
-    monkeypatch.setattr(module, "compressed", limited("compressed", 2))
+    monkeypatch.setattr(engine_module, "prefill", limited("prefill", 1))
+    monkeypatch.setattr(engine_module, "compressed", limited("compressed", 2))
     assert records(loaded, cells, samples) == expected
     alone = [("prefill", 1), *[("compressed", 1)] * 6]
     one_sample = [("prefill", 1), ("compressed", 6), ("prefill", 1), ("compressed", 3), *alone]
@@ -144,11 +147,7 @@ def test_no_answer_is_lost_where_memory_runs_out_as_rows_leave_or_join(
 def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
     loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from baklava import engine as module
-
-    sizes: list[int] = []
-    compressed = module.compressed
-    monkeypatch.setattr(module, "compressed", lambda *a: sizes.append(len(a[2])) or compressed(*a))
+    sizes = sizes_of(monkeypatch, "compressed", 2)
     samples = [sample(loaded, index) for index in range(2)]
     works = [Work(one, [0] * 20, [0] * n, cells[:2]) for one, n in zip(samples, (3, 4), strict=True)]
     for windows, expected in ((False, [4]), (True, [2, 2])):

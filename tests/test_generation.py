@@ -1,8 +1,6 @@
-"""Losses and greedy answers of many rows: each as if it were alone, by plain transformers."""
+"""Losses of many rows: each as if it were alone, by plain transformers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
@@ -14,19 +12,10 @@ from baklava.eviction import SnapKV, StreamingLLM
 from baklava.generation import answer_losses, compressed, prefill
 from baklava.models.load import LoadedModel
 
-NEWLINE = 7
-
-
-class Tokens:
-    """A tokenizer that knows the new line alone."""
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        return {"\n": [NEWLINE]}[text]
-
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
-    return LoadedModel("random", random_model(), Tokens())  # type: ignore[arg-type]
+    return LoadedModel("random", random_model(), tokenizer=None)  # type: ignore[arg-type]
 
 
 def tokens(n: int, seed: int) -> list[int]:

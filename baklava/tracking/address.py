@@ -26,8 +26,13 @@ def artifacts_folder(uri: str, job: TrackJob) -> Path | None:
 
 def lock_file(uri: str, job: TrackJob) -> Path:
     """Held while a process writes: beside an SQLite file, so that it serves all results that share the file."""
-    folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else job.results
-    return folder / ".mlflow.lock"
+    database = sqlite_file(uri)
+    return (job.results if database is None else database.parent) / ".mlflow.lock"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None for another store."""
+    return Path(without_password(uri).removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
 def page(uri: str) -> str:

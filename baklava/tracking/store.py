@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from baklava.errors import UserError
 from baklava.files import atomic
-from baklava.tracking.address import SQLITE, without_password
+from baklava.tracking.address import SQLITE, sqlite_file, without_password
 from baklava.tracking.run import Dataset, Run
 
 KEY = "baklava.key"
@@ -57,9 +57,9 @@ class Store:
         it to the server. Raises `UserError` if the store cannot be opened.
         """
         location = None if artifacts is None else artifacts.resolve().as_uri()
-        database = Path(uri.removeprefix(SQLITE))
+        database = sqlite_file(uri)
         try:
-            if uri.startswith(SQLITE) and not database.exists():
+            if database is not None and not database.exists():
                 _make_tables(database)
             client = MlflowClient(tracking_uri=uri)
             found = client.get_experiment_by_name(experiment)
@@ -153,9 +153,8 @@ class Store:
 
 def _make_tables(database: Path) -> None:
     """MLflow makes its tables one by one, and cannot go on where it was killed: a new database appears as a whole."""
-    for journal in database.parent.glob(
-        f".{glob.escape(database.name)}.*.unfinished-journal"
-    ):  # SQLite's, of a killed one
+    # What SQLite leaves beside the file of a killed process.
+    for journal in database.parent.glob(f".{glob.escape(database.name)}.*.unfinished-journal"):
         journal.unlink()
     with atomic(database) as unfinished:
         MlflowClient(tracking_uri=f"{SQLITE}{unfinished}").search_experiments(max_results=1)

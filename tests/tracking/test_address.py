@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from baklava.layout import Layout
 from baklava.tracking.address import VARIABLE, artifacts_folder, lock_file, page, store_uri, without_password
+from baklava.tracking.store import Store
 from baklava.tracking.track import track
 
 
@@ -43,6 +44,13 @@ def test_a_server_keeps_the_files_itself(layout: Layout):
 def test_an_sqlite_file_has_one_lock_wherever_the_results_lie(layout: Layout, tmp_path: Path):
     assert lock_file(f"sqlite:///{tmp_path}/shared/mlflow.db", job_of(layout)) == tmp_path / "shared" / ".mlflow.lock"
     assert lock_file("http://tracking.example", job_of(layout)) == layout.results / ".mlflow.lock"
+
+
+def test_an_sqlite_address_may_have_options(tmp_path: Path):
+    store = Store.open(f"sqlite:///{tmp_path}/runs.db?timeout=30", "mine", artifacts=None)
+    again = Store.open(f"sqlite:///{tmp_path}/runs.db", "mine", artifacts=None)
+    assert store.experiment_id == again.experiment_id
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.db"]
 
 
 def test_passwords_are_not_shown():
