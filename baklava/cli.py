@@ -92,8 +92,10 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
 def _run_recorded(run: Callable[[object], int | None], job: object, output: str | None) -> int | None:
     if output is None:
         return run(job)
+    from baklava.heap import keep_freed_memory
     from baklava.usage import recorded, usage_file
 
+    keep_freed_memory()
     with recorded(usage_file(getattr(job, output))):
         return run(job)
 

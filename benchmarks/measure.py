@@ -16,11 +16,13 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from baklava.heap import keep_freed_memory
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def parse(parser: ArgumentParser) -> Namespace:
-    """Arguments with the common ones added, and torch set up accordingly."""
+    """Arguments with the common ones added, and torch and the process set up as the commands do."""
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if cuda else "float32")
@@ -30,6 +32,7 @@ def parse(parser: ArgumentParser) -> Namespace:
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    keep_freed_memory()
     return arguments
 
 

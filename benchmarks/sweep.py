@@ -77,7 +77,7 @@ def main() -> None:
         for i in range(arguments.samples)
     ]
     all_cells = cells(loaded, RATIOS)
-    swept(engine, samples[:1], all_cells)  # warm-up
+    swept(engine, samples[:4], all_cells)  # warm-up: batches as large as they will be
     seconds, together, alone_seconds, alone = 0.0, {}, 0.0, {}
     for start in range(0, len(samples), TURN):  # by turns, so that a machine that slows down slows both
         some = samples[start : start + TURN]
