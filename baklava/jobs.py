@@ -116,6 +116,11 @@ class AllocateJob(Strict):
             cost=layout.search_cost(model, allocator, eviction),
         )
 
+    @property
+    def losses(self) -> Path:
+        """What refining its budgets has measured so far."""
+        return self.study.with_suffix(".losses")
+
 
 class MethodBudgets(Strict):
     """One compressed cell to evaluate: the budgets of a method at a ratio."""

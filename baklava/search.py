@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from statistics import fmean
@@ -14,21 +15,21 @@ from numpy.typing import NDArray
 from optuna.trial import Trial
 from tqdm import tqdm
 
-from baklava.allocate import Allocator, Baklava, Fitted, budgets_of
+from baklava.allocate import Allocator, Fitted, budgets_of
 from baklava.allocate.base import Point
 from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.fingerprint import fingerprint
 from baklava.jobs import AllocateJob
-from baklava.models.load import identity, load_model
+from baklava.models.load import load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, refine
-from baklava.replay import Replay, ReplayedLosses, prefill_seconds
+from baklava.replay import Replay, ReplayedLosses, determining, prefill_seconds
 from baklava.search_trace import Cost, trace
 from baklava.study import ROUND, Study, journal
 
-# Part of what a journal's studies are known by: raise it with a change after which losses or trials may be others.
+# Part of what a journal's studies are known by: raise it with a change after which trials may be others.
 VERSION = 1
 
 # Parts of the prompts after which trials drop out, and the part of what got as far that a trial must be among: the half
@@ -169,28 +170,30 @@ def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -
         replay = cache(lambda: Replay.of(job, load_model(job.model)))
         _run(job, search, studies, calibration.search, replay)
     budgets = {ratio: _winner(job, search, ratio, study) for ratio, study in studies.items()}
-    rounds = allocator.refine if isinstance(allocator, Baklava) else 0
+    rounds = allocator.refinement_rounds
     lossy = {ratio: one for ratio, one in budgets.items() if rounds and _excess(one) > LOSSY}
-    started = time.perf_counter()
-    if lossy:
-        budgets |= _refined(job, lossy, replay(), calibration.search, rounds)
-    seconds = time.perf_counter() - started if lossy else 0.0
+    refined, seconds = _refined(job, lossy, replay, calibration, rounds) if lossy else ({}, 0.0)
     cost = Cost.of(studies.values(), n_prompts=len(calibration.search), n_refined=len(lossy), refined_in=seconds)
     cost.save(job.cost)
     tqdm.write(f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: {cost}")
-    return Fitted(budgets, trace(job, studies))
+    return Fitted(budgets | refined, trace(job, studies))
 
 
 def _refined(
-    job: AllocateJob, lossy: Mapping[float, Budgets], replay: Replay, prompts: Sequence[Prompt], rounds: int
-) -> dict[float, Budgets]:
-    """Budgets that lose less on the search prompts, or the same where no move pays."""
+    job: AllocateJob,
+    lossy: Mapping[float, Budgets],
+    replay: Callable[[], Replay],
+    calibration: Calibration,
+    rounds: int,
+) -> tuple[dict[float, Budgets], float]:
+    """Budgets that lose less on the search prompts, or the same where no move pays, and the seconds that it took."""
     name = f"refine {job.model.name} {job.allocator.name}"
-    with tqdm(total=len(prompts) * (1 + 2 * rounds), desc=name, unit="prompt") as progress:
-        losses = ReplayedLosses(replay, prompts, next(iter(lossy.values())).shape, progress)
-        starts = {ratio: {"searched": one.shares.ravel()} for ratio, one in lossy.items()}
-        refined = refine(starts, losses, rounds=rounds, step=STEP, floor=0.0)
-    return {ratio: _moved(lossy[ratio], one) for ratio, one in refined.items()}
+    with tqdm(total=len(calibration.search) * (1 + 2 * rounds), desc=name, unit="prompt") as progress:
+        shape = next(iter(lossy.values())).shape
+        with closing(ReplayedLosses(job, calibration, shape, replay, progress)) as losses:
+            starts = {ratio: {"searched": one.shares.ravel()} for ratio, one in lossy.items()}
+            refined = refine(starts, losses, rounds=rounds, step=STEP, floor=0.0)
+    return {ratio: _moved(lossy[ratio], one) for ratio, one in refined.items()}, losses.seconds
 
 
 def _excess(budgets: Budgets) -> float:
@@ -213,15 +216,12 @@ def _moved(budgets: Budgets, refined: Refinement) -> Budgets:
 
 def _identity(job: AllocateJob, allocator: Allocator, profile: Profile, calibration: Calibration) -> str:
     """Of all that losses and trials depend on, but the number of rounds: more of them go on from fewer."""
-    policy = job.eviction.build()
     parameters = {name: value for name, value in asdict(allocator).items() if name != "refine"}
     return fingerprint(
         VERSION,
-        identity(job.model),
+        determining(job, calibration),
         profile.fingerprint,
-        calibration.fingerprint,
         [allocator.family, parameters],
-        [policy.family, asdict(policy)],
         list(job.budgets),
         job.search.seed,
     )

@@ -19,6 +19,7 @@ from baklava.config import AllocatorConfig, EvictionConfig, ModelConfig, Profile
 from baklava.jobs import AllocateJob
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile, profile_prompts
+from baklava.replay import ReplayedLosses
 from baklava.search import LOSSY
 from baklava.search_trace import parameters, read_trace
 from baklava.study import ROUND
@@ -151,6 +152,36 @@ def test_what_still_loses_is_refined(tmp_path: Path, profile: Profile, loads: li
     assert after.parameters["refined"].startswith("round ")
     assert after.shares.mean() == pytest.approx(0.1, abs=1e-9)
     assert json.loads((tmp_path / "cost.json").read_text())["n_refined"] == 1
+
+
+def test_a_killed_refinement_goes_on(
+    tmp_path: Path, profile: Profile, loads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"search": SearchConfig(n_rounds=1)}
+    undisturbed = job(tmp_path / "a", profile, budgets={0.9: tmp_path / "a" / "0.9.json"}, **given)
+    allocate(undisturbed)
+    seconds = json.loads(undisturbed.cost.read_text())["seconds"]
+    allocate(undisturbed)
+    assert len(loads) == 1  # nothing is measured again, and what it cost is known
+    assert json.loads(undisturbed.cost.read_text())["seconds"] == seconds
+
+    measured = []
+    of = ReplayedLosses._of
+
+    def killed_once(self, prompt, budgets, key):
+        if key not in self._store:
+            measured.append(key)
+            if len(measured) == 10:
+                raise KeyboardInterrupt
+        return of(self, prompt, budgets, key)
+
+    monkeypatch.setattr(ReplayedLosses, "_of", killed_once)
+    killed = job(tmp_path / "b", profile, budgets={0.9: tmp_path / "b" / "0.9.json"}, **given)
+    with pytest.raises(KeyboardInterrupt):
+        allocate(killed)
+    allocate(killed)
+    assert written(killed) == written(undisturbed)
+    assert measured.count(measured[9]) == 2 and len(measured) == len(set(measured)) + 1
 
 
 def test_the_trace_has_a_row_per_trial(searched: AllocateJob) -> None:

@@ -51,7 +51,7 @@ class Baklava(Allocator):
     slope: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 2.0
     floor: Part = 0.02
     whole: Part = 0.0
-    refine: Annotated[int, Field(ge=0)] = 3
+    refine: Annotated[int, Field(ge=0)] = 5
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
         """Head importance pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
@@ -70,6 +70,10 @@ class Baklava(Allocator):
     @property
     def searches(self) -> bool:
         return self.search
+
+    @property
+    def refinement_rounds(self) -> int:
+        return self.refine
 
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution

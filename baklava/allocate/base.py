@@ -53,6 +53,11 @@ class Allocator:
         """Whether the calibration prompts pick its parameters; then it has `space`, `starts` and `at`."""
         return False
 
+    @property
+    def refinement_rounds(self) -> int:
+        """Rounds of the joint refinement that follow a search, at ratios where what it found still loses."""
+        return 0
+
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
         """What the search may change, with ranges; continuous on scales on which all parts deserve a try."""
         raise NotImplementedError
