@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baklava.config import ModelConfig
 from baklava.context import budgeted_layers
 from baklava.errors import UserError
 from baklava.models.folder import tensors_of
 from baklava.models.load import line, resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -45,24 +49,30 @@ def read_shape(model: ModelConfig) -> ModelShape:
     try:
         config = AutoConfig.from_pretrained(
             resolve(model), revision=model.revision, trust_remote_code=model.trust_remote_code
-        ).get_text_config(decoder=True)
+        )
     except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
         raise UserError(f"model {model.name}: cannot read the config of {model.path}: {line(error)}") from None
-    budgeted = len(budgeted_layers(config))
+    return shape_of(config, model.name)
+
+
+def shape_of(config: PreTrainedConfig, name: str) -> ModelShape:
+    """From the config of the model `name`. Raises `UserError` naming it where it is no decoder's."""
     try:
+        text = config.get_text_config(decoder=True)
+        budgeted = len(budgeted_layers(text))
         return ModelShape(
             n_layers=budgeted,
-            n_windowed=config.num_hidden_layers - budgeted,
-            window=getattr(config, "sliding_window", None) or 0,
-            n_q_heads=config.num_attention_heads,
-            n_kv_heads=config.num_key_value_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            vocabulary=config.vocab_size,
+            n_windowed=text.num_hidden_layers - budgeted,
+            window=getattr(text, "sliding_window", None) or 0,
+            n_q_heads=text.num_attention_heads,
+            n_kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            vocabulary=text.vocab_size,
         )
     except AttributeError as error:
-        raise UserError(f"model {model.name}: its config is not a decoder's with KV heads ({error})") from None
+        raise UserError(f"model {name}: its config is not a decoder's with KV heads ({error})") from None
 
 
 def weight_bytes(model: ModelConfig) -> int:

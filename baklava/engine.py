@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from baklava.checkpoint import shape_of
 from baklava.config import EvaluateConfig
 from baklava.decoding import Pool, Row
 from baklava.errors import UserError
@@ -128,9 +129,8 @@ class Engine:
     @cached_property
     def _entry_bytes(self) -> int:
         """Bytes of one entry's key and value."""
-        config = self.loaded.model.config.get_text_config(decoder=True)
-        dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * dimension * self.loaded.model.dtype.itemsize
+        shape = shape_of(self.loaded.model.config, self.loaded.name)
+        return shape.kv_bytes_per_token(self.loaded.model.dtype.itemsize) // shape.n_kv_heads
 
 
 @dataclass(frozen=True)
