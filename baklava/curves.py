@@ -18,8 +18,9 @@ from baklava.calibration import Calibration, Prompt
 from baklava.config import EvictionConfig
 from baklava.errors import UserError
 from baklava.jobs import CurvesJob
+from baklava.kept_losses import KeptLosses
 from baklava.models.load import load_model
-from baklava.replay import Replay
+from baklava.replay import MeasuresLosses, Replay
 from baklava.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def one_alone(shape: tuple[int, int], cache: tuple[int, int], level: float) -> B
 
 
 def measure_curves(
-    replay: Replay, prompts: Sequence[Prompt], *, shape: tuple[int, int], levels: Sequence[float], label: str
+    measured: MeasuresLosses, prompts: Sequence[Prompt], *, shape: tuple[int, int], levels: Sequence[float], label: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """`rises` `[P, K, L, Hkv]` and `full` `[P]`: one prefill per prompt, then a row per level and KV cache.
 
@@ -122,24 +123,28 @@ def measure_curves(
     variants = [one_alone(shape, cache, level) for level in levels for cache in caches]
     full = Budgets.uniform(n_layers=shape[0], n_kv_heads=shape[1], ratio=0.0)
     losses = np.stack(
-        [replay.losses(prompt, [full, *variants]) for prompt in tqdm(prompts, desc=f"curves {label}", unit="prompt")]
+        [measured.losses(prompt, [full, *variants]) for prompt in tqdm(prompts, desc=f"curves {label}", unit="prompt")]
     )
     rises = (losses[:, 1:] - losses[:, :1]).reshape(len(prompts), len(levels), *shape)
     return rises.astype(np.float32), losses[:, 0].astype(np.float32)
 
 
 def curves(job: CurvesJob) -> None:
-    """Measure the curves of a model under one eviction policy on all calibration prompts and write them."""
+    """Measure the curves of a model under one eviction policy on all calibration prompts and write them.
+
+    Killed, it goes on after the last prompt.
+    """
     calibration = Calibration.load(job.prompts)
     loaded = load_model(job.model)
     replay = Replay(loaded, job.eviction.build(), batch_rows=job.curves.batch_rows, memory=0)
-    rises, full = measure_curves(
-        replay,
-        (*calibration.profile, *calibration.search),
-        shape=(loaded.n_layers, loaded.n_kv_heads),
-        levels=job.curves.levels,
-        label=f"{job.model.name} {job.eviction.name}",
-    )
+    with KeptLosses.at(job.output.with_suffix(".losses"), job.model, job.eviction, lambda: replay) as kept:
+        rises, full = measure_curves(
+            kept,
+            (*calibration.profile, *calibration.search),
+            shape=(loaded.n_layers, loaded.n_kv_heads),
+            levels=job.curves.levels,
+            label=f"{job.model.name} {job.eviction.name}",
+        )
     if not (np.isfinite(full).all() and np.isfinite(rises).all()):
         raise UserError(
             f"model {job.model.name}: in {job.model.dtype} some losses on the calibration prompts are no numbers; "

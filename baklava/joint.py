@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from typing import Any
@@ -17,10 +16,11 @@ from baklava.budgets import Budgets
 from baklava.calibration import Calibration
 from baklava.importance import CONTROLS
 from baklava.jobs import AllocateJob
+from baklava.kept_losses import KeptLosses
 from baklava.models.load import load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, Shares, refine
-from baklava.replay import Replay, ReplayedLosses
+from baklava.replay import MeanLosses, Replay
 from baklava.search import searched_budgets
 
 UNIFORM = "uniform"
@@ -56,16 +56,16 @@ def starts(
 
 def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile) -> Fitted:
     """Refined budgets for every ratio of the job, and what was tried."""
-    calibration = Calibration.load(job.prompts)
-    n_prompts = len(calibration.search)
+    prompts = Calibration.load(job.prompts).search
     replay = cache(lambda: Replay.of(job, load_model(job.model)))
     shape = (profile.n_layers, profile.n_kv_heads)
-    n_steps = n_prompts * (2 + 2 * allocator.rounds)
+    n_steps = len(prompts) * (2 + 2 * allocator.rounds)
     searched = searched_budgets(job, Baklava(name="baklava"), profile).budgets if allocator.start == "search" else {}
     with (
         tqdm(total=n_steps, desc=f"refine {job.model.name} {job.allocator.name}", unit="prompt") as progress,
-        closing(ReplayedLosses(job, calibration, shape, replay, progress)) as losses,
+        KeptLosses.at(job.losses, job.model, job.eviction, replay) as kept,
     ):
+        losses = MeanLosses(kept, prompts, shape, progress)
         [loss_full] = losses({0.0: [np.ones(profile.n_layers * profile.n_kv_heads)]})[0.0]
         found = refine(
             {ratio: starts(allocator, profile, ratio, searched.get(ratio)) for ratio in job.budgets},
@@ -78,7 +78,7 @@ def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile
         "calibration": profile.meta.get("calibration"),
         "profiled": profile.meta.get("path"),
         "loss_full": float(loss_full),
-        "n_prompts": n_prompts,
+        "n_prompts": len(prompts),
     }
     budgets = {
         ratio: Budgets.from_shares(
@@ -91,7 +91,7 @@ def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile
         )
         for ratio, one in found.items()
     }
-    return Fitted(budgets, _trace(job, found, n_prompts=n_prompts))
+    return Fitted(budgets, _trace(job, found, n_prompts=len(prompts)))
 
 
 def _origin(found: Refinement) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,18 +13,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from baklava.budgets import Budgets
-from baklava.calibration import Calibration, Prompt
+from baklava.calibration import Prompt
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
-from baklava.fingerprint import fingerprint
 from baklava.generation import Sequences, compressed, continuation_losses, prefill
 from baklava.jobs import AllocateJob
-from baklava.models.load import LoadedModel, identity
+from baklava.models.load import LoadedModel
 from baklava.refinement import Shares
-from baklava.store import Store
-
-# Part of what losses are known by: raise it with a change after which they may be others.
-VERSION = 1
 
 MEMORY_PART = 0.5  # of the memory that is free, for contexts that are kept; the rest is for the rows
 
@@ -93,58 +88,30 @@ class Replay:
         return read
 
 
-class ReplayedLosses:
-    """`Losses` measured by replaying the continuations of prompts; what is no number counts as infinite.
+class MeasuresLosses(Protocol):
+    """A `Replay`, or what keeps its losses."""
 
-    They are kept in a store, prompt by prompt, under a fingerprint of all that determines them, so that a refinement
-    that was killed goes on. `seconds` is what measuring them took, now or earlier. Close it in the end.
-    """
+    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]: ...
 
-    def __init__(
-        self,
-        job: AllocateJob,
-        calibration: Calibration,
-        shape: tuple[int, int],
-        replay: Callable[[], Replay],
-        progress: tqdm,
-    ):
-        self._name = determining(job, calibration)
-        self._prompts = calibration.search
+
+class MeanLosses:
+    """`Losses` of allocations, means over prompts."""
+
+    def __init__(self, measured: MeasuresLosses, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
+        self._measured = measured
+        self._prompts = prompts
         self._shape = shape
-        self._replay = replay
         self._progress = progress
-        self._store = Store(job.losses, alone=True)
-        self.seconds = 0.0
 
     def __call__(self, rows: Mapping[float, Sequence[Shares]]) -> dict[float, NDArray[np.float64]]:
         budgets = [Budgets.from_shares(one.reshape(self._shape)) for some in rows.values() for one in some]
-        name = fingerprint(self._name, [one.shares.tolist() for one in budgets])
         losses = np.zeros((len(self._prompts), len(budgets)))
         for i, prompt in enumerate(self._prompts):
             if budgets:
-                losses[i] = self._of(prompt, budgets, f"{name} {i}")
+                losses[i] = self._measured.losses(prompt, budgets)
             self._progress.update()
         parts = np.split(losses.mean(0), np.cumsum([len(some) for some in rows.values()])[:-1])
         return dict(zip(rows, parts, strict=True))
-
-    def _of(self, prompt: Prompt, budgets: Sequence[Budgets], key: str) -> list[float]:
-        if key not in self._store:
-            started = time.perf_counter()
-            losses = self._replay().losses(prompt, budgets)
-            finite = [float(loss) if np.isfinite(loss) else None for loss in losses]
-            self._store.add({key: {"losses": finite, "seconds": time.perf_counter() - started}})
-        known = self._store[key]
-        self.seconds += known["seconds"]
-        return [np.inf if loss is None else loss for loss in known["losses"]]
-
-    def close(self) -> None:
-        self._store.close()
-
-
-def determining(job: AllocateJob, calibration: Calibration) -> str:
-    """Fingerprint of all that a replayed loss depends on besides the budgets."""
-    policy = job.eviction.build()
-    return fingerprint(VERSION, identity(job.model), calibration.fingerprint, [policy.family, asdict(policy)])
 
 
 def prefill_seconds(loaded: LoadedModel, prompts: Sequence[Prompt]) -> float:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from statistics import fmean
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import Trial
 from tqdm import tqdm
 
@@ -22,14 +19,15 @@ from baklava.calibration import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.fingerprint import fingerprint
 from baklava.jobs import AllocateJob
-from baklava.models.load import load_model
+from baklava.kept_losses import KeptLosses
+from baklava.models.load import identity, load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, refine
-from baklava.replay import Replay, ReplayedLosses, determining, prefill_seconds
+from baklava.replay import MeanLosses, MeasuresLosses, Replay, prefill_seconds
 from baklava.search_trace import Cost, trace
 from baklava.study import ROUND, Study, journal
 
-# Part of what a journal's studies are known by: raise it with a change after which trials may be others.
+# Part of what a journal's studies are known by: raise it with a change after which losses or trials may be others.
 VERSION = 1
 
 # Parts of the prompts after which trials drop out, and the part of what got as far that a trial must be among: the half
@@ -39,12 +37,6 @@ SEE_ALL = 2  # the first trials, uniform and the mapping as configured, see ever
 LOSSY = 0.02  # nats per token beyond the full cache's loss from which on a searched mapping is refined
 STEP = 0.05  # share that a KV cache gains or gives in the first round of it
 NEIGHBOURS = 2  # other ratios, the nearest ones, whose best mapping is tried
-
-
-class Losses(Protocol):
-    """What the search asks of `Replay`."""
-
-    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]: ...
 
 
 @dataclass
@@ -78,7 +70,7 @@ class Search:
         self._studies = studies
         self._prompts = prompts
 
-    def round(self, replay: Losses, progress: tqdm) -> None:
+    def round(self, replay: MeasuresLosses, progress: tqdm) -> None:
         """Ask every study for new trials and run them."""
         running = {ratio: self._asked(ratio) for ratio in self._studies}
         seen = 0
@@ -94,7 +86,7 @@ class Search:
                 progress.update(len(some) - len(running[ratio]))
             self._show(progress)
 
-    def loss_full(self, replay: Losses) -> float:
+    def loss_full(self, replay: MeasuresLosses) -> float:
         """Of the full cache."""
         full = Budgets.uniform(n_layers=self._profile.n_layers, n_kv_heads=self._profile.n_kv_heads, ratio=0.0)
         return fmean(float(replay.losses(prompt, [full])[0]) for prompt in self._prompts)
@@ -187,13 +179,16 @@ def _refined(
     rounds: int,
 ) -> tuple[dict[float, Budgets], float]:
     """Budgets that lose less on the search prompts, or the same where no move pays, and the seconds that it took."""
+    prompts, shape = calibration.search, next(iter(lossy.values())).shape
     name = f"refine {job.model.name} {job.allocator.name}"
-    with tqdm(total=len(calibration.search) * (1 + 2 * rounds), desc=name, unit="prompt") as progress:
-        shape = next(iter(lossy.values())).shape
-        with closing(ReplayedLosses(job, calibration, shape, replay, progress)) as losses:
-            starts = {ratio: {"searched": one.shares.ravel()} for ratio, one in lossy.items()}
-            refined = refine(starts, losses, rounds=rounds, step=STEP, floor=0.0)
-    return {ratio: _moved(lossy[ratio], one) for ratio, one in refined.items()}, losses.seconds
+    with (
+        tqdm(total=len(prompts) * (1 + 2 * rounds), desc=name, unit="prompt") as progress,
+        KeptLosses.at(job.losses, job.model, job.eviction, replay) as kept,
+    ):
+        losses = MeanLosses(kept, prompts, shape, progress)
+        starts = {ratio: {"searched": one.shares.ravel()} for ratio, one in lossy.items()}
+        refined = refine(starts, losses, rounds=rounds, step=STEP, floor=0.0)
+    return {ratio: _moved(lossy[ratio], one) for ratio, one in refined.items()}, kept.seconds
 
 
 def _excess(budgets: Budgets) -> float:
@@ -216,12 +211,15 @@ def _moved(budgets: Budgets, refined: Refinement) -> Budgets:
 
 def _identity(job: AllocateJob, allocator: Allocator, profile: Profile, calibration: Calibration) -> str:
     """Of all that losses and trials depend on, but the number of rounds: more of them go on from fewer."""
+    policy = job.eviction.build()
     parameters = {name: value for name, value in asdict(allocator).items() if name != "refine"}
     return fingerprint(
         VERSION,
-        determining(job, calibration),
+        identity(job.model),
         profile.fingerprint,
+        calibration.fingerprint,
         [allocator.family, parameters],
+        [policy.family, asdict(policy)],
         list(job.budgets),
         job.search.seed,
     )

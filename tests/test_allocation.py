@@ -19,7 +19,7 @@ from baklava.config import AllocatorConfig, EvictionConfig, ModelConfig, Profile
 from baklava.jobs import AllocateJob
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile, profile_prompts
-from baklava.replay import ReplayedLosses
+from baklava.replay import Replay
 from baklava.search import LOSSY
 from baklava.search_trace import parameters, read_trace
 from baklava.study import ROUND
@@ -157,31 +157,33 @@ def test_what_still_loses_is_refined(tmp_path: Path, profile: Profile, loads: li
 def test_a_killed_refinement_goes_on(
     tmp_path: Path, profile: Profile, loads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {"search": SearchConfig(n_rounds=1)}
-    undisturbed = job(tmp_path / "a", profile, budgets={0.9: tmp_path / "a" / "0.9.json"}, **given)
-    allocate(undisturbed)
-    seconds = json.loads(undisturbed.cost.read_text())["seconds"]
-    allocate(undisturbed)
-    assert len(loads) == 1  # nothing is measured again, and what it cost is known
-    assert json.loads(undisturbed.cost.read_text())["seconds"] == seconds
+    whole, killed = (
+        job(tmp_path / name, profile, budgets={0.9: tmp_path / name / "0.9.json"}, search=SearchConfig(n_rounds=1))
+        for name in "ab"
+    )
+    for one in (whole, killed):  # searched, so that only the refinement is left
+        allocate(one.model_copy(update={"allocator": AllocatorConfig(name="baklava", family="baklava", refine=0)}))
+    losses, calls, kill_at = Replay.losses, [], [-1]
 
-    measured = []
-    of = ReplayedLosses._of
+    def counted(*arguments):
+        calls.append(1)
+        if len(calls) == kill_at[0]:
+            raise KeyboardInterrupt
+        return losses(*arguments)
 
-    def killed_once(self, prompt, budgets, key):
-        if key not in self._store:
-            measured.append(key)
-            if len(measured) == 10:
-                raise KeyboardInterrupt
-        return of(self, prompt, budgets, key)
-
-    monkeypatch.setattr(ReplayedLosses, "_of", killed_once)
-    killed = job(tmp_path / "b", profile, budgets={0.9: tmp_path / "b" / "0.9.json"}, **given)
+    monkeypatch.setattr(Replay, "losses", counted)
+    allocate(whole)
+    n_calls = len(calls)
+    kill_at[0] = n_calls + 10
     with pytest.raises(KeyboardInterrupt):
         allocate(killed)
     allocate(killed)
-    assert written(killed) == written(undisturbed)
-    assert measured.count(measured[9]) == 2 and len(measured) == len(set(measured)) + 1
+    assert written(killed) == written(whole)
+    assert len(calls) == 2 * n_calls + 1
+    n_loads, seconds = len(loads), json.loads(whole.cost.read_text())["seconds"]
+    allocate(whole)  # nothing is measured again, and what it cost is known
+    assert (len(loads), len(calls)) == (n_loads, 2 * n_calls + 1)
+    assert json.loads(whole.cost.read_text())["seconds"] == seconds
 
 
 def test_the_trace_has_a_row_per_trial(searched: AllocateJob) -> None:

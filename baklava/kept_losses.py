@@ -1,0 +1,63 @@
+"""Replayed losses that are kept, so that measurements which were killed go on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baklava.budgets import Budgets
+from baklava.calibration import Prompt
+from baklava.config import EvictionConfig, ModelConfig
+from baklava.fingerprint import fingerprint
+from baklava.models.load import identity
+from baklava.replay import Replay
+from baklava.store import Store
+
+# Part of what losses are known by: raise it with a change after which they may be others.
+VERSION = 1
+
+
+class KeptLosses:
+    """What a `Replay` measures, kept in a store under a fingerprint of all that determines it.
+
+    What is no number counts as infinite. `seconds` is what measuring took, now or earlier. The model is loaded, by
+    `replay`, only for what the store does not hold.
+    """
+
+    def __init__(self, store: Store, model: ModelConfig, eviction: EvictionConfig, replay: Callable[[], Replay]):
+        policy = eviction.build()
+        self._name = fingerprint(VERSION, identity(model), [policy.family, asdict(policy)])
+        self._store = store
+        self._replay = replay
+        self.seconds = 0.0
+
+    @classmethod
+    @contextmanager
+    def at(
+        cls, path: Path, model: ModelConfig, eviction: EvictionConfig, replay: Callable[[], Replay]
+    ) -> Iterator[KeptLosses]:
+        """In the store at `path`, for one process at a time."""
+        store = Store(path, alone=True)
+        try:
+            yield cls(store, model, eviction, replay)
+        finally:
+            store.close()
+
+    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
+        """Mean loss per answer token of one prompt under each of the budgets."""
+        shares = hashlib.sha256(np.stack([one.shares for one in budgets]).tobytes()).hexdigest()
+        key = fingerprint(self._name, asdict(prompt), shares)
+        if key not in self._store:
+            started = time.perf_counter()
+            losses = [float(loss) if np.isfinite(loss) else None for loss in self._replay().losses(prompt, budgets)]
+            self._store.add({key: {"losses": losses, "seconds": time.perf_counter() - started}})
+        known = self._store[key]
+        self.seconds += known["seconds"]
+        return np.array([np.inf if loss is None else loss for loss in known["losses"]])
