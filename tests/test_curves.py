@@ -10,10 +10,12 @@ import pytest
 import torch
 from tiny_models import hidden_after, naive_logits, random_model, random_tokens
 
-from baklava.calibration import Prompt
-from baklava.config import EvictionConfig
+import baklava.curves
+from baklava.calibration import Calibration, Prompt
+from baklava.config import CurvesConfig, EvictionConfig, ModelConfig
 from baklava.curves import Curves, measure_curves, one_alone
 from baklava.errors import UserError
+from baklava.jobs import CurvesJob
 from baklava.models.load import LoadedModel
 from baklava.profile import Profile
 from baklava.replay import Replay
@@ -59,6 +61,37 @@ def test_curves_equal_one_kv_cache_at_a_time(batch_rows: int) -> None:
                 expected = naive_loss(loaded, prompt, cache, level) - full[p]
                 assert rises[p, k, *cache] == pytest.approx(expected, abs=1e-5)
     assert np.abs(rises).max() > 0.01  # there is something to compare
+
+
+def test_a_killed_measurement_goes_on_after_the_last_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = LoadedModel("random", random_model(), tokenizer=None)
+    monkeypatch.setattr(baklava.curves, "load_model", lambda _: loaded)
+    monkeypatch.setattr(Calibration, "load", lambda _: Calibration((PROMPTS[0],), tuple(PROMPTS[1:])))
+    losses, asked = Replay.losses, []
+
+    def killed_at_the_third(replay, prompt, budgets):
+        asked.append(prompt.index)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return losses(replay, prompt, budgets)
+
+    monkeypatch.setattr(Replay, "losses", killed_at_the_third)
+    job = CurvesJob(
+        model=ModelConfig(name="random", path="nowhere/random"),
+        eviction=POLICY,
+        curves=CurvesConfig(levels=LEVELS),
+        prompts=tmp_path / "prompts.json",
+        output=tmp_path / "c.safetensors",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        baklava.curves.curves(job)
+    assert not job.output.exists()
+    baklava.curves.curves(job)
+    assert asked == [0, 1, 2, 2]
+    rises, _ = measure_curves(
+        Replay(loaded, POLICY.build(), batch_rows=32), PROMPTS, shape=SHAPE, levels=LEVELS, label=""
+    )
+    np.testing.assert_array_equal(Curves.load(job.output, profile("random"), POLICY).rises, rises)
 
 
 @pytest.mark.parametrize(("n_entries", "level", "kept"), [(1000, 0.02, 20), (37, 0.4, 15), (10, 0.0, 0)])
