@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from baklava.cells import FULL
 from baklava.errors import UserError
 from baklava.headline import Headline, ModelFigures
-from baklava.jobs import TrackJob
+from baklava.jobs import VALIDATION, TrackJob
 from baklava.layout import Layout
 from baklava.tracking.cell_run import method_name
 from baklava.tracking.run import Dataset, Point, Run, key_of
@@ -55,7 +55,12 @@ def model_run(
         metrics={"score_full": numbers.full, "kv_bytes_full": numbers.kv_bytes_full, **scores, **lossless},
         curves={**_means(numbers), **_tasks(cells), **_usage(usage)},
         datasets=(calibration,),
-        artifacts=(("", job.headline), ("profile", profile), *((_beside(job.figures, path), path) for path in figures)),
+        artifacts=(
+            ("", job.headline),
+            ("profile", profile),
+            *((_beside(job.figures, path), path) for path in figures),
+            *(("validation", path) for path in validation_figures(job, model)),
+        ),
     )
 
 
@@ -67,6 +72,13 @@ def figures_of(model: str, folder: Path, figures: Iterable[Path]) -> list[Path]:
         return below[0] == model if below else name in own or not name.startswith(OF_ONE_MODEL)
 
     return [path for path in figures if wanted(*path.relative_to(folder).with_suffix("").parts)]
+
+
+def validation_figures(job: TrackJob, model: str) -> list[Path]:
+    """Those that are there: an experiment need not validate its profiles."""
+    layout = Layout(job.results, job.experiment)
+    paths = [layout.validation(model, what).with_suffix(kind) for what in VALIDATION for kind in (".svg", ".png")]
+    return [path for path in paths if path.is_file()]
 
 
 def _beside(folder: Path, path: Path) -> str:

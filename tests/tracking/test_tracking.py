@@ -189,6 +189,19 @@ def test_budgets_profile_and_figures_are_artifacts(tracked):
     assert artifacts(run, "figures/score_vs_ratio/tiny-llama") == ["figures/score_vs_ratio/tiny-llama/vt.svg"]
 
 
+def test_figures_of_a_validation_are_artifacts_of_its_model(layout):
+    figure = layout.validation("tiny-llama", "regret").with_suffix(".svg")
+    figure.parent.mkdir(parents=True)
+    figure.write_text("<svg>regret</svg>")
+    track(job_of(layout))
+
+    def validations(model: str) -> list[str]:
+        return [one.path for one in client_of(layout).list_artifacts(parent(layout, model).info.run_id, "validation")]
+
+    assert validations("tiny-llama") == ["validation/regret.svg"]
+    assert validations("tiny-qwen2") == []
+
+
 def test_a_second_time_changes_nothing(layout):
     track(job_of(layout))
     before, written = runs_in(layout, view=ViewType.ALL), layout.tracked.read_bytes()

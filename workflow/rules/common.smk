@@ -5,6 +5,7 @@ import re
 import sysconfig
 from collections.abc import Iterable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from baklava import jobs

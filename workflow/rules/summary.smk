@@ -96,6 +96,11 @@ rule tracking:
         track_job.measurements if experiment.measure.enabled else [],
         track_job.budgets,
         rules.figures.output,
+        [
+            layout.validation(*one)
+            for one in product(experiment.models, jobs.VALIDATION)
+            if experiment.validation.enabled
+        ],
     output:
         track_job.output,
     log:
