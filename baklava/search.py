@@ -34,7 +34,7 @@ VERSION = 1
 # after a quarter of the prompts, which tells the bad ones; then the best quarter, by when ranks hardly change any more.
 STAGES = {0.25: 0.5, 0.5: 0.25, 1.0: 1.0}
 SEE_ALL = 2  # the first trials, uniform and the mapping as configured, see every prompt
-LOSSY = 0.02  # nats per token beyond the full cache's loss from which on a searched mapping is refined
+LOSSY = 0.005  # nats per token beyond the full cache's loss from which on a searched mapping is refined
 STEP = 0.05  # share that a KV cache gains or gives in the first round of it
 NEIGHBOURS = 2  # other ratios, the nearest ones, whose best mapping is tried
 
