@@ -60,6 +60,7 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
     """Run a stage's jobs, with changes to their fields; returns how many pieces of work failed without ending it."""
     from baklava import jobs
     from baklava.config import check, compose
+    from baklava.heap import keep_freed_memory
     from baklava.layout import Layout
     from baklava.ownership import claim_results
     from baklava.ready import check_ready
@@ -83,6 +84,8 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
         work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
     work = [one.model_copy(update=changes) for one in work]
+    if stage.output is not None:
+        keep_freed_memory()
     with _gpu_of(work) as gpu:
         if gpu is not None:
             print(f"baklava {name}: GPU {gpu}", file=sys.stderr, flush=True)
@@ -92,10 +95,8 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
 def _run_recorded(run: Callable[[object], int | None], job: object, output: str | None) -> int | None:
     if output is None:
         return run(job)
-    from baklava.heap import keep_freed_memory
     from baklava.usage import recorded, usage_file
 
-    keep_freed_memory()
     with recorded(usage_file(getattr(job, output))):
         return run(job)
 

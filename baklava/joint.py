@@ -16,11 +16,11 @@ from baklava.budgets import Budgets
 from baklava.calibration import Calibration
 from baklava.importance import CONTROLS
 from baklava.jobs import AllocateJob
-from baklava.kept_losses import KeptLosses
+from baklava.kept_losses import KeptLosses, MeanLosses
 from baklava.models.load import load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, Shares, refine
-from baklava.replay import MeanLosses, Replay
+from baklava.replay import Replay
 from baklava.search import searched_budgets
 
 UNIFORM = "uniform"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
 from baklava.config import EvictionConfig, ModelConfig
 from baklava.fingerprint import fingerprint
 from baklava.models.load import identity
+from baklava.refinement import Shares
 from baklava.replay import Replay
 from baklava.store import Store
 
@@ -61,3 +63,23 @@ class KeptLosses:
         known = self._store[key]
         self.seconds += known["seconds"]
         return np.array([np.inf if loss is None else loss for loss in known["losses"]])
+
+
+class MeanLosses:
+    """`refinement.Losses` of allocations: means over prompts."""
+
+    def __init__(self, kept: KeptLosses, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
+        self._kept = kept
+        self._prompts = prompts
+        self._shape = shape
+        self._progress = progress
+
+    def __call__(self, rows: Mapping[float, Sequence[Shares]]) -> dict[float, NDArray[np.float64]]:
+        budgets = [Budgets.from_shares(one.reshape(self._shape)) for some in rows.values() for one in some]
+        losses = np.zeros((len(self._prompts), len(budgets)))
+        for i, prompt in enumerate(self._prompts):
+            if budgets:
+                losses[i] = self._kept.losses(prompt, budgets)
+            self._progress.update()
+        parts = np.split(losses.mean(0), np.cumsum([len(some) for some in rows.values()])[:-1])
+        return dict(zip(rows, parts, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
+from baklava.replay import MeasuresLosses
 
 SCHEMA = 1
 COLUMNS = pa.schema(
@@ -30,13 +31,6 @@ COLUMNS = pa.schema(
 FLOOR = 0.02  # share that every KV cache keeps, however it is ranked
 
 
-class Losses(Protocol):
-    """What measures: `baklava.replay.Replay`, or a stand-in."""
-
-    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        """Mean loss per answer token of a prompt under each of the budgets."""
-
-
 def filling(importance: NDArray[np.float64], ratio: float, *, floor: float = FLOOR) -> Budgets:
     """KV caches made whole one after another, in order of importance `[L, Hkv]`, above a small floor.
 
@@ -53,7 +47,7 @@ def filling(importance: NDArray[np.float64], ratio: float, *, floor: float = FLO
 def regrets(
     rankings: Mapping[str, NDArray[np.float64]],
     methods: Mapping[float, Mapping[str, Budgets]],
-    replay: Losses,
+    replay: MeasuresLosses,
     prompts: Sequence[Prompt],
     *,
     model: str,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
@@ -19,7 +18,6 @@ from baklava.eviction import EvictionPolicy
 from baklava.generation import Sequences, compressed, continuation_losses, prefill
 from baklava.jobs import AllocateJob
 from baklava.models.load import LoadedModel
-from baklava.refinement import Shares
 
 MEMORY_PART = 0.5  # of the memory that is free, for contexts that are kept; the rest is for the rows
 
@@ -89,29 +87,11 @@ class Replay:
 
 
 class MeasuresLosses(Protocol):
-    """A `Replay`, or what keeps its losses."""
+    """A `Replay`, what keeps its losses, or a stand-in."""
 
-    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]: ...
-
-
-class MeanLosses:
-    """`Losses` of allocations, means over prompts."""
-
-    def __init__(self, measured: MeasuresLosses, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
-        self._measured = measured
-        self._prompts = prompts
-        self._shape = shape
-        self._progress = progress
-
-    def __call__(self, rows: Mapping[float, Sequence[Shares]]) -> dict[float, NDArray[np.float64]]:
-        budgets = [Budgets.from_shares(one.reshape(self._shape)) for some in rows.values() for one in some]
-        losses = np.zeros((len(self._prompts), len(budgets)))
-        for i, prompt in enumerate(self._prompts):
-            if budgets:
-                losses[i] = self._measured.losses(prompt, budgets)
-            self._progress.update()
-        parts = np.split(losses.mean(0), np.cumsum([len(some) for some in rows.values()])[:-1])
-        return dict(zip(rows, parts, strict=True))
+    def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
+        """Mean loss per answer token of a prompt under each of the budgets."""
+        ...
 
 
 def prefill_seconds(loaded: LoadedModel, prompts: Sequence[Prompt]) -> float:

@@ -19,11 +19,11 @@ from baklava.calibration import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.fingerprint import fingerprint
 from baklava.jobs import AllocateJob
-from baklava.kept_losses import KeptLosses
+from baklava.kept_losses import KeptLosses, MeanLosses
 from baklava.models.load import identity, load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, refine
-from baklava.replay import MeanLosses, MeasuresLosses, Replay, prefill_seconds
+from baklava.replay import MeasuresLosses, Replay, prefill_seconds
 from baklava.search_trace import Cost, trace
 from baklava.study import ROUND, Study, journal
 
@@ -164,7 +164,7 @@ def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -
     budgets = {ratio: _winner(job, search, ratio, study) for ratio, study in studies.items()}
     rounds = allocator.refinement_rounds
     lossy = {ratio: one for ratio, one in budgets.items() if rounds and _excess(one) > LOSSY}
-    refined, seconds = _refined(job, lossy, replay, calibration, rounds) if lossy else ({}, 0.0)
+    refined, seconds = _refined(job, lossy, replay, calibration.search, rounds) if lossy else ({}, 0.0)
     cost = Cost.of(studies.values(), n_prompts=len(calibration.search), n_refined=len(lossy), refined_in=seconds)
     cost.save(job.cost)
     tqdm.write(f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: {cost}")
@@ -175,11 +175,11 @@ def _refined(
     job: AllocateJob,
     lossy: Mapping[float, Budgets],
     replay: Callable[[], Replay],
-    calibration: Calibration,
+    prompts: Sequence[Prompt],
     rounds: int,
 ) -> tuple[dict[float, Budgets], float]:
     """Budgets that lose less on the search prompts, or the same where no move pays, and the seconds that it took."""
-    prompts, shape = calibration.search, next(iter(lossy.values())).shape
+    shape = next(iter(lossy.values())).shape
     name = f"refine {job.model.name} {job.allocator.name}"
     with (
         tqdm(total=len(prompts) * (1 + 2 * rounds), desc=name, unit="prompt") as progress,
