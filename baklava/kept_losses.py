@@ -23,7 +23,7 @@ from baklava.replay import Replay
 from baklava.store import Store
 
 # Part of what losses are known by: raise it with a change after which they may be others.
-VERSION = 1
+VERSION = 2
 
 
 class KeptLosses:

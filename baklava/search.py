@@ -28,7 +28,7 @@ from baklava.search_trace import Cost, trace
 from baklava.study import ROUND, Study, journal
 
 # Part of what a journal's studies are known by: raise it with a change after which losses or trials may be others.
-VERSION = 1
+VERSION = 2
 
 # Parts of the prompts after which trials drop out, and the part of what got as far that a trial must be among: the half
 # after a quarter of the prompts, which tells the bad ones; then the best quarter, by when ranks hardly change any more.

@@ -15,7 +15,7 @@ from baklava.jobs import MethodBudgets
 from baklava.tasks import Sample
 
 # Part of every fingerprint: raise it with a change after which the engine may give other answers.
-VERSION = 1
+VERSION = 2
 
 MOST_PADDING = 0.1  # samples are read together while padding is at most this part of what is read
 MOST_TOGETHER = 16
