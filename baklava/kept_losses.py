@@ -53,7 +53,9 @@ class KeptLosses:
             store.close()
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        """Mean loss per answer token of one prompt under each of the budgets."""
+        """Mean loss per answer token of one prompt under each of the budgets; without any, nothing is kept."""
+        if not budgets:
+            return np.empty(0)
         shares = hashlib.sha256(np.stack([one.shares for one in budgets]).tobytes()).hexdigest()
         key = fingerprint(self._name, asdict(prompt), shares)
         if key not in self._store:

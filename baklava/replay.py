@@ -57,10 +57,12 @@ class Replay:
         return cls(loaded, job.eviction.build(), batch_rows=job.search.batch_rows, memory=job.search.memory)
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        """Mean loss per answer token of one prompt under each of the budgets.
+        """Mean loss per answer token of one prompt under each of the budgets; without any, nothing is read.
 
         Raises `UserError` where memory runs out.
         """
+        if not budgets:
+            return np.empty(0)
         try:
             read = self._read(prompt)
             starts = range(0, len(budgets), self._batch_rows)

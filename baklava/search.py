@@ -75,6 +75,8 @@ class Search:
         running = {ratio: self._asked(ratio) for ratio in self._studies}
         seen = 0
         for stop, part in _stops(len(self._prompts)).items():
+            if not any(running.values()):
+                return  # earlier trials are better than all of this round's
             for prompt in self._prompts[seen:stop]:
                 rows = [one for some in running.values() for one in some]
                 losses = replay.losses(prompt, [one.budgets for one in rows])

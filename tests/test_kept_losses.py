@@ -12,6 +12,7 @@ from baklava.budgets import Budgets
 from baklava.calibration import Prompt
 from baklava.config import EvictionConfig, ModelConfig
 from baklava.kept_losses import KeptLosses
+from baklava.store import HEADER
 
 MODEL = ModelConfig(name="m", path="some/model", dtype="float32")
 POLICY = EvictionConfig(name="streaming_llm", family="streaming_llm")
@@ -73,3 +74,9 @@ def test_a_line_that_was_cut_short_is_measured_again(tmp_path: Path, replay: Fak
     (tmp_path / "a.losses").write_bytes(content[:-5])
     assert measured(tmp_path / "a.losses", replay)[0] == first
     assert replay.asked == 2
+
+
+def test_without_budgets_nothing_is_measured_or_kept(tmp_path: Path, replay: FakeReplay) -> None:
+    assert measured(tmp_path / "a.losses", replay, budgets=[]) == ([], 0.0)
+    assert replay.asked == 0
+    assert (tmp_path / "a.losses").read_bytes() == HEADER

@@ -88,6 +88,11 @@ def test_as_many_contexts_are_kept_as_fit(loaded, prefills):
     assert len(prefills) == 4
 
 
+def test_without_budgets_there_are_no_losses_and_nothing_is_read(loaded, prefills):
+    losses = Replay(loaded, StreamingLLM(), batch_rows=4).losses(prompt(0), [])
+    assert (losses.shape, losses.dtype, prefills) == ((0,), np.float64, [])
+
+
 def test_memory_that_runs_out_is_one_line_with_a_remedy(loaded, monkeypatch):
     def out_of_memory(*_):
         raise torch.OutOfMemoryError

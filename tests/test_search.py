@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optuna.trial import TrialState
 from tqdm import tqdm
 
@@ -37,6 +39,7 @@ class FakeReplay:
         self.calls = calls
 
     def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
+        assert budgets
         if len(self.asked) == self.calls:
             raise Killed
         self.asked.append((prompt.index, len(budgets)))
@@ -65,14 +68,14 @@ def studies(storage, ratios=RATIOS, name: str = "one") -> dict[float, Study]:
     return {ratio: Study(storage, f"{name} {ratio}", space, seed=f"{ratio}") for ratio in ratios}
 
 
-def run(path: Path, replay: FakeReplay, n_rounds: int, ratios=RATIOS) -> Mapping[float, Study]:
+def run(path: Path, replay: FakeReplay, n_rounds: int, ratios=RATIOS, prompts=PROMPTS) -> Mapping[float, Study]:
     """Go on from what the journal holds, as `searched_budgets` does."""
     with journal(path) as storage:
         some = studies(storage, ratios)
         done = min(n_rounds, *(study.n_rounds_saved for study in some.values()))
         for study in some.values():
             study.resume(done)
-        search = Search(Baklava(name="b"), profile(), some, PROMPTS)
+        search = Search(Baklava(name="b"), profile(), some, prompts)
         for _ in range(done, n_rounds):
             search.round(replay, tqdm(disable=True))
             for study in some.values():
@@ -206,3 +209,46 @@ def test_a_loss_that_is_no_number_loses(tmp_path: Path) -> None:
 
     for study in run(tmp_path / "a", FakeReplay(odd), 2).values():
         assert np.isfinite(study.best.value)
+
+
+class WorseLater(FakeReplay):
+    """Whatever is tried after the first round of so many prompts is bad, at every ratio."""
+
+    def __init__(self, bad: float, *, n_prompts: int):
+        super().__init__(near_the_best)
+        self.bad = bad
+        self.n_prompts = n_prompts
+
+    def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
+        first = len(self.asked) < self.n_prompts
+        return super().losses(prompt, budgets) + (0.0 if first else self.bad)
+
+
+@pytest.mark.parametrize("bad", [100.0, np.inf, np.nan])
+def test_a_round_ends_where_all_of_its_trials_have_dropped_out(tmp_path: Path, bad: float) -> None:
+    first = run(tmp_path / "a", FakeReplay(near_the_best), 1)
+    replay = WorseLater(bad, n_prompts=len(PROMPTS))
+    some = run(tmp_path / "b", replay, 3)
+    assert [prompt for prompt, _ in replay.asked] == [*range(len(PROMPTS)), 0, 1, 2, 3, 0, 1, 2, 3]
+    for ratio, study in some.items():
+        assert study.best.params == first[ratio].best.params
+        assert {one.state for one in study.trials[ROUND:]} == {TrialState.PRUNED}
+        assert len(study.trials) == 3 * ROUND
+
+
+@given(
+    n_prompts=st.integers(1, 5),
+    ratios=st.sets(st.sampled_from([0.3, 0.5, 0.8, 0.95]), min_size=1, max_size=3),
+    bad=st.sampled_from([0.0, 1.0, 100.0, np.inf, np.nan]),
+)
+@settings(max_examples=12, deadline=None)
+def test_few_prompts_one_ratio_and_bad_rounds_are_searched_alike(
+    tmp_path_factory: pytest.TempPathFactory, n_prompts: int, ratios: set[float], bad: float
+) -> None:
+    prompts, replay = PROMPTS[:n_prompts], WorseLater(bad, n_prompts=n_prompts)
+    for study in run(tmp_path_factory.mktemp("search") / "a", replay, 2, sorted(ratios), prompts).values():
+        assert len(study.trials) == 2 * ROUND
+        assert {0, 1} <= {one.number for one in study.complete}
+        assert all(max(one.intermediate_values) == n_prompts for one in study.complete)
+        assert study.best.value == min(one.value for one in study.complete)
+        assert study.best.number < ROUND or bad == 0.0 or study.best.value < study.trials[0].value
