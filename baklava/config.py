@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from baklava.allocate import ALLOCATORS, Allocator
+from baklava.choices import GROUPS, check_chosen_once, without_replaced
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.importance import ESTIMATORS
@@ -428,20 +429,6 @@ def conf_folder() -> Path:
     )
 
 
-# Settings that are chosen by name, and the Hydra group of each.
-GROUPS = {"models": "model", "tasks": "task", "allocators": "allocator", "evictions": "eviction"}
-
-
-def _check_chosen_once(overrides: Sequence[str]) -> None:
-    """Hydra takes the same choice twice, as in `task=[vt,vt]`, for one."""
-    for override in overrides:
-        group, _, chosen = override.partition("=")
-        names = [name.strip() for name in chosen.strip("[]").split(",")]
-        twice = [name for name in names if names.count(name) > 1]
-        if group in GROUPS.values() and twice:
-            raise UserError(f"config: {override}: {twice[0]} is chosen twice; name each choice once")
-
-
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("Config search path")[0].split()) or type(error).__name__
 
@@ -462,8 +449,8 @@ def check(model: type[Strict], values: Any, *, source: str) -> Any:
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
-    _check_chosen_once(overrides)
-    values = _compose(conf_folder(), "config", overrides)
+    check_chosen_once(overrides)
+    values = without_replaced(_compose(conf_folder(), "config", overrides), overrides)
     return check(ExperimentConfig, values, source="config")
 
 
