@@ -13,6 +13,7 @@ from baklava.attention import attach
 from baklava.compression import Compressed, RowSettings, compress
 from baklava.context import AttendingLayer, ContextLayer
 from baklava.errors import UserError
+from baklava.padding import check_context
 from baklava.ragged_attention import ragged_attention
 from baklava.tail import Tail
 
@@ -45,19 +46,49 @@ class BudgetedLayer(AttendingLayer):
         self.expect(None, None)
 
     def expect(self, length: int | None, padding: Tensor | None) -> None:
-        """The context will come in chunks, `length` tokens in all, rows `[B]` with so much padding before them."""
+        """The context has `length` tokens, rows `[B]` with so much padding before them; None: it comes in one pass.
+
+        It may come in chunks, and tokens after it in the same pass as its last ones.
+        """
         self._context: ContextLayer | None = ContextLayer(
             self._layer_index, self._config, self._settings.policies, length, padding
         )
-        self._context_length = length
+        self.context_length = length
+        self._beyond: tuple[Tensor, Tensor] | None = None  # keys and values after the context, in its last pass
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the batch, 0 before the first pass."""
+        if self.compressed is not None:
+            return self.compressed.counts.shape[0]
+        return 0 if self._context is None else self._context.n_rows
+
+    def check(self, keys: Tensor, copies: int) -> None:
+        """Raises `UserError` for a pass that does not go with what was read before, or with the budgets."""
+        n_rows, held = keys.shape[0], self.n_rows
+        if not held:
+            self._settings.check_rows(n_rows, copies)
+        elif n_rows != held:
+            repeats = n_rows // held
+            remedy = "make a new BudgetedCache for another batch size"
+            if repeats * held == n_rows:
+                remedy = f"for beams or several sequences of each row call cache.batch_repeat_interleave({repeats})"
+            raise UserError(f"the cache holds {held} rows and was given {n_rows}; {remedy}")
+        if self.is_initialized and keys.dtype != self.dtype:
+            raise UserError(
+                f"the cache holds {self.dtype} and was given {keys.dtype}; read the context with the model as it is now"
+            )
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take in keys and values `[B, Hkv, T, D]`; returns what the attention hands on to `attend`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self._context is not None:
-            self._settings.check_rows(key_states.shape[0])
-            keys, values = self._context.update(key_states, value_states)
+            n_new = key_states.shape[2]
+            n = n_new if self.context_length is None else min(n_new, self.context_length - self.seen)
+            if n < n_new:
+                self._beyond = key_states[:, :, n:], value_states[:, :, n:]
+            keys, values = self._context.update(key_states[:, :, :n], value_states[:, :, :n])
         else:
             keys, values = self._append(key_states, value_states)
         self.seen += key_states.shape[2]
@@ -67,24 +98,63 @@ class BudgetedLayer(AttendingLayer):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """Attention output `[B, Hq, Q, D]` of the tokens just taken in; compresses the context when it is complete."""
-        if self._context is not None:
-            output = self._context.attend(query, key, value, mask, scaling=scaling, softcap=softcap)
-            if self._context_length in (None, self.seen):
-                self.compress(self._context, torch.arange(query.shape[0]))
+        if self._context is None:
+            return self._attend_later(query, key, value, mask, scaling=scaling, softcap=softcap)
+        n_beyond = 0 if self._beyond is None else self._beyond[0].shape[2]
+        n = query.shape[2] - n_beyond
+        part = None if mask is None else mask[:, :, :n, : key.shape[2]]
+        output = self._context.attend(query[:, :, :n], key, value, part, scaling=scaling, softcap=softcap)
+        if self.context_length in (None, self._context.seen):
+            self.compress(self._context, torch.arange(query.shape[0]))
+        if self._beyond is None:
             return output
+        keys, values = self._append(*self._beyond)
+        self._beyond = None
+        self.seen += n_beyond
+        rest = None if mask is None else mask[:, :, n:]
+        later = self._attend_later(query[:, :, n:], keys, values, rest, scaling=scaling, softcap=softcap)
+        return torch.cat([output, later], 2)
+
+    def _attend_later(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Of tokens after the context; `key` and `value` are those of all of them, or of the newest ("fixed")."""
         assert self.compressed is not None
+        n_new = query.shape[2]
+        if self._place == 0:
+            try:
+                self._check_mask(mask, n_new)
+            except UserError:
+                self._take_back(n_new)
+                raise
         if mask is not None:
             mask = mask[..., -key.shape[2] :]
         if self._tail is not None:
-            mask = self._tail.visible(mask, query.shape[2])
+            mask = self._tail.visible(mask, n_new)
         output = ragged_attention(
             query, self.compressed.entries, key, value, scaling=scaling, mask=mask, softcap=softcap
         )
         if self._decoding == "fixed":
-            if mask is not None and not bool(mask[:, :, -1].all()):
-                raise UserError('decoding "fixed" takes no padding after the context; use decoding="grow"')
             self.compressed.overwrite(key, value)
         return output
+
+    def _check_mask(self, mask: Tensor | None, n_new: int) -> None:
+        """Raises `UserError` for a mask of later tokens under which attention would not be what it says."""
+        assert self.compressed is not None
+        lengths = self.compressed.lengths
+        if self._tail is None:
+            n_later = torch.full_like(lengths, self.compressed.written + n_new)
+        else:
+            n_later = self._tail.slots()
+        check_context(mask, self.seen - lengths - n_later, n_later, self.seen)
+        if self._decoding == "fixed" and mask is not None and not bool(mask[:, :, -1, -int(n_later[0]) :].all()):
+            raise UserError('decoding "fixed" takes no padding after the context; use decoding="grow"')
+
+    def _take_back(self, n_new: int) -> None:
+        """Forget a pass that is refused."""
+        self.seen -= n_new
+        if self._tail is not None:
+            self._tail.crop(n_new)
 
     def compress(self, context: ContextLayer, source: Tensor, *, share: bool = False) -> None:
         """Keep of the rows `source` `[B]` of a context what each row's policy and budgets say."""
@@ -96,13 +166,6 @@ class BudgetedLayer(AttendingLayer):
         self._context = None
 
     def _append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.compressed is not None
-        n_rows = self.compressed.counts.shape[0]
-        if keys.shape[0] != n_rows:
-            raise UserError(
-                f"the cache holds {n_rows} rows and was given {keys.shape[0]}; "
-                "make a new BudgetedCache for another batch size"
-            )
         if self._decoding == "fixed":
             return keys, values
         if self._tail is None:
@@ -139,27 +202,42 @@ class BudgetedLayer(AttendingLayer):
             tensors += [tensor for one in entries.shared for tensor in (one.keys, one.values)]
         return bytes_of(tensors)
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens (a negative number, as in transformers); never into the compressed context."""
-        n = abs(tokens_to_remove)
-        if not n:
+    def check_crop(self, n: int) -> None:
+        """Raises `UserError` where the last `n` tokens cannot be taken back."""
+        if n < 0:
+            raise UserError(f"crop takes the number of tokens to remove as a negative number: use crop({-abs(n)})")
+        if not n or not self.is_initialized:
             return
         if self._decoding == "fixed":
             raise UserError('decoding "fixed" overwrites entries, so tokens cannot be taken back; use decoding="grow"')
         if self._tail is None:
             raise UserError(f"cannot crop {n} tokens: none came after the compressed context")
-        self._tail.crop(n)
-        self.seen -= n
+        self._tail.check_crop(n)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, whose number is negative as in transformers; never into the compressed context."""
+        self.check_crop(-tokens_to_remove)
+        if tokens_to_remove and self._tail is not None:
+            self._tail.crop(-tokens_to_remove)
+            self.seen += tokens_to_remove
+
+    def check_recording(self) -> None:
+        """Raises `UserError` where tokens could not be taken back as assisted decoding does."""
+        if self._decoding == "fixed":
+            raise UserError(
+                'assisted and prompt lookup decoding take tokens back, which decoding "fixed" overwrites; '
+                'use decoding="grow"'
+            )
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.select_rows(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.select_rows(indices)
+        """Keep these rows; as for a tensor's rows, a mask or negative numbers will do."""
+        self.select_rows(torch.arange(self.n_rows)[indices.cpu() if isinstance(indices, Tensor) else indices])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.compressed is not None:
-            self.select_rows(torch.arange(self.compressed.counts.shape[0]).repeat_interleave(repeats))
+        self.select_rows(torch.arange(self.n_rows).repeat_interleave(repeats))
 
 
 def bytes_of(tensors: Sequence[Tensor | None]) -> int:

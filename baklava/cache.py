@@ -9,14 +9,17 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from baklava.attention import check_attention
 from baklava.budgeted_layer import BudgetedLayer, Decoding, bytes_of
 from baklava.budgets import Budgets
-from baklava.compression import RowSettings
+from baklava.compression import Compressed, RowSettings
 from baklava.context import ContextCache, ContextLayer, cache_layers
 from baklava.errors import UserError
-from baklava.eviction import POLICIES, EvictionPolicy
+from baklava.eviction import EvictionPolicy, policy_named
+from baklava.generate_call import prompt_of
+from baklava.padding import padding_given
 
 
 class BudgetedCache(Cache):
@@ -40,7 +43,7 @@ class BudgetedCache(Cache):
         self,
         config: PreTrainedConfig,
         budgets: Budgets | Sequence[Budgets],
-        eviction: str | EvictionPolicy | Sequence[EvictionPolicy] = "streaming_llm",
+        eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
     ):
         config = config.get_text_config(decoder=True)
@@ -51,6 +54,7 @@ class BudgetedCache(Cache):
         layers = cache_layers(config, lambda place, i: BudgetedLayer(place, i, config, settings, decoding))
         settings.check_shape((sum(isinstance(one, BudgetedLayer) for one in layers), config.num_key_value_heads))
         super().__init__(layers)
+        self._prefilling = False
 
     @classmethod
     def from_context(
@@ -58,7 +62,7 @@ class BudgetedCache(Cache):
         config: PreTrainedConfig,
         context: ContextCache,
         budgets: Budgets | Sequence[Budgets],
-        eviction: str | EvictionPolicy | Sequence[EvictionPolicy] = "streaming_llm",
+        eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
         *,
         contexts: Tensor | None = None,
@@ -108,12 +112,30 @@ class BudgetedCache(Cache):
         """
         if self.get_seq_length():
             raise UserError("the cache holds a context already; call reset() or make a new one")
+        if input_ids.ndim != 2:
+            raise UserError(f"a context is token ids [batch, length], got {list(input_ids.shape)}")
         if chunk < 1 or input_ids.shape[1] < 1:
             raise UserError(f"chunk and context must be at least one token, got {chunk} and {input_ids.shape[1]}")
+        padding = padding_given(attention_mask, input_ids.shape)
+        self._expect(input_ids.shape[1], padding)
+        self._prefilling = True
+        try:
+            return self._read(model, input_ids, attention_mask, padding, chunk)
+        except BaseException:
+            self.reset()  # part of a context is none
+            raise
+        finally:
+            self._prefilling = False
+
+    def _read(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        padding: Tensor | None,
+        chunk: int,
+    ) -> Tensor:
         length = input_ids.shape[1]
-        padding = None if attention_mask is None else (attention_mask.long().cumsum(-1) == 0).sum(-1).cpu()
-        for layer in self.budgeted_layers:
-            layer.expect(length, padding)
         for start in range(0, length, chunk):
             part = slice(start, start + chunk)
             positions = torch.arange(length, device=input_ids.device)[None, part]
@@ -127,20 +149,88 @@ class BudgetedCache(Cache):
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
+        if self.get_seq_length() != length:
+            raise UserError("the model read the context without its cache; call model.eval() first")
         return logits[:, -1]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         check_attention(self._config)
+        if layer_idx == 0:
+            self._begin(key_states)
+        elif layer_idx >= len(self.layers):
+            raise UserError(f"the cache is for {len(self.layers)} layers, the model has more; use its own config")
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        if query_length < 1:
+            raise UserError(
+                f"the model was given no new tokens, and the cache has read {self.get_seq_length()}; give generate "
+                "all tokens with at least one new one, or the new ones only with an attention_mask for all tokens"
+            )
+        return super().get_mask_sizes(query_length, layer_idx)
+
+    def _begin(self, keys: Tensor) -> None:
+        """Look at the keys `[B, Hkv, T, D]` of a new pass before any layer takes it in."""
+        layers: list[Any] = self.layers
+        seen = self.get_seq_length()
+        if seen != layers[-1].get_seq_length():
+            raise UserError("the last pass broke off between two layers; call reset() and read the context again")
+        prompt = prompt_of(self, keys.shape[2])
+        first = self.budgeted_layers[0]
+        first.check(keys, 1 if prompt is None else prompt.copies)
+        if first.compressed is not None or self._prefilling:
+            return
+        if not seen and prompt is not None and prompt.n_left != keys.shape[2]:
+            shape = (keys.shape[0], prompt.n_left)
+            self._expect(prompt.n_left, padding_given(prompt.mask, shape))
+        elif not seen:
+            self._expect(None, None)
+        elif prompt is None or seen + prompt.n_left != first.context_length:
+            raise UserError(f"only {seen} of {first.context_length} tokens of the context were read; call reset()")
+
+    def _expect(self, length: int | None, padding: Tensor | None) -> None:
+        for layer in self.budgeted_layers:
+            layer.expect(length, padding)
+
+    def activate_past_recording(self) -> None:
+        for layer in self.budgeted_layers:
+            layer.check_recording()
+        super().activate_past_recording()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, whose number is negative as in transformers; never into the compressed context."""
+        for layer in self.budgeted_layers:
+            layer.check_crop(-tokens_to_remove)
+        windows = [layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer)]
+        if any(one.get_seq_length() >= one.sliding_window and not one.record_past for one in windows):
+            if not tokens_to_remove:
+                return
+            raise UserError(
+                "the sliding windows of this model have let go of the tokens before; to take tokens back, call "
+                "cache.activate_past_recording() before they are read"
+            )
+        super().crop(tokens_to_remove)
 
     def kept_entries(self) -> Tensor:
         """Entries of the context that each KV cache keeps, int64 `[n_layers, batch, n_kv_heads]`."""
-        return torch.stack([layer.compressed.counts for layer in self.budgeted_layers if layer.compressed is not None])
+        return torch.stack([one.counts for one in self._compressed()])
 
     def row_bytes(self) -> Tensor:
         """Bytes that the compressed context takes, per batch row, int64 `[batch]`."""
-        compressed = [layer.compressed for layer in self.budgeted_layers if layer.compressed is not None]
-        return torch.stack([one.counts.sum(-1) * one.entries.entry_bytes for one in compressed]).sum(0)
+        return torch.stack([one.counts.sum(-1) * one.entries.entry_bytes for one in self._compressed()]).sum(0)
+
+    def _compressed(self) -> list[Compressed]:
+        compressed = [layer.compressed for layer in self.budgeted_layers]
+        if any(one is None for one in compressed):
+            raise UserError("the cache holds no compressed context; it has read none to its end")
+        return [one for one in compressed if one is not None]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BudgetedCache:
+        """A copy that goes with the same model, whose config says which attention it has."""
+        memo[id(self._config)] = self._config
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
 
     def kv_bytes(self) -> int:
         """Bytes really allocated for keys and values: context, later tokens, their room for growth, sliding windows."""
@@ -181,9 +271,12 @@ def _append_window(layer: Any, other: Any) -> None:
     layer.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
 
 
-def _policies(eviction: str | EvictionPolicy | Sequence[EvictionPolicy]) -> list[EvictionPolicy]:
-    if isinstance(eviction, str):
-        if eviction not in POLICIES:
-            raise UserError(f"unknown eviction policy {eviction!r}; known: {', '.join(sorted(POLICIES))}")
-        return [POLICIES[eviction]()]
-    return [eviction] if isinstance(eviction, EvictionPolicy) else list(eviction)
+def _policies(eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy]) -> list[EvictionPolicy]:
+    given = [eviction] if isinstance(eviction, str | EvictionPolicy) else eviction
+    try:
+        policies = [policy_named(one) if isinstance(one, str) else one for one in given]
+    except TypeError:
+        policies = [given]  # type: ignore[list-item]
+    if odd := [one for one in policies if not isinstance(one, EvictionPolicy)]:
+        raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {odd[0]!r}")
+    return policies

@@ -40,18 +40,20 @@ class RowSettings:
                     "use budgets that were made for this model"
                 )
 
-    def check_rows(self, n_rows: int) -> None:
-        if len(self._budgets) > 1 and n_rows != len(self._budgets):
+    def check_rows(self, n_rows: int, copies: int = 1) -> None:
+        """Raises `UserError` unless the rows are those that have budgets, or `copies` of each, one after another."""
+        if len(self._budgets) > 1 and n_rows not in (len(self._budgets), copies * len(self._budgets)):
             raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {n_rows}")
 
-    def policy(self, row: int) -> EvictionPolicy:
-        return self.policies[row if len(self.policies) > 1 else 0]
+    def policy(self, row: int, n_rows: int) -> EvictionPolicy:
+        """That of one of `n_rows` rows."""
+        return self.policies[row * len(self.policies) // n_rows]
 
     def counts(self, place: int, lengths: Sequence[int]) -> Tensor:
         """Budgets `[B, Hkv]` of the layer at `place`, for contexts of `lengths` tokens per row."""
         rows = []
         for row, length in enumerate(lengths):
-            which = row if len(self._budgets) > 1 else 0
+            which = row * len(self._budgets) // len(lengths)
             if (which, length) not in self._entries:  # all layers ask for the same
                 self._entries[which, length] = self._budgets[which].entries(length)
             rows.append(self._entries[which, length][place])
@@ -62,10 +64,12 @@ class RowSettings:
 class Compressed:
     """What one layer keeps of its context: `counts` `[B, Hkv]` entries, and the order in which to overwrite them.
 
-    `ring` lists, cache by cache, the slots that later tokens may take, the least wanted first; sinks are not in it.
+    `lengths` `[B]` are the tokens of each row's context. `ring` lists, cache by cache, the slots that later tokens may
+    take, the least wanted first; sinks are not in it.
     """
 
     counts: Tensor
+    lengths: Tensor
     entries: RaggedEntries
     ring: Tensor  # [sum of ring_counts]
     ring_counts: Tensor  # [B * Hkv]
@@ -76,6 +80,7 @@ class Compressed:
         """The rows of all parts, part after part; equally many tokens were written to all of them."""
         return cls(
             torch.cat([one.counts for one in parts]),
+            torch.cat([one.lengths for one in parts]),
             RaggedEntries.joined([one.entries for one in parts]),
             torch.cat([one.ring for one in parts]),
             torch.cat([one.ring_counts for one in parts]),
@@ -88,8 +93,14 @@ class Compressed:
         new, slots = slots_of(self.ring_counts[caches])
         before = before_each(self.ring_counts)
         ring = self.ring[(before[caches][new] + slots).to(self.ring.device)]
+        rows = rows.cpu()
         return Compressed(
-            self.counts[rows.cpu()], self.entries.select(caches), ring, self.ring_counts[caches], self.written
+            self.counts[rows],
+            self.lengths[rows],
+            self.entries.select(caches),
+            ring,
+            self.ring_counts[caches],
+            self.written,
         )
 
     def overwrite(self, keys: Tensor, values: Tensor) -> None:
@@ -118,19 +129,19 @@ def compress(
     assert context.keys is not None and context.values is not None
     n_rows = len(source)
     n_kv_heads, length = context.keys.shape[1:3]
-    lengths = context.lengths()
-    counts = settings.counts(place, [lengths[row] for row in source.tolist()])
+    lengths = torch.tensor(context.lengths())[source.cpu()]
+    counts = settings.counts(place, lengths.tolist())
     device = context.keys.device
     rank = torch.full((n_rows, n_kv_heads, length), length, device=device)
     sinks = torch.zeros_like(counts)
     for policy in dict.fromkeys(settings.policies):
-        rows = torch.tensor([row for row in range(n_rows) if settings.policy(row) == policy])
+        rows = torch.tensor([row for row in range(n_rows) if settings.policy(row, n_rows) == policy])
         for group, scores in context.scores(policy):
             _rank(policy, group, scores, rows, source, counts, rank, sinks)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
     entries = RaggedEntries.gather(context.keys, context.values, source.to(device), kept.flatten(0, 1), share=share)
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
-    return Compressed(counts, entries, _ring(rank[kept], counts.flatten(), ring_counts), ring_counts)
+    return Compressed(counts, lengths, entries, _ring(rank[kept], counts.flatten(), ring_counts), ring_counts)
 
 
 def _rank(

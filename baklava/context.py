@@ -15,6 +15,7 @@ from baklava.attention import attach, check_attention, dense_attention
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import LayerContext
+from baklava.padding import padding_shown
 
 
 @dataclass
@@ -115,7 +116,7 @@ class ContextLayer(AttendingLayer):
     ) -> Tensor:
         """Causal attention of a chunk `[B, Hq, Q, D]`, which the policies watch."""
         if not self._groups:
-            self._groups = _groups(_padding_shown(mask) if self._padding is None else self._padding)
+            self._groups = _groups(padding_shown(mask) if self._padding is None else self._padding)
         self._scaling, self._softcap = scaling, softcap
         for group in self._groups:
             unread = max(0, group.padding - self.observed)  # padding at the start of this chunk
@@ -159,19 +160,6 @@ class ContextLayer(AttendingLayer):
 
     def reset(self) -> None:
         self.__init__(self._layer_index, self._config, self._policies)  # type: ignore[misc]
-
-
-def _padding_shown(mask: Tensor | None) -> Tensor | None:
-    """Padding `[B]` before each row, which the mask `[B, 1, Q, T]` (true: visible) shows at its last query."""
-    if mask is None:
-        return None
-    if mask.dtype != torch.bool:
-        raise UserError("a budgeted cache takes a padding mask [batch, length], not a ready-made attention mask")
-    visible = mask[:, 0, -1].cpu()  # [B, T]
-    padding = visible.int().argmax(-1)  # the first that is visible
-    if not (visible.sum(-1) + padding == visible.shape[1]).all():
-        raise UserError("a budgeted cache takes batches that are padded on the left; set tokenizer.padding_side='left'")
-    return padding
 
 
 def _groups(padding: Tensor | None) -> list[RowGroup]:

@@ -167,6 +167,11 @@ def slots_of(counts: Tensor) -> tuple[Tensor, Tensor]:
     return caches, torch.arange(len(caches), device=counts.device) - before_each(counts)[caches]
 
 
+def writable(tensor: Tensor) -> Tensor:
+    """Itself, or a copy of a tensor that was made in inference mode and cannot be written to outside of it."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+
+
 @dataclass(frozen=True)
 class Shared:
     """Keys and values `[T, D]` that lie in a context, for the KV caches `owners` `[P]` that keep all of them."""
@@ -249,6 +254,7 @@ class RaggedEntries:
     def write(self, caches: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Overwrite slots `[M]` of KV caches `[M]` with keys and values `[M, D]`."""
         where = self.layout.positions(caches, slots)
+        self.keys, self.values = writable(self.keys), writable(self.values)
         self.keys[where] = keys
         self.values[where] = values
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from baklava.errors import UserError
+from baklava.ragged import writable
 
 GROWTH = 64  # room is made for so many tokens at a time, or for a quarter of those at hand
 
@@ -44,9 +45,14 @@ class Tail:
         if end > self._keys.shape[2]:  # grow in steps: a copy now and then, not one per token
             room = max(end, self.length + GROWTH, self.length * 5 // 4)
             self._keys, self._values = (_grown(one, room) for one in (self.keys, self.values))
+        self._keys, self._values = writable(self._keys), writable(self._values)
         self._keys[:, :, self.length : end] = keys
         self._values[:, :, self.length : end] = values
         self.length = end
+
+    def slots(self) -> Tensor:
+        """How many slots `[B]` each row has, padding before it left out; int64 on the CPU."""
+        return self.length - self._shown_padding().cpu()
 
     def visible(self, mask: Tensor | None, n_queries: int) -> Tensor | None:
         """`mask` `[B, 1, Q, M]` of the last `n_queries` tokens (None: all up to themselves) without padding."""
@@ -57,11 +63,14 @@ class Tail:
             mask = slot <= slot[self.length - n_queries :, None]
         return mask & (slot >= self._padding[:, None])[:, None, None]
 
+    def check_crop(self, n: int) -> None:
+        """Raises `UserError` where a row has fewer than `n` tokens."""
+        if n > (shortest := int(self.slots().min())):
+            raise UserError(f"cannot crop {n} tokens: only {shortest} came after the compressed context")
+
     def crop(self, n: int) -> None:
         """Forget the last `n` tokens."""
-        shortest = self.length - (0 if self._padding is None else int(self._padding.max()))
-        if n > shortest:
-            raise UserError(f"cannot crop {n} tokens: only {shortest} came after the compressed context")
+        self.check_crop(n)
         self.length -= n
 
     def select_rows(self, rows: Tensor) -> None:

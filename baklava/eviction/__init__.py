@@ -1,5 +1,6 @@
 """Eviction policies: which entries a KV cache keeps. One file per policy."""
 
+from baklava.errors import UserError
 from baklava.eviction.adakv import AdaKV
 from baklava.eviction.base import EvictionPolicy
 from baklava.eviction.expected_attention import ExpectedAttention
@@ -26,8 +27,23 @@ POLICIES: dict[str, type[EvictionPolicy]] = {
     )
 }
 
+# Names of policies with their default parameters: each family's, and that of Ada-KV over each other family.
+_ADA = {f"ada_{family}": family for family in POLICIES if family != AdaKV.family}
+NAMES = tuple(sorted([*POLICIES, *_ADA]))
+
+
+def policy_named(name: str) -> EvictionPolicy:
+    """The policy of a name in `NAMES`, e.g. "snapkv" or "ada_snapkv". Raises `UserError` that lists them."""
+    if name in _ADA:
+        return AdaKV(inner=POLICIES[_ADA[name]]())
+    if name not in POLICIES:
+        raise UserError(f"unknown eviction policy {name!r}; known: {', '.join(NAMES)}")
+    return POLICIES[name]()
+
+
 __all__ = [
     "H2O",
+    "NAMES",
     "POLICIES",
     "TOVA",
     "AdaKV",
@@ -38,4 +54,5 @@ __all__ = [
     "Random",
     "SnapKV",
     "StreamingLLM",
+    "policy_named",
 ]
