@@ -6,7 +6,6 @@ Importing this module registers it with transformers' attention and mask registr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -21,8 +20,21 @@ NAME = "baklava"
 # Soft-capped scores have no fused kernel; so many of them `[B, Hq, q, T]` are held at a time.
 MOST_SCORES = 2**25
 
-# Called with (attention module, query [B, Hq, T, D], key [B, Hkv, T, D], value, output [B, Hq, T, D]).
-Observer = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], None]
+
+class Observer(Protocol):
+    """Sees the tensors of a layer's attention: query `[B, Hq, T, D]`, key and value `[B, Hkv, T, D]`, output."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: Tensor,
+        *,
+        scaling: float,
+        softcap: float | None,
+    ) -> None: ...
 
 
 class Attends(Protocol):
@@ -147,7 +159,7 @@ def baklava_attention(
     else:
         output = layer.attend(query, key, value, attention_mask, scaling=scaling, softcap=softcap)
     if observer is not None:
-        observer(module, query, key, value, output)
+        observer(module, query, key, value, output, scaling=scaling, softcap=softcap)
     return output.transpose(1, 2).contiguous(), None  # [B, Q, Hq, D]
 
 

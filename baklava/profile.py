@@ -28,7 +28,7 @@ from baklava.tensors import read_tensors, write_tensors
 if TYPE_CHECKING:
     from baklava.curves import Curves
 
-SCHEMA = 2
+SCHEMA = 3
 HEADS = "head_importance."
 
 

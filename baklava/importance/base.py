@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from baklava.models.residual import AttentionPath
+
 # Positions compared at a time: float32 copies of a whole prompt would take more memory than its prefill.
 BLOCK = 4096
 EPSILON = 1e-8  # least norm that is divided by
@@ -17,13 +19,14 @@ class HeadView:
     """One layer, one prompt of `T` tokens, `Hq` query heads of dimension `D` that share `Hkv` KV heads.
 
     `values` `[Hkv, T, D]` and `outputs` `[Hq, T, D]`, in the model's arithmetic: the value vector that a KV cache
-    stores for each token and a query head's attention output there, before `o_proj`; positions at the very start left
-    out. The rest is float32, `N` being the number of positions that must look back: `look_back` and `evicted`
-    `[Hq, N, D]`, the outputs there with all entries and with only the sinks and a recent window; `far_mass` `[Hq, N]`,
-    the attention that falls on the other entries; `output_weight` `[Hq, hidden, D]`, each head's part of `o_proj`;
-    `layer_importance`, one number: how much the attention block turns the residual stream.
+    stores for each token and a query head's attention output there, before the output projection; positions at the
+    very start left out. The rest is float32, `N` being the number of positions that must look back: `look_back` and
+    `evicted` `[Hq, N, D]`, the outputs there with all entries and with only the sinks and a recent window; `far_mass`
+    `[Hq, N]`, the attention that falls on the other entries; `scales` `[N, Hq, D]`, what the model multiplies the
+    outputs with before it projects them (gates; mostly nothing, `None`); `projected` `[N, hidden]`, what the output
+    projection gives there; `layer_importance`, one number: how much the attention block turns the residual stream.
 
-    `layer` is the layer's index in the model, `seed` that of the settings.
+    `layer` is the layer's index in the model, `seed` that of the settings, `path` the way to the residual stream.
     """
 
     layer: int
@@ -33,8 +36,22 @@ class HeadView:
     look_back: Tensor
     evicted: Tensor
     far_mass: Tensor
-    output_weight: Tensor
+    scales: Tensor | None
+    projected: Tensor
+    path: AttentionPath
     layer_importance: Tensor
+
+    def residual_shift(self, changes: Tensor) -> Tensor:
+        """How the residual stream moves `[Hq, N, hidden]` when one head's output is less by `changes` `[Hq, N, D]`.
+
+        A norm between the attention and the stream sees the change of one head beside the outputs of all others.
+        """
+        if self.scales is not None:
+            changes = changes * self.scales.transpose(0, 1)
+        less = changes @ self.path.output_weight(changes.shape[0]).transpose(-1, -2)  # [Hq, N, hidden]
+        if self.path.is_linear:
+            return self.path.added(less)
+        return self.path.added(self.projected) - self.path.added(self.projected - less)
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from baklava.importance.base import HeadView
 
 
 def importance(view: HeadView) -> Tensor:
-    """`mean ||W_o (o - o_evicted)||` per query head, `[Hq]`, in the units of the residual stream."""
-    shift = (view.look_back - view.evicted) @ view.output_weight.transpose(-1, -2)  # [Hq, N, hidden]
-    return shift.norm(dim=-1).mean(-1)
+    """`mean ||W_o (o - o_evicted)||` per query head, `[Hq]`, in the units of the residual stream.
+
+    Where a norm or a multiplier stands between `W_o` and the stream, what comes out behind it is compared.
+    """
+    return view.residual_shift(view.look_back - view.evicted).norm(dim=-1).mean(-1)
