@@ -36,6 +36,8 @@ class Baklava(Allocator):
     proportion to `importance ** slope`, up to 1. `slope` 0 and `whole` 0 are the uniform allocation; a steep slope
     fills caches in order of importance. No cache gains when the total shrinks.
 
+    The mapping is our reading of the paper, and its starting values are our own.
+
     With `search` (the default) the parameters are starting values and the search picks them per ratio, among all
     estimators that the profile holds but the control. Where the best mapping still loses more than the full cache, as
     where hardly a KV cache can stay whole, no mapping ranks all of them right: there up to `refine` rounds of the joint

@@ -21,8 +21,9 @@ class Duo(Allocator):
 
     In the paper the number of retrieval heads is chosen and the memory follows from it; here the total says how many
     there are, and the first cache that it does not make whole takes what is left. A total that is not enough for
-    `streaming` everywhere is spread evenly. The paper's streaming heads keep 64 sinks and 256 recent tokens whatever
-    the context; a share keeps a part of it. Its score is learnt from the outputs of heads that see only sinks and a
+    `streaming` everywhere is spread evenly. The authors' runs have streaming heads of 64 sinks and 256 recent tokens
+    (kvpress 0.5.5: 128 and 256) whatever the context; a share keeps a part of it, by default as many as theirs at 3,200
+    tokens. Its score is learnt from the outputs of heads that see only sinks and a
     window, so the default is the estimator that measures what this changes.
     """
 

@@ -23,7 +23,7 @@ class HeadKV(Allocator):
     A cache that would keep more than everything is whole, and the rest goes to the others in the same proportion. The
     paper's score is the attention that falls on the needle and on the reasoning that leads to it; the attention on
     entries far back stands in for it here, and its pooling over a KV cache's query heads is a mean, as in the code for
-    models with GQA.
+    models with GQA. The authors try `beta` from 1.005 to 10 for each model; 1.2 is the middle of their list.
     """
 
     family: ClassVar[str] = "headkv"

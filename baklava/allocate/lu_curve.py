@@ -22,6 +22,10 @@ TARGETS = 99  # 1 %, 2 %, ..., 99 %
 class LuCurve(Allocator):
     """Shares from a `.npy` file `[99, n_layers, n_kv_heads]`: the part of each KV cache to remove at 1 %, ..., 99 %.
 
+    There is no default curve: one belongs to a model and to an eviction policy. Those that the authors publish were
+    made with expected attention, `epsilon` 0.02, 4 sinks and the last entry kept (kvpress 0.5.5's `LUKVPress`); compare
+    with `eviction=expected_attention evictions.expected_attention.epsilon=0.02`.
+
     Between two targets, and to 0 and 100 % at the ends, shares lie on a straight line. Where the mean of the curve
     misses its target, all shares (or all removed parts, where too little is kept) are scaled by the same factor. What
     the file holds may give a cache more when the total shrinks, so unlike the other allocators this one does not

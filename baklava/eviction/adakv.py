@@ -43,8 +43,11 @@ class AdaKV(EvictionPolicy):
     competition, and what it won afterwards.
 
     The paper starts from equal budgets; here each KV cache's own is the start, so that Ada-KV goes with any allocator.
-    The floor is that of kvpress 0.5.5, a bound on the outcome of the competition; the paper's authors take a mean of
-    that outcome and the equal budgets, with weight `floor`. kvpress masks entries that lost; here they are gone.
+    The default floor is that of kvpress 0.5.5 and what the authors' scripts suggest for models with GQA (0.5 for
+    others). In kvpress and here it bounds the outcome of the competition; the authors' code takes a mean of that
+    outcome and the equal budgets, with weight `floor`. The leaderboard's "adakv_snapkv" is `ada_snapkv`, its
+    "expected_attention" is `ada_expected_attention`; it has no `ada_h2o`. kvpress masks entries that lost; here they
+    are gone.
     """
 
     family: ClassVar[str] = "adakv"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class H2O(EvictionPolicy):
     """Scores an entry by the attention that it got from all queries, summed; `recent` of the budget is for the last.
 
-    The sum is pooled by the mean over the GQA group. The paper evicts entry by entry while it reads, so that an entry
+    Half for the recent ones is the authors' default (`heavy_ratio` 0.1, `recent_ratio` 0.1). The sum is pooled by the
+    mean over the GQA group. The paper evicts entry by entry while it reads, so that an entry
     that is gone gets no further attention; here the context is read in full and ranked once. kvpress 0.5.5 has no H2O:
     its `ObservedAttentionPress` divides each sum by the number of queries that could see the entry, and reserves
     nothing for recent ones.

@@ -16,8 +16,8 @@ class KeyDiff(EvictionPolicy):
     """Scores an entry by how far its key points away from the mean direction of all keys; needs no queries.
 
     `-cos(k, a)` with the anchor `a`, the mean of the keys scaled to length 1. The paper evicts block after block while
-    it reads, with an anchor of the entries still there; here, as in kvpress 0.5.5's `KeyDiffPress`, the whole
-    context is ranked once.
+    it reads, with an anchor of the entries still there; here, as in kvpress 0.5.5's `KeyDiffPress` and the entry
+    "keydiff" of its leaderboard, the whole context is ranked once ("block_keydiff" there is the paper's way).
     """
 
     family: ClassVar[str] = "keydiff"

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Knorm(EvictionPolicy):
     """Scores an entry by the length of its key, the shortest highest; needs no queries.
 
-    The paper leaves the first two layers whole; here, as in kvpress 0.5.5, that is the allocator's business.
+    The authors' examples leave the first two layers whole; here, as in kvpress 0.5.5 and its leaderboard, that is the
+    allocator's business. There is nothing else to set.
     """
 
     family: ClassVar[str] = "knorm"

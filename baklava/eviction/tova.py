@@ -16,8 +16,8 @@ class TOVA(EvictionPolicy):
     """Scores an entry by the attention it gets from the last query, averaged over all heads of the layer.
 
     All KV caches of a layer so keep the same entries as far as their budgets agree. The last entry is protected, as in
-    kvpress 0.5.5; the paper lets it compete. The paper evicts one entry at each decoding step; here the whole
-    context is ranked once, at its end.
+    kvpress 0.5.5; the paper lets it compete. The paper evicts one entry at each decoding step; here, as
+    in kvpress, the whole context is ranked once, at its end. There is nothing to set.
     """
 
     family: ClassVar[str] = "tova"

@@ -37,7 +37,8 @@ PAIRS: list[tuple[EvictionPolicy, Any]] = [
     (TOVA(), kvpress.TOVAPress()),
     (Knorm(), kvpress.KnormPress()),
     (KeyDiff(), kvpress.KeyDiffPress()),
-    (ExpectedAttention(), kvpress.ExpectedAttentionPress()),
+    (ExpectedAttention(), kvpress.ExpectedAttentionPress(epsilon=1e-2)),  # as in its leaderboard
+    (ExpectedAttention(epsilon=0.0), kvpress.ExpectedAttentionPress()),  # the class as it is
     (
         ExpectedAttention(n_future_positions=64, n_sink=2, epsilon=0.01),
         kvpress.ExpectedAttentionPress(n_future_positions=64, n_sink=2, epsilon=0.01),
@@ -51,7 +52,8 @@ ADAPTIVE: list[tuple[AdaKV, Any]] = [
     (AdaKV(inner=SnapKV()), kvpress.AdaKVPress(kvpress.SnapKVPress())),
     (AdaKV(inner=SnapKV(), floor=0.0), kvpress.AdaKVPress(kvpress.SnapKVPress(), alpha_safeguard=0.0)),
     (AdaKV(inner=SnapKV(), floor=0.9), kvpress.AdaKVPress(kvpress.SnapKVPress(), alpha_safeguard=0.9)),
-    (AdaKV(inner=ExpectedAttention()), kvpress.AdaKVPress(kvpress.ExpectedAttentionPress())),
+    (AdaKV(inner=ExpectedAttention()), kvpress.AdaKVPress(kvpress.ExpectedAttentionPress(epsilon=1e-2))),
+    (AdaKV(inner=ExpectedAttention(epsilon=0.0)), kvpress.AdaKVPress(kvpress.ExpectedAttentionPress())),
 ]
 
 

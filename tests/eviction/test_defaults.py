@@ -1,0 +1,42 @@
+"""The configuration's eviction policies are the classes as they are, and those as the public leaderboard has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from baklava.eviction import POLICIES, AdaKV, EvictionPolicy, ExpectedAttention, SnapKV, StreamingLLM
+
+FILES = sorted((Path(__file__).parents[2] / "conf" / "eviction").glob("*.yaml"))
+
+
+def configured(file: Path) -> EvictionPolicy:
+    values: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert values.pop("name") == file.stem
+    policy: EvictionPolicy = TypeAdapter(POLICIES[values.pop("family")]).validate_python(values)
+    return policy
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_spells_out_the_defaults_of_its_class(file: Path) -> None:
+    policy = configured(file)
+    if isinstance(policy, AdaKV):
+        assert policy == AdaKV(inner=type(policy.inner)())
+    else:
+        assert policy == type(policy)()
+
+
+def test_defaults_are_those_of_the_leaderboard() -> None:
+    """kvpress 0.5.5, `evaluation/evaluate_registry.py`; `make test-kvpress` compares what is kept."""
+    by_name = {file.stem: configured(file) for file in FILES}
+    assert by_name["ada_expected_attention"] == AdaKV(inner=ExpectedAttention(epsilon=1e-2), floor=0.2)
+    assert by_name["ada_snapkv"] == AdaKV(inner=SnapKV(window_size=64, kernel_size=5), floor=0.2)
+    assert by_name["snapkv"] == SnapKV(window_size=64, kernel_size=5)
+    assert by_name["streaming_llm"] == StreamingLLM(n_sink=4)
+    assert by_name["expected_attention"] == ExpectedAttention(
+        n_future_positions=512, n_sink=4, use_covariance=True, use_vnorm=True, epsilon=1e-2
+    )
