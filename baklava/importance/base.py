@@ -51,7 +51,10 @@ class HeadView:
         less = changes @ self.path.output_weight(changes.shape[0]).transpose(-1, -2)  # [Hq, N, hidden]
         if self.path.is_linear:
             return self.path.added(less)
-        return self.path.added(self.projected) - self.path.added(self.projected - less)
+        whole = self.path.added(self.projected)
+        for head, own in enumerate(less):  # one at a time: a norm makes copies
+            less[head] = whole - self.path.added(self.projected - own)
+        return less
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:

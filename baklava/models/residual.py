@@ -76,7 +76,8 @@ def attention_paths(model: PreTrainedModel, layers: Sequence[int]) -> dict[int, 
     """
     follower = _Follower(_layers_of(model))
     with follower.watching(model), torch.inference_mode(), follower:
-        model(torch.tensor([[0, 1]], device=model.device), use_cache=False, observer=follower.observe)
+        # Not tokens 0 and 1, of which one is often padding, whose embedding is 0.
+        model(torch.tensor([[2, 3]], device=model.device), use_cache=False, observer=follower.observe)
     return {index: follower.path(index) for index in layers}
 
 

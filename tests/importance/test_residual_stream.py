@@ -245,6 +245,44 @@ def test_a_path_that_cannot_be_said_is_refused_by_name() -> None:
         Recorder(loaded(model), SETTINGS)
 
 
+class MixesPositions(nn.Module):
+    """A short causal convolution: what it makes of a position depends on the one before."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values + nn.functional.pad(values, (0, 0, 1, 0))[:, :-1]
+
+
+def test_a_step_that_mixes_positions_is_refused() -> None:
+    model = family_model("gemma2")
+    model.model.layers[0].post_attention_layernorm = MixesPositions()
+    with pytest.raises(UserError, match=r"layer 0: .* through MixesPositions"):
+        Recorder(loaded(model), SETTINGS)
+
+
+@pytest.mark.parametrize("scale", [0.5, torch.linspace(0.1, 2.0, N_HEADS * DIM)])
+def test_a_stream_that_is_scaled_where_attention_is_added_is_refused(scale: float | Tensor) -> None:
+    model = family_model("llama")
+    layer = model.model.layers[1]
+
+    def scaled(hidden_states: Tensor, **given: Any) -> Tensor:
+        attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **given)
+        hidden_states = hidden_states * scale + attended
+        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+
+    layer.forward = scaled
+    with pytest.raises(UserError, match=r"layer 1: .* a stream that is scaled first"):
+        Recorder(loaded(model), SETTINGS)
+
+
+def test_attention_that_is_called_twice_is_refused() -> None:
+    model = family_model("llama")
+    layer = model.model.layers[1]
+    once = layer.forward
+    layer.forward = lambda hidden_states, **given: once(once(hidden_states, **given), **given)
+    with pytest.raises(UserError, match=r"layer 1: .* one of several calls of the attention"):
+        Recorder(loaded(model), SETTINGS)
+
+
 def test_a_model_that_does_not_use_the_attention_is_refused() -> None:
     model = family_model("llama")
     model.set_attn_implementation("sdpa")
