@@ -14,8 +14,9 @@ from baklava.config import ProfileConfig
 from baklava.importance import ESTIMATORS
 from baklava.importance.base import HeadView, cosine_distance
 from baklava.importance.simulated_eviction import simulated_eviction
+from baklava.models.following import attention_paths
 from baklava.models.load import LoadedModel
-from baklava.models.residual import AttentionPath, attention_paths, hidden_states
+from baklava.models.residual import AttentionPath, hidden_states
 
 
 class Shown(NamedTuple):

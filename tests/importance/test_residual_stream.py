@@ -25,8 +25,8 @@ from baklava.config import ProfileConfig
 from baklava.errors import UserError
 from baklava.importance.recorder import Recorder
 from baklava.importance.simulated_eviction import simulated_eviction
+from baklava.models.following import attention_paths
 from baklava.models.load import LoadedModel
-from baklava.models.residual import attention_paths
 from baklava.profile import profile_prompts
 
 SETTINGS = ProfileConfig(skip_first=3, sinks=2, window=0.2)
