@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import sdpa_mask
 
 from baklava.errors import UserError
+from baklava.precision import exact
 
 NAME = "baklava"
 
@@ -78,11 +79,11 @@ def dense_attention(
     """
     batch, n_heads, n_queries, _ = query.shape
     n_kv_heads, n_keys = key.shape[1:3]
+    if softcap is not None:
+        return _softcapped(query, key, value, scaling=scaling, mask=mask, softcap=softcap)
     if mask is None and 1 < n_queries < n_keys:
         position = torch.arange(n_keys, device=query.device)
         mask = position <= position[n_keys - n_queries :, None]
-    if softcap is not None:
-        return _softcapped(query, key, value, scaling=scaling, mask=mask, softcap=softcap)
     if n_queries == 1 and n_heads != n_kv_heads:  # the heads of a group as queries of their KV head: one read of it
         packed = query.reshape(batch, n_kv_heads, -1, query.shape[-1])
         output = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
@@ -101,29 +102,24 @@ def dense_attention(
 def _softcapped(
     query: Tensor, key: Tensor, value: Tensor, *, scaling: float, mask: Tensor | None, softcap: float
 ) -> Tensor:
-    """Attention with bounded scores (Gemma 2, arXiv 2408.00118), a block of queries at a time."""
+    """Attention with bounded scores (Gemma 2, arXiv 2408.00118), a block of queries at a time, in float32 at least."""
     batch, n_heads, n_queries, _ = query.shape
     n_kv_heads, n_keys = key.shape[1:3]
-    grouped = query.unflatten(1, (n_kv_heads, -1)) * scaling  # [B, Hkv, group, Q, D]
-    keys, values = key[:, :, None].transpose(-1, -2), value[:, :, None]
+    grouped = exact(query).unflatten(1, (n_kv_heads, -1)) * scaling  # [B, Hkv, group, Q, D]
+    keys, values = exact(key)[:, :, None].transpose(-1, -2), exact(value)[:, :, None]
     step = max(1, MOST_SCORES // (batch * n_heads * n_keys))
     position = torch.arange(n_keys, device=query.device)
     blocks = []
     for start in range(0, n_queries, step):
-        scores = soft_cap(exact(torch.matmul(grouped[..., start : start + step, :], keys)), softcap)  # [.., q, T]
+        scores = soft_cap(torch.matmul(grouped[..., start : start + step, :], keys), softcap)  # [.., q, T]
         if mask is None:
             visible = position <= position[n_keys - n_queries :][start : start + step, None]
         else:
             visible = mask[..., start : start + step, :].unsqueeze(-4)
         # Finite, so that a query of padding, which may look at nothing, gives some output and not NaN.
         scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-        blocks.append(torch.matmul(scores.softmax(-1).to(value.dtype), values))
-    return torch.cat(blocks, -2).flatten(1, 2)
-
-
-def exact(scores: Tensor) -> Tensor:
-    """In float32 at least."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+        blocks.append(torch.matmul(scores.softmax(-1), values))
+    return torch.cat(blocks, -2).flatten(1, 2).to(query.dtype)
 
 
 def soft_cap(scores: Tensor, softcap: float) -> Tensor:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from baklava.attention import exact, soft_cap
+from baklava.attention import soft_cap
 from baklava.kernels import Backend, backend
+from baklava.precision import converted_at_once, exact, product
 from baklava.ragged import RaggedEntries
 
 # So many scores `[C, group * q, n]` are held at a time; longer questions are split.
@@ -26,8 +27,8 @@ class _Partial:
 
     @classmethod
     def of(cls, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, softcap: float | None) -> _Partial:
-        """Scaled queries `[P, R, D]`, entries `[P, n, D]`; `hidden` is true where a query may not look."""
-        scores = exact(torch.bmm(query, keys.transpose(-1, -2)))  # [P, R, n]
+        """Scaled queries `[P, R, D]`, in float32 at least, and entries `[P, n, D]`; `hidden` where one may not look."""
+        scores = product(query, keys.transpose(-1, -2))  # [P, R, n]
         if softcap is not None:
             scores = soft_cap(scores, softcap)
         if hidden is not None:
@@ -35,7 +36,7 @@ class _Partial:
         # A query that may look at nothing here keeps a finite maximum, so that its weights are 0 and not NaN.
         highest = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
         weights = scores.sub_(highest).exp_()
-        return cls(exact(torch.bmm(weights.to(values.dtype), values)), weights.sum(-1, keepdim=True), highest)
+        return cls(product(weights, values), weights.sum(-1, keepdim=True), highest)
 
     @classmethod
     def cat(cls, parts: Sequence[_Partial]) -> _Partial:
@@ -60,8 +61,8 @@ def ragged_attention(
     """Attention `[B, Hq, Q, D]` of the last `Q` tokens of the tail `[B, Hkv, M, D]` to the context and the tail.
 
     Every query sees the whole compressed context (KV cache `row * Hkv + head` of `entries`) and, of the tail, itself
-    and what is before it, unless `mask` `[B, 1, Q, M]` (true: visible) says otherwise. Sums are kept in float32 at
-    least.
+    and what is before it, unless `mask` `[B, 1, Q, M]` (true: visible) says otherwise. Scores, weights and sums are in
+    float32 at least.
     """
     dims = (query.shape[-1], tail_values.shape[-1])
     how: Backend = "torch" if entries.shared else backend(query.device, query.dtype, dims, softcap)
@@ -75,7 +76,7 @@ def ragged_attention(
     if mask is None and n_queries > 1:
         position = torch.arange(n_tail, device=query.device)
         mask = (position <= position[n_tail - n_queries :, None])[None, None]  # [1, 1, Q, M]
-    grouped = (query * scaling).unflatten(1, (n_kv_heads, group))  # [B, Hkv, group, Q, D]
+    grouped = query.unflatten(1, (n_kv_heads, group))  # [B, Hkv, group, Q, D]
     longest = max([n_tail, *(one.length for one in entries.layout.pieces())])
     n_entries = entries.layout.n_entries + sum(len(one.owners) * len(one.keys) for one in entries.shared)
     step = max(1, MOST_SCORES // (batch * n_heads * longest + max(1, n_heads // n_kv_heads) * n_entries))
@@ -87,16 +88,24 @@ def ragged_attention(
         if mask is not None:
             part = ~mask[:, :, None, start : start + step]  # [B or 1, 1, 1, q, M]
             hidden = part.expand(batch, n_kv_heads, group, -1, -1).flatten(2, 3).flatten(0, 1)
-        tail = _Partial.of(packed, tail_keys.flatten(0, 1), tail_values.flatten(0, 1), hidden, softcap)
-        output = _with_context(tail, packed, entries, softcap, how)  # [B * Hkv, group * q, D]
+        scaled = exact(packed) * scaling
+        tail = _Partial.of(scaled, tail_keys.flatten(0, 1), tail_values.flatten(0, 1), hidden, softcap)
+        if how == "varlen":
+            from baklava.kernels.varlen import attend
+
+            owners, outputs, log_sums = attend(packed, entries, scaling)
+            context = iter([(owners, _Partial(outputs, torch.ones_like(log_sums), log_sums))])
+        else:
+            context = _of_context(scaled, entries, softcap)
+        output = _merged(tail, context)  # [B * Hkv, group * q, D]
         blocks.append(output.unflatten(0, (batch, n_kv_heads)).unflatten(2, (group, -1)))
     return torch.cat(blocks, -2).flatten(1, 2).to(query.dtype)
 
 
-def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap: float | None, how: Backend) -> Tensor:
-    """The tail's part merged with those of the context, by log-sum-exp."""
-    own = (torch.arange(len(query), device=query.device), tail)
-    owners, parts = zip(own, *_of_context(query, entries, softcap, how), strict=True)
+def _merged(tail: _Partial, context: Iterator[tuple[Tensor, _Partial]]) -> Tensor:
+    """The tail's part and those of the context, by log-sum-exp."""
+    own = (torch.arange(len(tail.total), device=tail.total.device), tail)
+    owners, parts = zip(own, *context, strict=True)
     owner, part = torch.cat(owners), _Partial.cat(parts)
     highest = tail.highest.clone()
     highest.scatter_reduce_(0, owner[:, None, None].expand_as(part.highest), part.highest, "amax")
@@ -106,20 +115,15 @@ def _with_context(tail: _Partial, query: Tensor, entries: RaggedEntries, softcap
     return weighted / total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 for a query that may look at nothing
 
 
-def _of_context(
-    query: Tensor, entries: RaggedEntries, softcap: float | None, how: Backend
-) -> Iterator[tuple[Tensor, _Partial]]:
+def _of_context(query: Tensor, entries: RaggedEntries, softcap: float | None) -> Iterator[tuple[Tensor, _Partial]]:
     """KV caches `[P]` and attention to `P` pieces of them, for scaled queries `[C, R, D]`."""
-    if how == "varlen":
-        from baklava.kernels.varlen import attend
-
-        owners, output, log_sums = attend(query, entries)
-        yield owners, _Partial(output, torch.ones_like(log_sums), log_sums)
-        return
     for one in entries.shared:  # all queries of all its owners at once
         packed = query.index_select(0, one.owners).flatten(0, 1)[None]  # [1, P * R, D]
-        part = _Partial.of(packed, one.keys[None], one.values[None], None, softcap)
-        yield one.owners, part.unflatten(query.shape[1])
+        at_once = converted_at_once(one.keys)
+        n = len(one.keys) if at_once is None else max(1, at_once // one.keys.shape[-1])
+        for keys, values in zip(one.keys.split(n), one.values.split(n), strict=True):
+            part = _Partial.of(packed, keys[None], values[None], None, softcap)
+            yield one.owners, part.unflatten(query.shape[1])
     for pieces in entries.layout.pieces():
         yield pieces.owners, _Partial.of(query.index_select(0, pieces.owners), *entries.of(pieces), None, softcap)
     if (rest := entries.layout.rest) is not None:

@@ -307,6 +307,14 @@ class TestPrefill:
         logits = model(ids[:, 24:], attention_mask=mask, position_ids=positions, past_key_values=parts).logits
         torch.testing.assert_close(logits, expected[:, 24:], rtol=0, atol=1e-9)
 
+    @pytest.mark.parametrize("family", CLASSES)
+    def test_every_family_reads_in_chunks(self, family: str) -> None:
+        model, ids = random_model(family), random_tokens(24)
+        cache = BudgetedCache(model.config, full_budgets(family))
+        last = cache.prefill(model, ids, chunk=7)
+        whole = run(model, BudgetedCache(model.config, full_budgets(family)), ids, n_context=24, steps=())
+        torch.testing.assert_close(last, whole[:, -1], rtol=0, atol=1e-9)
+
     def test_generate_goes_on_from_a_compressed_context(self) -> None:
         model, budgets, ids = random_model(), random_budgets(4), random_tokens(30)
         cache = BudgetedCache(model.config, budgets)

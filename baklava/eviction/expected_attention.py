@@ -98,6 +98,8 @@ class ExpectedAttention(EvictionPolicy):
         keys = context.keys[:, :, self.n_sink :].split(BLOCK, dim=2)
         exponents = [_exponents(block.to(exact), mean, covariance, context.scaling) for block in keys]
         exponent = torch.cat(exponents, dim=-1)  # [B, Hkv, group, S - n_sink]
+        # Quadratic in the scores: of the largest that bfloat16 has it is beyond float32.
+        exponent = exponent.nan_to_num(nan=torch.finfo(exact).max)
         if context.softcap is not None:
             exponent = context.softcap * torch.tanh(exponent / context.softcap)
         scores = exponent.softmax(-1).mean(2)

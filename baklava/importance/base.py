@@ -62,8 +62,25 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     n = a.shape[-2]
     total = torch.zeros((), device=a.device)
     for start in range(0, n, BLOCK):
-        one, other = (some[..., start : start + BLOCK, :].float() for some in (a, b))
-        # Norms before broadcasting: a KV head's values are compared with the outputs of its whole group.
-        norms = one.norm(dim=-1).clamp(min=EPSILON) * other.norm(dim=-1).clamp(min=EPSILON)
-        total = total + ((one * other).sum(-1) / norms).sum(-1)
+        total = total + _cosines(*(some[..., start : start + BLOCK, :].float() for some in (a, b)))
     return 1.0 - total / n
+
+
+def turn(before: Tensor, added: Tensor) -> Tensor:
+    """`cosine_distance` of vectors `[N, D]` to their sums with what is `added` to them.
+
+    Summed in float32: half precision rounds away most of what an attention block adds to a long residual stream.
+    """
+    n = before.shape[-2]
+    total = torch.zeros((), device=before.device)
+    for start in range(0, n, BLOCK):
+        one, more = (some[start : start + BLOCK].float() for some in (before, added))
+        total = total + _cosines(one, one + more)
+    return 1.0 - total / n
+
+
+def _cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Summed over the dimension before the last."""
+    # Norms before broadcasting: a KV head's values are compared with the outputs of its whole group.
+    norms = one.norm(dim=-1).clamp(min=EPSILON) * other.norm(dim=-1).clamp(min=EPSILON)
+    return ((one * other).sum(-1) / norms).sum(-1)

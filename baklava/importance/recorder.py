@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from baklava.config import ProfileConfig
 from baklava.importance import ESTIMATORS
-from baklava.importance.base import HeadView, cosine_distance
-from baklava.importance.simulated_eviction import simulated_eviction
+from baklava.importance.base import HeadView, turn
+from baklava.importance.simulated_eviction import full_attention, simulated_eviction
+from baklava.kernels import HALVES
 from baklava.models.following import attention_paths
 from baklava.models.load import LoadedModel
 from baklava.models.residual import AttentionPath, hidden_states
@@ -102,7 +103,7 @@ class Recorder:
             before = self._entered.pop(index)[0, self._settings.skip_first :]
             added = path.added(projected[self._settings.skip_first :])
             place = self._places[index]
-            self.layers[place] = turned = cosine_distance(before, before + added)
+            self.layers[place] = turned = turn(before, added)
             view = self._view(index, shown, heads, projected, turned)
             for name, estimate in self._estimators.items():
                 self.heads[name][place] = estimate(view)
@@ -112,17 +113,13 @@ class Recorder:
     def _view(self, index: int, shown: Shown, heads: Tensor, projected: Tensor, layer_importance: Tensor) -> HeadView:
         """`heads` `[T, Hq * D]` and `projected` `[T, hidden]` are what the output projection took and gave."""
         settings, look = self._settings, self._positions
-        evicted, far_mass = simulated_eviction(
-            shown.query[:, look],
-            shown.key,
-            shown.value,
-            look,
-            sinks=settings.sinks,
-            window=max(1, int(settings.window * shown.key.shape[1])),
-            scaling=shown.scaling,
-            softcap=shown.softcap,
-        )
-        look_back = shown.output[:, look].float()
+        asked = (shown.query[:, look], shown.key, shown.value, look)
+        how = {"scaling": shown.scaling, "softcap": shown.softcap}
+        window = max(1, int(settings.window * shown.key.shape[1]))
+        evicted, far_mass = simulated_eviction(*asked, sinks=settings.sinks, window=window, **how)
+        rounded = shown.output[:, look]
+        # Half precision rounds the model's own output by more than eviction moves that of most heads.
+        look_back = full_attention(*asked, **how) if rounded.dtype in HALVES else rounded.float()
         return HeadView(
             layer=index,
             seed=settings.seed,
@@ -131,7 +128,7 @@ class Recorder:
             look_back=look_back,
             evicted=evicted,
             far_mass=far_mass,
-            scales=scales(look_back.transpose(0, 1), heads[look].float()),
+            scales=scales(rounded.float().transpose(0, 1), heads[look].float()),
             projected=projected[look].to(torch.promote_types(projected.dtype, torch.float32)),
             path=self._paths[index],
             layer_importance=layer_importance,

@@ -68,7 +68,7 @@ def ragged_decode(
 
     results = query.new_empty(n_results, n_rows, value_dim, dtype=torch.float32)
     log_sums = query.new_empty(n_results, n_rows, dtype=torch.float32)
-    output = query.new_empty(batch, n_queries, n_heads, value_dim)
+    output = query.new_empty(batch, n_queries, n_heads, value_dim, dtype=_arithmetic(query.dtype))
     # Triton launches on the current device, which is not that of every layer of a model spread over several.
     with torch.cuda.device_of(query):
         _attend[(n_results * n_tiles,)](
@@ -116,7 +116,7 @@ def ragged_decode(
             BLOCK_RESULTS=BLOCK_RESULTS,
             num_warps=4,
         )
-    return output.transpose(1, 2)
+    return output.transpose(1, 2).to(query.dtype)
 
 
 def _dense_vectors(tensor: Tensor) -> Tensor:
@@ -131,17 +131,25 @@ def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> di
     """
     padded, value_padded = (max(16, triton.next_power_of_2(one)) for one in (dim, value_dim))
     n_vectors = max(16, BLOCK_BYTES // (max(padded, value_padded) * dtype.itemsize))
-    interpreted = not isinstance(_attend, triton.JITFunction)
-    products = torch.float32 if interpreted and dtype == torch.bfloat16 else dtype  # of which the interpreter has none
+    products = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     return {
         "DIM": dim,
         "DIM_PADDED": padded,
         "VALUE_DIM": value_dim,
         "VALUE_DIM_PADDED": value_padded,
-        "PRODUCTS": {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[products],
+        "PRODUCTS": products[_arithmetic(dtype)],
         "BLOCK_ROWS": min(MOST_ROWS, n_vectors, max(LEAST_ROWS, triton.next_power_of_2(n_rows))),
         "BLOCK_ENTRIES": min(128, n_vectors),
     }
+
+
+def _arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """What the kernels multiply and store: the tensors' own type, on a GPU.
+
+    Triton's interpreter has no products of bfloat16, and cuts where the GPU rounds.
+    """
+    interpreted = not isinstance(_attend, triton.JITFunction)
+    return torch.float32 if interpreted and dtype == torch.bfloat16 else dtype
 
 
 def _mask_strides(mask: Tensor | None) -> tuple[int, int, int]:
@@ -309,8 +317,7 @@ def _fold(
     weights = tl.exp(scores - higher[:, None])
     decay = tl.exp(highest - higher)
     total = total * decay + tl.sum(weights, 1)
-    weights = weights.to(v.dtype).to(PRODUCTS)
-    weighted = tl.dot(weights, v.to(PRODUCTS), weighted * decay[:, None], input_precision="ieee")
+    weighted = tl.dot(weights.to(PRODUCTS), v.to(PRODUCTS), weighted * decay[:, None], input_precision="ieee")
     return weighted, total, higher
 
 

@@ -15,8 +15,8 @@ from baklava.ragged import RaggedEntries
 LONGEST = 1024
 
 
-def attend(query: Tensor, entries: RaggedEntries) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled queries `[C, R, D]` to stretches of the entries of their KV cache: `n` results, to be merged.
+def attend(query: Tensor, entries: RaggedEntries, scaling: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries `[C, R, D]` to stretches of the entries of their KV cache: `n` results, to be merged.
 
     Returns the KV caches `[n]`, outputs `[n, R, D]` and log-sum-exps `[n, R, 1]` in float32.
     """
@@ -36,7 +36,7 @@ def attend(query: Tensor, entries: RaggedEntries) -> tuple[Tensor, Tensor, Tenso
         n_rows,
         LONGEST,
         return_aux=varlen.AuxRequest(lse=True),
-        scale=1.0,
+        scale=scaling,
     )
     # Documented as [n * R, 1], implemented as [1, n * R]; with one head that is the same.
     return owners, output.float().unflatten(0, (n_items, n_rows)).squeeze(2), log_sums.reshape(n_items, n_rows, 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from large_scores import BIAS
 from layer_contexts import N_KV_HEADS, kept, random_layer, rows_of, scores_of
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,6 +21,7 @@ from baklava.eviction import (
     SnapKV,
     StreamingLLM,
 )
+from baklava.kernels import HALVES
 
 CONF = Path(__file__).parents[2] / "conf" / "eviction"
 EVERY = [
@@ -75,6 +78,37 @@ def test_observing_and_scoring_leave_their_inputs_alone(policy: EvictionPolicy, 
     policy.distribute(scores, torch.full((1, N_KV_HEADS), 7))
     assert all(map(torch.equal, before, (queries, context.keys, context.values)))
     assert torch.equal(scores, scores_before)
+
+
+@every_policy
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("softcap", [None, 50.0])
+@pytest.mark.parametrize("by", [0.0, BIAS])
+def test_half_precision_is_scored_in_float32(
+    policy: EvictionPolicy, by: float, softcap: float | None, dtype: torch.dtype
+) -> None:
+    """Whatever the scores, entries rank as in float32 arithmetic on the same numbers."""
+    queries, context = random_layer(90, rows=2, dtype=dtype, softcap=softcap)
+    large = torch.tensor([0.0] * 6 + [by] * 2, dtype=dtype)
+    context = replace(context, keys=context.keys + large)
+    queries = queries + large
+    exact = replace(context, keys=context.keys.float(), values=context.values.float())
+    for chunks in ([90], [50, 1, 39]):
+        scores = scores_of(policy, queries, context, chunks=chunks)
+        assert torch.equal(scores, scores_of(policy, queries.float(), exact, chunks=chunks))
+
+
+@every_policy
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 6e4), (torch.bfloat16, 1e18)], ids=str)
+@pytest.mark.parametrize("softcap", [None, 50.0])
+def test_scores_up_to_the_limit_of_the_format_are_numbers(
+    policy: EvictionPolicy, softcap: float | None, dtype: torch.dtype, size: float
+) -> None:
+    queries, context = random_layer(60, dtype=torch.float64, softcap=softcap)
+    context = replace(context, keys=(context.keys.sign() * size).to(dtype), values=context.values.to(dtype))
+    scores = scores_of(policy, (queries.sign() * size).to(dtype), context)
+    assert scores.isfinite().all()
+    assert kept(policy, scores, 20).shape == (1, N_KV_HEADS, 20)
 
 
 @every_policy

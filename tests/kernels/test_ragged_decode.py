@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from large_scores import LargeStep, every_half
 from ragged_steps import TOLERANCE, Case, Step, cases
 from torch import Tensor
 
@@ -72,6 +73,15 @@ def test_large_scores_do_not_overflow(device: str) -> None:
     step = Step.of(Case(1, (700, 3)), device)
     step = replace(step, query=step.query * 1e4)
     torch.testing.assert_close(decode(step).double(), step.expected(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", every_half, ids=str)
+@pytest.mark.parametrize(("dim", "group"), [(32, 1), (64, 8), (128, 4), (256, 7)])
+def test_half_precision_is_as_exact_as_fused_attention(dim: int, group: int, dtype: torch.dtype, device: str) -> None:
+    step = LargeStep.of(dim, group, dtype, device)
+    output = ragged_decode(step.query, step.entries, *step.tail, scaling=dim**-0.5)
+    assert output.dtype == dtype
+    assert step.error(output) <= 1.5 * step.error(step.fused())
 
 
 def test_equal_results_every_time(device: str) -> None:
