@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from baklava.config import ProfileConfig
 from baklava.importance import ESTIMATORS
 from baklava.importance.base import HeadView, turn
-from baklava.importance.simulated_eviction import full_attention, simulated_eviction
+from baklava.importance.simulated_eviction import simulated_eviction
 from baklava.kernels import HALVES
 from baklava.models.following import attention_paths
 from baklava.models.load import LoadedModel
@@ -113,13 +114,20 @@ class Recorder:
     def _view(self, index: int, shown: Shown, heads: Tensor, projected: Tensor, layer_importance: Tensor) -> HeadView:
         """`heads` `[T, Hq * D]` and `projected` `[T, hidden]` are what the output projection took and gave."""
         settings, look = self._settings, self._positions
-        asked = (shown.query[:, look], shown.key, shown.value, look)
-        how = {"scaling": shown.scaling, "softcap": shown.softcap}
-        window = max(1, int(settings.window * shown.key.shape[1]))
-        evicted, far_mass = simulated_eviction(*asked, sinks=settings.sinks, window=window, **how)
+        attend = partial(
+            simulated_eviction,
+            shown.query[:, look],
+            shown.key,
+            shown.value,
+            look,
+            scaling=shown.scaling,
+            softcap=shown.softcap,
+        )
+        length = shown.key.shape[1]
+        evicted, far_mass = attend(sinks=settings.sinks, window=max(1, int(settings.window * length)))
         rounded = shown.output[:, look]
         # Half precision rounds the model's own output by more than eviction moves that of most heads.
-        look_back = full_attention(*asked, **how) if rounded.dtype in HALVES else rounded.float()
+        look_back = attend(sinks=0, window=length)[0] if rounded.dtype in HALVES else rounded.float()
         return HeadView(
             layer=index,
             seed=settings.seed,

@@ -50,16 +50,6 @@ def simulated_eviction(
     return evicted, far_mass
 
 
-def full_attention(
-    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, *, scaling: float, softcap: float | None = None
-) -> Tensor:
-    """What `simulated_eviction` gives with nothing evicted, `[Hq, N, D]`, in float32 whatever the model's precision."""
-    everything = key.shape[1]
-    return simulated_eviction(
-        query, key, value, positions, sinks=0, window=everything, scaling=scaling, softcap=softcap
-    )[0]
-
-
 def _seen_by_any(asking: Tensor, *, sinks: int, window: int) -> Tensor:
     """The entries that some query at `asking` `[n, 1]` may see under eviction, in order; maybe a few more."""
     first, last = int(asking.min()) - window + 1, int(asking.max()) + 1
