@@ -94,6 +94,10 @@ class Calibration:
             calibration = cls(*(tuple(Prompt.of(one) for one in values[name]) for name in ("profile", "search")))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: not a calibration file ({error})") from None
+        if not (calibration.profile and calibration.search):
+            raise UserError(
+                f"{path}: no prompts to profile, or none to guide the search; make them again with `baklava calibrate`"
+            )
         if values.get("fingerprint") != calibration.fingerprint:
             raise UserError(
                 f"{path}: the prompts do not match their fingerprint; make them again with `baklava calibrate`"
@@ -126,7 +130,14 @@ def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase
                 f"calibration.tasks: task {task.name} asks nothing after its context; choose another, or "
                 "calibrate on its text with calibration=text calibration.text.data=FILE"
             )
-        yield Prompt(task.name, index, sample.context, question, task.reference_answer(sample))
+        answer = task.reference_answer(sample)
+        if not (sample.context and answer):
+            lacking = "answer" if sample.context else "context"
+            raise UserError(
+                f"calibration.tasks: task {task.name}: its sample {index} has no {lacking}; leave such samples out, or "
+                "choose another task"
+            )
+        yield Prompt(task.name, index, sample.context, question, answer)
         index += 1
 
 

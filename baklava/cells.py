@@ -77,19 +77,20 @@ def read_cells(paths: Iterable[Path]) -> Cells:
 
     A sample that failed in one cell is left out of all, so that cells stay comparable, and counted.
 
-    Raises `UserError` for a missing, broken or newer file, a sample that occurs twice, and cells that cannot be
-    compared: no full cache beside them, or other samples than the full cache's.
+    Raises `UserError` for a missing, broken or newer file, a task without any answer, a sample that occurs twice, and
+    cells that cannot be compared: no full cache beside them, or other samples than the full cache's.
     """
-    files_read = list(paths)
-    frames = [_read(path).assign(file=str(path)) for path in files_read]
+    frames = [_read(path).assign(file=str(path)) for path in paths]
     if not frames:
         raise UserError("no records files to summarise")
     records = pd.concat(frames, ignore_index=True).sort_values([*Cell._fields, "sample"])
     failed = records.loc[records["failed"] != "", _SAMPLE].drop_duplicates()
     records = records.merge(failed, how="left", on=_SAMPLE, indicator="state")
-    records, lost = records[records["state"] == "left_only"], failed.groupby(_SAMPLE[:-1]).size()
-    if records.empty:
-        raise UserError(f"{files_read[0]}: every sample failed; its column `failed` says why")
+    answered, lost = records["state"] == "left_only", failed.groupby(_SAMPLE[:-1]).size()
+    nothing = records.loc[~answered.groupby([records[name] for name in _SAMPLE[:-1]]).transform("any"), "file"]
+    if len(nothing):  # a mean over the other tasks would be another one
+        raise UserError(f"{nothing.iloc[0]}: every sample failed; its column `failed` says why")
+    records = records[answered]
     cells: dict[Cell, Samples] = {}
     files: dict[Cell, str] = {}
     for key, rows in records.groupby(list(Cell._fields), sort=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
@@ -46,7 +47,8 @@ def grid(comparisons: Sequence[Comparison], *, between: str) -> Grid:
     blocks = []
     for _, group in groupby(comparisons, key=lambda one: (one.model, one.eviction)):
         some = list(group)
-        best = {ratio: max(one.score for row in some if (one := row.at(ratio))) for ratio in ratios}
+        scores = {ratio: [one.score for row in some if (one := row.at(ratio))] for ratio in ratios}
+        best = {ratio: max(found, default=math.nan) for ratio, found in scores.items()}
         blocks.append(tuple(tuple(_row(one, best, between)) for one in some))
     return Grid((*NAMES, *(f"r = {ratio_name(ratio)}" for ratio in ratios)), 3, tuple(blocks))
 

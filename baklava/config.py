@@ -384,11 +384,13 @@ class ExperimentConfig(Strict):
     @model_validator(mode="after")
     def _check_validation(self) -> ExperimentConfig:
         text = self.calibration.text
-        if self.validation.enabled and text is not None and min(self.validation.lengths) < 2 * text.continuation:
-            raise ValueError(
-                f"validate.lengths: {min(self.validation.lengths)} tokens are less than twice "
-                f"calibration.text.continuation, {text.continuation}"
-            )
+        if self.validation.enabled and text is not None:
+            short = [length for length in self.validation.lengths if length < 2 * text.continuation]
+            if short:
+                raise ValueError(
+                    f"validate.lengths: {min(short)} tokens are less than twice calibration.text.continuation, "
+                    f"{text.continuation}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from baklava.errors import UserError
 from baklava.jobs import CurvesJob
 from baklava.kept_losses import KeptLosses
 from baklava.models.load import load_model
-from baklava.replay import MeasuresLosses, Replay
+from baklava.replay import MeasuresLosses, Replay, check_losses
 from baklava.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -145,11 +145,8 @@ def curves(job: CurvesJob) -> None:
             levels=job.curves.levels,
             label=f"{job.model.name} {job.eviction.name}",
         )
-    if not (np.isfinite(full).all() and np.isfinite(rises).all()):
-        raise UserError(
-            f"model {job.model.name}: in {job.model.dtype} some losses on the calibration prompts are no numbers; "
-            "set another dtype in the model's configuration"
-        )
+    check_losses(full, model=job.model.name)
+    check_losses(rises, model=job.model.name)
     meta = {
         "path": job.model.path,
         "revision": job.model.revision,

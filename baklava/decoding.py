@@ -51,6 +51,8 @@ class Pool(Generic[What]):
         self, sequences: Sequences, questions: Sequence[Sequence[int]], rows: Sequence[Row[What]]
     ) -> list[Row[What]]:
         """Read the questions of new rows and decode them with the others; returns those that end at once."""
+        if not rows:
+            return []
         started = time.perf_counter()
         logits = sequences.read(self._model, questions, logits_to_keep=1)[:, -1]  # [B, vocabulary]
         if lines := [place for place, row in enumerate(rows) if row.one_line]:
@@ -69,6 +71,8 @@ class Pool(Generic[What]):
     @torch.inference_mode()
     def step(self) -> list[Row[What]]:
         """One more token of every row; returns the rows that end with it. Where memory runs out, none has ended."""
+        if not self._rows:
+            return []
         started = time.perf_counter()
         self._leave()
         rows = self._rows

@@ -45,13 +45,17 @@ class Engine:
     def work(self, sample: Sample, cells: Sequence[Compression]) -> Work:
         """The sample in tokens, split as the protocol says; at least one token is read after compression.
 
-        Raises `UserError` where it takes more positions than the model has.
+        Raises `UserError` where it takes more positions than the model has, and where a part of it is empty.
         """
         settings = self._settings
         parts = split_prompt(sample, self.loaded.tokenizer, protocol=settings.protocol, chat=settings.chat_template)
         context, rest = self.loaded.encode(parts.context, begin=parts.begin), self.loaded.encode(parts.rest)
         if not rest:
             context, rest = context[:-1], context[-1:]
+        if not context:
+            raise UserError(f"task {self.task.name}: sample {sample.index} has no context to compress; leave it out")
+        if self.task.by_loss and not self.loaded.encode(sample.answers[0]):
+            raise UserError(f"task {self.task.name}: sample {sample.index} has no tokens to score; leave it out")
         needed = len(context) + len(rest) + sample.max_new_tokens
         if needed > self.loaded.n_positions:
             raise UserError(
@@ -166,7 +170,7 @@ class _Run:
 
     def __init__(self, engine: Engine, works: Iterable[Work], most: int):
         self._engine = engine
-        self._batches = batches(works, most)
+        self._batches = batches((work for work in works if work.cells), most)
         self._batch: _Batch | None = None
         self._pool: Pool[_Begun] = Pool(engine.loaded)
         self.most = most

@@ -16,11 +16,11 @@ from baklava.budgets import Budgets
 from baklava.calibration import Calibration
 from baklava.importance import CONTROLS
 from baklava.jobs import AllocateJob
-from baklava.kept_losses import KeptLosses, MeanLosses
+from baklava.kept_losses import KeptLosses, MeanLosses, as_saved
 from baklava.models.load import load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, Shares, refine
-from baklava.replay import Replay
+from baklava.replay import Replay, check_losses
 from baklava.search import searched_budgets
 
 UNIFORM = "uniform"
@@ -67,6 +67,7 @@ def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile
     ):
         losses = MeanLosses(kept, prompts, shape, progress)
         [loss_full] = losses({0.0: [np.ones(profile.n_layers * profile.n_kv_heads)]})[0.0]
+        check_losses(loss_full, model=job.model.name)
         found = refine(
             {ratio: starts(allocator, profile, ratio, searched.get(ratio)) for ratio in job.budgets},
             losses,
@@ -74,6 +75,7 @@ def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile
             step=allocator.step,
             floor=allocator.floor,
         )
+    check_losses([one.best.loss for one in found.values()], model=job.model.name)
     origin = {
         "calibration": profile.meta.get("calibration"),
         "profiled": profile.meta.get("path"),
@@ -101,8 +103,8 @@ def _origin(found: Refinement) -> dict[str, Any]:
         "start": found.start.move,
         "move": found.best.move,
         "loss": found.best.loss,
-        "loss_start": found.start.loss,
-        "loss_uniform": uniform.loss,
+        "loss_start": as_saved(found.start.loss),
+        "loss_uniform": as_saved(uniform.loss),
         "n_candidates": len(found.trials),
     }
 

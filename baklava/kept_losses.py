@@ -26,6 +26,11 @@ from baklava.store import Store
 VERSION = 2
 
 
+def as_saved(loss: float) -> float | None:
+    """A loss for a JSON file, which has no infinity: None for what is no number."""
+    return float(loss) if np.isfinite(loss) else None
+
+
 class KeptLosses:
     """What a `Replay` measures, kept in a store under a fingerprint of all that determines it.
 
@@ -60,7 +65,7 @@ class KeptLosses:
         key = fingerprint(self._name, asdict(prompt), shares)
         if key not in self._store:
             started = time.perf_counter()
-            losses = [float(loss) if np.isfinite(loss) else None for loss in self._replay().losses(prompt, budgets)]
+            losses = [as_saved(loss) for loss in self._replay().losses(prompt, budgets)]
             self._store.add({key: {"losses": losses, "seconds": time.perf_counter() - started}})
         known = self._store[key]
         self.seconds += known["seconds"]
@@ -83,5 +88,6 @@ class MeanLosses:
             if budgets:
                 losses[i] = self._kept.losses(prompt, budgets)
             self._progress.update()
-        parts = np.split(losses.mean(0), np.cumsum([len(some) for some in rows.values()])[:-1])
+        ends = np.cumsum([len(some) for some in rows.values()], dtype=int)
+        parts = np.split(losses.mean(0), ends)[:-1]  # nothing comes after the last one
         return dict(zip(rows, parts, strict=True))

@@ -72,7 +72,8 @@ class Refinement:
         """Less and more budget moved, from those that lose least to those that gain most; `losses` of the probes."""
         up, down = self.room()
         n_up = int((up > LEAST).sum())
-        rises = losses - self.best.loss
+        best = self.best.loss
+        rises = np.subtract(losses, best, out=np.zeros_like(losses), where=losses != best)  # inf - inf: no rise
         gains, costs = np.full(len(up), -np.inf), np.full(len(up), np.inf)  # per unit of share
         gains[up > LEAST] = -rises[:n_up] / up[up > LEAST]
         costs[down > LEAST] = rises[n_up:] / down[down > LEAST]

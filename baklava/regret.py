@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
-from baklava.replay import MeasuresLosses
+from baklava.replay import MeasuresLosses, check_losses
 
 SCHEMA = 1
 COLUMNS = pa.schema(
@@ -57,13 +57,18 @@ def regrets(
 
     `rankings` hold the importance `[L, Hkv]` by estimator, `methods` the budgets by ratio and allocator; `best` is the
     allocator that loses least there. A regret below 0 says that following the ranking loses less than all of them.
+    Raises `UserError` where a loss is no number.
     """
+    if not methods:
+        return
     fillings = {ratio: {name: filling(one, ratio) for name, one in rankings.items()} for ratio in methods}
     n_layers, n_kv_heads = next(iter(rankings.values())).shape
     budgets = [Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)]
     for ratio, by_allocator in methods.items():
         budgets += [*fillings[ratio].values(), *by_allocator.values()]
-    loss_full, *measured = np.mean([replay.losses(prompt, budgets) for prompt in prompts], axis=0).tolist()
+    losses_of_all = np.mean([replay.losses(prompt, budgets) for prompt in prompts], axis=0)
+    check_losses(losses_of_all, model=model)
+    loss_full, *measured = losses_of_all.tolist()
     remaining = iter(measured)
     for ratio, by_allocator in methods.items():
         losses = {name: next(remaining) for name in fillings[ratio]}

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
@@ -81,11 +81,24 @@ class Replay:
         if prompt in self._kept:
             return self._kept[prompt]
         context, question, answer = prompt.token_ids(self.loaded)
+        if not (context and question and answer):
+            raise UserError(
+                f"calibration prompt {prompt.index} ({prompt.task}): context, question and answer must hold a token or "
+                "more; make the prompts again with `baklava calibrate`"
+            )
         read = _Read(prefill(self.loaded, [context], [self._policy]), question, answer)
         if read.n_bytes <= self._room:
             self._room -= read.n_bytes
             self._kept[prompt] = read
         return read
+
+
+def check_losses(losses: ArrayLike, *, model: str) -> None:
+    """Raise `UserError` where a loss is no number: what is compared with it would be none either."""
+    if not np.isfinite(losses).all():
+        raise UserError(
+            f"model {model}: some losses on the calibration prompts are no numbers; set another models.{model}.dtype"
+        )
 
 
 class MeasuresLosses(Protocol):

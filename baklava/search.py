@@ -16,14 +16,13 @@ from baklava.allocate import Allocator, Fitted, budgets_of
 from baklava.allocate.base import Point
 from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
-from baklava.errors import UserError
 from baklava.fingerprint import fingerprint
 from baklava.jobs import AllocateJob
-from baklava.kept_losses import KeptLosses, MeanLosses
+from baklava.kept_losses import KeptLosses, MeanLosses, as_saved
 from baklava.models.load import identity, load_model
 from baklava.profile import Profile
 from baklava.refinement import Refinement, refine
-from baklava.replay import MeasuresLosses, Replay, prefill_seconds
+from baklava.replay import MeasuresLosses, Replay, check_losses, prefill_seconds
 from baklava.search_trace import Cost, trace
 from baklava.study import ROUND, Study, journal
 
@@ -257,18 +256,16 @@ def _run(
 
 def _loss_full(job: AllocateJob, search: Search, replay: Replay) -> float:
     loss = search.loss_full(replay)
-    if not np.isfinite(loss):
-        raise UserError(
-            f"model {job.model.name}: in {job.model.dtype} its loss on the calibration prompts is no number; "
-            "set another dtype in the model's configuration"
-        )
+    check_losses(loss, model=job.model.name)
     return loss
 
 
 def _winner(job: AllocateJob, search: Search, ratio: float, study: Study) -> Budgets:
     best, uniform = study.best, study.trials[0]
+    assert best.value is not None and uniform.value is not None  # both saw every prompt
+    check_losses(best.value, model=job.model.name)
     found = search.budgets(ratio, best.params)
-    losses = {"loss": best.value, "loss_uniform": uniform.value, "loss_full": study.facts[0]["loss_full"]}
+    losses = {"loss": best.value, "loss_uniform": as_saved(uniform.value), "loss_full": study.facts[0]["loss_full"]}
     return Budgets.from_shares(
         found.shares,
         ratio=found.ratio,

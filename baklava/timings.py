@@ -26,10 +26,8 @@ def timings(paths: Iterable[Path]) -> pd.DataFrame:
     Raises `UserError` for a missing, broken or newer file.
     """
     hint = "`baklava evaluate`"
-    rows = pd.concat(
-        [read_parquet(path, COLUMNS, schema=SCHEMA, what="timings", hint=hint).to_pandas() for path in paths],
-        ignore_index=True,
-    )
+    frames = [read_parquet(path, COLUMNS, schema=SCHEMA, what="timings", hint=hint).to_pandas() for path in paths]
+    rows = pd.concat(frames or [COLUMNS.empty_table().to_pandas()], ignore_index=True)
     seconds = rows.groupby(list(Cell._fields))["seconds"].agg(n="size", seconds="sum").reset_index()
     seconds["seconds_per_sample"] = seconds["seconds"] / seconds["n"]
     seconds["samples_per_second"] = seconds["n"] / seconds["seconds"]

@@ -75,8 +75,10 @@ def cell_records(
 
 def write_records(path: Path, records: pd.DataFrame, *, schema: int = SCHEMA) -> Path:
     table = pa.Table.from_pandas(records.drop(columns="seconds"), preserve_index=False)
-    loss = pa.array(records["loss"].to_numpy(), from_pandas=False)  # NaN stays a number, and is no gap
-    write_parquet(path, table.set_column(table.column_names.index("loss"), "loss", loss), schema=schema)
+    for name in {"loss", "score"} & set(records):  # NaN stays a number, and is no gap
+        values = pa.array(records[name].to_numpy(), from_pandas=False)
+        table = table.set_column(table.column_names.index(name), name, values)
+    write_parquet(path, table, schema=schema)
     return path
 
 

@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from baklava.agreement import rank_agreement, top_overlap
 
@@ -23,3 +25,14 @@ def test_equal_importance_everywhere_has_no_ranking() -> None:
         warnings.simplefilter("error")
         assert np.isnan(rank_agreement(np.ones((3, 4, 2))))
         assert rank_agreement(np.stack([np.ones(6), np.arange(6), np.arange(6)])) == pytest.approx(1.0)
+
+
+@given(n_prompts=st.integers(1, 3), shape=st.tuples(st.integers(1, 2), st.integers(1, 2)), top=st.floats(0.01, 1))
+def test_few_prompts_and_kv_caches_agree_by_a_number_or_not_at_all(
+    n_prompts: int, shape: tuple[int, int], top: float
+) -> None:
+    rankings = np.random.default_rng(0).random((n_prompts, *shape))
+    assert np.isnan(rank_agreement(rankings)) == (n_prompts == 1 or shape == (1, 1))
+    assert np.isnan(top_overlap(rankings, top=top)) == (n_prompts == 1)
+    if n_prompts > 1 and shape == (1, 1):
+        assert top_overlap(rankings, top=top) == 1.0

@@ -48,6 +48,27 @@ def test_a_task_without_a_question_is_refused(tmp_path):
         written(tmp_path, f"calibration.tasks=[{task}]")
 
 
+@pytest.mark.parametrize(
+    ("empty", "answers", "said"), [("", ["x"], "no context"), ("The boats left. ", [""], "no answer")]
+)
+def test_a_sample_without_a_context_or_an_answer_is_refused(tmp_path, empty, answers, said):
+    row = {"context": empty, "question": "Where? ", "answer_prefix": "They are ", "answers": answers}
+    (data := tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    task = f"{{name: mine, family: jsonl, data: {data}}}"
+    with pytest.raises(UserError, match=rf"^calibration\.tasks: task mine: its sample 0 has {said}; leave"):
+        written(tmp_path, f"calibration.tasks=[{task}]")
+
+
+@pytest.mark.parametrize("parts", [((), ("search",)), (("profile",), ()), ((), ())])
+def test_prompts_for_one_purpose_alone_are_refused(tmp_path, parts):
+    profile, search = ([Prompt(name, 0, "a", "b", "c") for name in some] for some in parts)
+    Calibration(tuple(profile), tuple(search)).save(tmp_path / "c.json")
+    with pytest.raises(
+        UserError, match=r"c\.json: no prompts to profile, or none to guide the search; make them again"
+    ):
+        Calibration.load(tmp_path / "c.json")
+
+
 def test_another_seed_gives_other_prompts(tmp_path):
     _, one = written(tmp_path / "a")
     _, other = written(tmp_path / "b", "calibration.seed=1")

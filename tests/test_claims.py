@@ -219,3 +219,22 @@ def test_bars_table_and_gap_are_printed_and_written(tmp_path: Path, capsys: pyte
     assert line.split() == ["tiny-llama", "streaming_llm", "uniform", "0", *["0.200", "1.0x"] * 2]
     assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Mean over the tasks", "## a", "## b"]
     assert json.loads((tmp_path / "claims.json").read_text())["schema_version"] == 1
+
+
+def test_models_with_different_ratios_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claimed(tmp_path, cell("baklava", 0.5, N), cell("baklava", 0.9, N, model="tiny-qwen2"))
+    lines = [line.split("|") for line in (tmp_path / "claims.md").read_text().splitlines() if "baklava |" in line]
+    assert [[part.strip(" *") for part in line[5:7]] for line in lines[:2]] == [["1.000", ""], ["", "1.000"]]
+
+
+def test_where_nothing_is_compressed_there_is_nothing_to_judge(tmp_path: Path) -> None:
+    job = ClaimsJob(
+        claims=ClaimsConfig(),
+        summary=SummaryConfig(n_bootstrap=100),
+        records=(write_records(tmp_path / "records.parquet", cell_records([1.0])),),
+        output=tmp_path / "claims.json",
+        markdown=tmp_path / "claims.md",
+    )
+    claims(job)
+    found = Claims.load(job.output)
+    assert (found.comparisons, found.bars) == ((), ())

@@ -325,6 +325,10 @@ class TestValidation:
             compose(["calibration=text", "validate.enabled=true", lengths])
         assert compose(["validate.enabled=true", lengths]).validation.lengths == (128, 1024)
 
+    def test_no_length_is_compared_where_none_is_given(self) -> None:
+        config = compose(["calibration=text", "validate.enabled=true", "validate.lengths=[]"])
+        assert config.validation.lengths == ()
+
 
 class TestClaims:
     @pytest.mark.parametrize("key", ["allocator", "yardstick"])

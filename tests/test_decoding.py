@@ -120,3 +120,12 @@ def test_rows_join_only_what_has_read_on() -> None:
     first, second = (compressed(loaded, full, budgets, [StreamingLLM()]) for _ in range(2))
     with pytest.raises(ValueError, match="rows join others once both have read on after their context"):
         first.append_rows(second)
+
+
+def test_without_rows_nothing_is_read() -> None:
+    pool: Pool[int] = Pool(MODELS["llama"])
+    full = prefill(MODELS["llama"], CONTEXTS[:1], [StreamingLLM()])
+    assert pool.step() == []
+    budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)]
+    assert pool.add(compressed(MODELS["llama"], full, budgets, [StreamingLLM()]), [], []) == []
+    assert (pool.step(), pool.going) == ([], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from baklava import engine as engine_module
 from baklava.budgets import Budgets
 from baklava.config import EvaluateConfig, ModelConfig
 from baklava.engine import Engine
+from baklava.errors import UserError
 from baklava.eviction import POLICIES
 from baklava.generation import Sequences
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import NeedleInHaystack, Sample
+from baklava.tasks.continuation import Continuation
 from baklava.work import MOST_PADDING, MOST_TOGETHER, Compression, Work, batches
 
 LENGTH = 400
@@ -207,3 +210,40 @@ def test_batches_keep_order_rows_and_padding_within_bounds(sizes: list[tuple[int
         assert len(batch) <= MOST_TOGETHER
         padded = len(batch) * max(lengths)
         assert padded - sum(lengths) <= MOST_PADDING * padded
+
+
+def short(index: int, context: str, question: str) -> Sample:
+    return Sample(index=index, context=context, question=question, answer_prefix="", answers=("1",), max_new_tokens=1)
+
+
+@pytest.mark.parametrize("protocol", ["question_agnostic", "question_aware"])
+def test_the_shortest_samples_are_answered(loaded: LoadedModel, cells: list[Compression], protocol: str) -> None:
+    samples = [short(0, "a", " b"), short(1, "The sky is blue.", ""), short(2, "a", " b")]
+    found = records(loaded, cells, samples, protocol=protocol)
+    assert len(found) == len(samples) * len(cells)
+    for record in found.values():
+        assert 0 <= record["kept_entries"] <= record["total_entries"]
+    assert found[0, "full"]["total_entries"] == loaded.n_layers * loaded.n_kv_heads
+    alone = records(loaded, cells[:1], samples[:1], protocol=protocol)
+    assert alone == {(0, "full"): found[0, "full"]}
+
+
+def test_without_samples_or_cells_there_are_no_answers(loaded: LoadedModel, cells: list[Compression]) -> None:
+    assert records(loaded, cells, []) == {}
+    assert records(loaded, [], [sample(loaded, 0)]) == {}
+    engine = Engine(loaded, TASK, config())
+    works = [engine.work(sample(loaded, index), cells[:n]) for index, n in enumerate((0, 1, 0))]
+    assert [one.work.sample.index for some in engine.answers(works) for one in some] == [1]
+
+
+@pytest.mark.parametrize(("context", "question"), [("", "Why?"), ("", ""), ("a", "")])
+def test_a_sample_without_a_context_is_refused(loaded: LoadedModel, context: str, question: str) -> None:
+    with pytest.raises(UserError, match=r"^task needle: sample 7 has no context to compress; leave it out$"):
+        Engine(loaded, TASK, config()).work(short(7, context, question), [])
+
+
+def test_a_text_without_tokens_to_score_is_refused(loaded: LoadedModel) -> None:
+    task = Continuation(name="text", max_new_tokens=2)
+    nothing = replace(short(7, "The sky is blue.", ""), answers=("",))
+    with pytest.raises(UserError, match=r"^task text: sample 7 has no tokens to score; leave it out$"):
+        Engine(loaded, task, config()).work(nothing, [])

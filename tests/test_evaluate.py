@@ -191,6 +191,7 @@ def failures(folder: Path) -> list[str]:
         ("string_match_all", '{"context": ', "mine.jsonl, line 2: not JSON"),
         ("string_match_all", {**GOOD, "question": None}, "mine.jsonl, line 2: question: missing"),
         ("string_match_all", {**GOOD, "question": "Why? " * 400}, "mine.jsonl, line 2: cannot be cut to length 400"),
+        ("string_match_all", {**GOOD, "context": ""}, "task mine: sample 1 has no context to compress"),
         ("retrieval", {**GOOD, "answers": ["12"]}, "answers: expected `Paragraph ` with a number after it"),
     ],
 )

@@ -8,7 +8,8 @@ from tiny_models import random_model, random_tokens
 
 from baklava import generation
 from baklava.budgets import Budgets
-from baklava.eviction import SnapKV, StreamingLLM
+from baklava.eviction import POLICIES as FAMILIES
+from baklava.eviction import EvictionPolicy, SnapKV, StreamingLLM
 from baklava.generation import answer_losses, compressed, prefill
 from baklava.models.load import LoadedModel
 
@@ -58,3 +59,28 @@ def test_rows_do_not_depend_on_each_other_nor_on_the_steps(
     monkeypatch.setattr(generation, "MOST_LOGITS", most)
     torch.testing.assert_close(losses(loaded, [0, 1, 2]), alone, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(losses(loaded, [2, 0]), alone[[2, 0]], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", [policy() for policy in FAMILIES.values()], ids=list(FAMILIES))
+@pytest.mark.parametrize("n_context", [1, 2, 5])
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.999])
+def test_the_shortest_contexts_of_a_single_kv_cache_keep_exactly_their_entries(
+    policy: EvictionPolicy, n_context: int, ratio: float
+) -> None:
+    """Down to none at all, where the loss is that of question and answer alone at their true positions."""
+    one = LoadedModel("one", random_model(n_layers=1, n_heads=1, n_kv_heads=1), tokenizer=None)  # type: ignore[arg-type]
+    context = tokens(n_context, 8)
+    budgets = [Budgets.uniform(n_layers=1, n_kv_heads=1, ratio=ratio)]
+    rows = compressed(one, prefill(one, [context], [policy]), budgets, [policy])
+    n_kept = round((1 - ratio) * n_context)
+    assert rows.kept_entries() == [n_kept]
+    loss = answer_losses(one, rows, [[3]], [[4]])
+    if n_kept in (0, n_context):
+        ids = torch.tensor([[*context[: n_kept or 0], 3, 4]])
+        positions = torch.arange(n_context + 2)[None, -ids.shape[1] :]
+        with torch.inference_mode():
+            plain = random_model(n_layers=1, n_heads=1, n_kv_heads=1, attention="sdpa")
+            logits = plain(ids, position_ids=positions, use_cache=False).logits[:, -2]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor([4]))
+        torch.testing.assert_close(loss[0], expected.float(), atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(loss).all()

@@ -14,6 +14,7 @@ from baklava.budgets import Budgets
 from baklava.calibration import Calibration, Prompt
 from baklava.config import compose
 from baklava.curves import Curves, measure_curves
+from baklava.errors import UserError
 from baklava.jobs import AllocateJob
 from baklava.joint import joint_budgets
 from baklava.layout import Layout
@@ -89,3 +90,44 @@ def test_what_the_search_finds_can_be_refined(loaded: LoadedModel, tmp_path: Pat
         assert said["loss_start"] <= searched[ratio].provenance["loss"] + 1e-9
         assert said["start"] in ("searched", "knapsack", "uniform")
         assert said["loss"] <= said["loss_start"]
+
+
+@pytest.mark.parametrize("what", ["everything", "what is compressed"])
+@pytest.mark.parametrize("start", ["curves", "search"])
+def test_losses_that_are_no_numbers_are_one_line(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, start: str
+) -> None:
+    job = job_in(tmp_path, f"allocators.baklava_measured.start={start}", "search.n_rounds=1")
+    profile = profile_of(Replay(loaded, job.eviction.build(), batch_rows=4))
+    monkeypatch.setattr(
+        Replay, "losses", lambda self, prompt, budgets: [odd(one, what == "everything") for one in budgets]
+    )
+    with pytest.raises(UserError, match=r"^model tiny-llama: some losses .* no numbers; set .* models\.tiny-llama"):
+        fitted_budgets(job, profile)
+
+
+def odd(budgets: Budgets, everything: bool) -> float:
+    return np.nan if everything or budgets.ratio else 1.0
+
+
+@pytest.mark.parametrize("start", ["curves", "fillings", "search"])
+@pytest.mark.parametrize("ratio", [0.5, 0.95])
+def test_a_single_kv_cache_keeps_what_the_ratio_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, ratio: float
+) -> None:
+    """One layer, one KV head, one ratio, one prompt: there is nothing to allocate."""
+    model = LoadedModel("tiny-llama", random_model(n_layers=1, n_heads=1, n_kv_heads=1), tokenizer=None)  # type: ignore[arg-type]
+    for module in (joint, search):
+        monkeypatch.setattr(module, "load_model", lambda config: model)
+    monkeypatch.setattr(Calibration, "load", lambda path: Calibration(PROMPTS[:1], PROMPTS[:1]))
+    job = job_in(tmp_path, f"allocators.baklava_measured.start={start}", "search.n_rounds=2", f"ratios=[{ratio}]")
+    rises, full = measure_curves(
+        Replay(model, job.eviction.build(), batch_rows=4), PROMPTS[:1], shape=(1, 1), levels=(0.0,), label=""
+    )
+    heads = {"eviction_shift": np.ones((1, 1, 1), np.float32)}
+    curves = Curves("tiny-llama", "streaming_llm", (0.0,), rises, full)
+    profile = Profile("tiny-llama", 1, heads, np.ones((1, 1), np.float32), {}, curves)
+    [(found, budgets)] = fitted_budgets(job, profile).budgets.items()
+    assert found == ratio
+    assert budgets.shares == pytest.approx(1 - ratio)
+    assert budgets.provenance["loss"] == pytest.approx(budgets.provenance["loss_uniform"])

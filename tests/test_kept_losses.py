@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
 from baklava.config import EvictionConfig, ModelConfig
-from baklava.kept_losses import KeptLosses
+from baklava.kept_losses import KeptLosses, MeanLosses
 from baklava.store import HEADER
 
 MODEL = ModelConfig(name="m", path="some/model", dtype="float32")
@@ -80,3 +83,29 @@ def test_without_budgets_nothing_is_measured_or_kept(tmp_path: Path, replay: Fak
     assert measured(tmp_path / "a.losses", replay, budgets=[]) == ([], 0.0)
     assert replay.asked == 0
     assert (tmp_path / "a.losses").read_bytes() == HEADER
+
+
+class MeansOfShares:
+    """Losses that are known: what is missing of all shares, and more on later prompts."""
+
+    def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
+        assert budgets
+        return np.array([1 - one.shares.mean() + prompt.index for one in budgets])
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3), max_size=4),
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    n_prompts=st.integers(1, 3),
+)
+def test_means_are_those_of_every_allocation_however_few(
+    sizes: list[int], shape: tuple[int, int], n_prompts: int
+) -> None:
+    random = np.random.default_rng(sum(sizes))
+    rows = {float(place): [random.random(shape[0] * shape[1]) for _ in range(n)] for place, n in enumerate(sizes)}
+    prompts = [replace(PROMPT, index=index) for index in range(n_prompts)]
+    found = MeanLosses(MeansOfShares(), prompts, shape, tqdm(disable=True))(rows)  # type: ignore[arg-type]
+    assert list(found) == list(rows)
+    for ratio, some in rows.items():
+        expected = [np.mean([1 - one.mean() + prompt.index for prompt in prompts]) for one in some]
+        assert found[ratio].tolist() == pytest.approx(expected)

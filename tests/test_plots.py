@@ -7,13 +7,26 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import MODELS, RATIOS, TASKS, importance, measurements, search_trace, write_needle_grid, write_results
+from synthetic import (
+    MODELS,
+    RATIOS,
+    TASKS,
+    cell_records,
+    importance,
+    measurements,
+    search_trace,
+    write_needle_grid,
+    write_records,
+    write_results,
+)
 
 from baklava.budgets import Budgets
-from baklava.config import compose
+from baklava.cells import read_cells
+from baklava.config import SummaryConfig, compose
 from baklava.depth_by_length import read_depth_by_length
 from baklava.figures import report_figures
 from baklava.headline import Headline
+from baklava.headline import headline as headline_of
 from baklava.jobs import ReportJob
 from baklava.layout import Layout
 from baklava.plots import report
@@ -21,12 +34,14 @@ from baklava.plots.budgets import budgets as budgets_figure
 from baklava.plots.importance import importance as importance_figure
 from baklava.plots.measured import measured
 from baklava.plots.needle_grid import needle_grid
+from baklava.plots.ranking import ranking as ranking_figure
 from baklava.plots.score_vs_kv_bytes import score_vs_kv_bytes
 from baklava.plots.score_vs_ratio import score_vs_ratio, score_vs_ratio_of_task
 from baklava.plots.search_history import search_history
 from baklava.plots.search_importance import importances, search_importance
-from baklava.plots.style import looks
+from baklava.plots.style import looks, save
 from baklava.profile import Profile
+from baklava.ranking import COLUMNS as RANKING
 from baklava.results import read_summary
 
 EVERYTHING = ["experiment=demo", "task=[niah_single_1,niah_multikey_1,vt,needle_grid]", "measure.enabled=true"]
@@ -244,3 +259,37 @@ def test_methods_are_told_apart():
     assert len({(look.colour, look.dashes) for look in found.values()}) == len(methods)
     assert found["measured", "snapkv"].label == "measured / snapkv"
     assert looks([("uniform", "snapkv"), ("baklava", "snapkv")])["baklava", "snapkv"].label == "baklava"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1)])
+@pytest.mark.parametrize("estimators", [["eviction_shift"], ["layer_cosine"], ["random"]])
+def test_importance_of_the_smallest_models_has_a_figure(tmp_path, shape, estimators):
+    heads = {name: np.random.default_rng(0).random((1, *shape)).astype(np.float32) for name in estimators}
+    figure = importance_figure(Profile("m", shape[1], heads, np.ones((1, shape[0]), np.float32)))
+    save(figure, tmp_path, "f")
+    panels = [axes.get_title().strip() for axes in figure.axes if axes.get_title()]
+    assert panels == [*(name for name in estimators if name != "layer_cosine"), "layer_cosine"]
+    assert (tmp_path / "f.svg").stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ratios", [(0.5,), (0.5, 0.9)])
+def test_a_method_that_keeps_nothing_has_no_place_on_the_axis_of_memory(tmp_path, ratios):
+    """At the last of the ratios no entry is kept, and a logarithm of 0 is no place."""
+    kept = [1000, 0][-len(ratios) :]
+    cells = [
+        cell_records([1.0, 0.0], allocator="uniform", ratio=ratio, kept_entries=n, kv_bytes=n * 256)
+        for ratio, n in zip(ratios, kept, strict=True)
+    ]
+    records = write_records(tmp_path / "r.parquet", pd.concat([cell_records([1.0, 1.0]), *cells]))
+    figure = score_vs_kv_bytes(headline_of(read_cells([records]), SummaryConfig(n_bootstrap=100)))
+    save(figure, tmp_path, "f")
+    [panel] = [axes for axes in figure.axes if axes.get_title() == "tiny-llama"]
+    low, high = panel.get_xlim()
+    assert 0 < low < high < np.inf
+
+
+def test_a_ranking_without_measured_losses_says_so():
+    figure = ranking_figure(pd.DataFrame([], columns=RANKING.names))
+    assert "no losses were measured" in [text.get_text() for text in figure.texts]

@@ -93,3 +93,29 @@ def test_ratios_go_side_by_side_and_do_not_touch_each_other() -> None:
 def test_where_nothing_can_move_nothing_is_proposed() -> None:
     found = refined(lambda shares: float(shares.sum()), [0.0, 0.0], floor=0.1)
     assert [trial.move for trial in found.trials] == ["start"]
+
+
+@pytest.mark.filterwarnings("error")
+@given(
+    start=st.lists(st.floats(0, 1), min_size=1, max_size=4),
+    rounds=st.integers(0, 3),
+    lost=st.sampled_from([0.0, 0.3, 0.7, 2.0]),
+)
+def test_infinite_losses_are_worst_and_equal_to_each_other(start: list[float], rounds: int, lost: float) -> None:
+    """An allocation whose first KV cache keeps less than `lost` has no loss that is a number: maybe none has one."""
+
+    def loss(shares: NDArray[np.float64]) -> float:
+        return float(1 - shares[0]) if shares[0] >= lost else np.inf
+
+    found = refined(loss, start, rounds=rounds, step=0.5)
+    assert found.best.loss == min(trial.loss for trial in found.trials) == loss(found.best.shares)
+    assert all(trial.shares.sum() == pytest.approx(sum(start)) for trial in found.trials)
+
+
+def test_from_an_infinite_loss_budget_moves_to_where_losses_are_finite() -> None:
+    found = refined(lambda shares: 0.0 if shares[1] > 0.7 else np.inf, [0.5, 0.5, 0.5], rounds=1, step=0.5)
+    assert (found.start.loss, found.best.loss) == (np.inf, 0.0)
+
+
+def test_without_ratios_nothing_is_refined() -> None:
+    assert refine({}, losses_by(lambda shares: float(shares.sum())), rounds=2, step=0.1, floor=0.0) == {}

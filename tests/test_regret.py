@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,8 @@ from hypothesis.extra.numpy import arrays
 
 from baklava.budgets import Budgets
 from baklava.calibration import Prompt
+from baklava.errors import UserError
+from baklava.plots.regret import regret as regret_figure
 from baklava.regret import COLUMNS, FLOOR, filling, regrets
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(4)]
@@ -80,3 +83,32 @@ def test_regret_is_the_loss_less_that_of_the_best_method() -> None:
     assert rows[0.75, "wrong"]["best"] == "uniform"
     assert rows[0.75, "wrong"]["loss_best"] == pytest.approx(1.5 + 1.5)
     assert {row["n_prompts"] for row in rows.values()} == {4}
+
+
+def test_where_nothing_is_compressed_nothing_is_replayed_and_the_figure_says_so() -> None:
+    rows, replay = run({})
+    assert (rows, replay.n_calls) == ({}, 0)
+    figure = regret_figure(pd.DataFrame([], columns=COLUMNS.names))
+    assert "this experiment compresses nothing" in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 1, -1])  # of the full cache, a ranking, a method
+def test_a_loss_that_is_no_number_is_one_line(bad: float, place: int) -> None:
+    class Odd(FakeReplay):
+        def losses(self, prompt, budgets):
+            losses = super().losses(prompt, budgets)
+            losses[place] = bad
+            return losses
+
+    methods = {0.5: {"uniform": uniform(0.5)}}
+    with pytest.raises(UserError, match=r"^model m: some losses on the calibration prompts are no numbers; set"):
+        list(regrets({"right": RIGHT}, methods, Odd(NEEDED), PROMPTS, model="m", eviction="snapkv"))
+
+
+def test_one_kv_cache_one_prompt_and_one_method_have_no_regret() -> None:
+    methods = {0.5: {"uniform": Budgets.uniform(n_layers=1, n_kv_heads=1, ratio=0.5)}}
+    replay = FakeReplay(np.ones((1, 1)))
+    [row] = regrets({"only": np.ones((1, 1))}, methods, replay, PROMPTS[:1], model="m", eviction="snapkv")
+    assert (row["best"], row["regret"], row["loss"]) == ("uniform", 0.0, pytest.approx(0.5))
+    assert regret_figure(pd.DataFrame([row])).axes[0].get_title() == "snapkv"

@@ -5,16 +5,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, experiment_records, write_records, write_timings
 
 from baklava.config import SummaryConfig
 from baklava.errors import UserError
+from baklava.headline import Headline
 from baklava.jobs import SummarizeJob
 from baklava.records import SCHEMA
 from baklava.results import COLUMNS, read_summary
 from baklava.summarize import summarize
+from baklava.timings import timings
 
 SETTINGS = SummaryConfig(n_bootstrap=200)
+SCORES = st.sampled_from([0.0, 0.25, 1.0])
 ORDER = [
     *(
         "model",
@@ -206,6 +212,50 @@ def test_a_sample_that_failed_somewhere_is_left_out_everywhere_and_counted(tmp_p
     assert table["n"].tolist() == [2, 2] and table["n_failed"].tolist() == [1, 1]
     assert table["score"].tolist() == [1.0, 0.5]
     refused(tmp_path / "all", full.assign(failed="no"), r"every sample failed; its column `failed` says why")
+
+
+def test_a_task_without_any_answer_is_refused_and_not_left_out_of_the_mean(tmp_path):
+    good = write_records(tmp_path / "vt.parquet", cell_records([1.0]))
+    bad = write_records(tmp_path / "fwe.parquet", cell_records([np.nan], task="fwe", failed="no", total_entries=0))
+    with pytest.raises(UserError, match=rf"^{bad}: every sample failed; its column `failed` says why$"):
+        summarize(job_for(tmp_path, good, bad))
+
+
+@given(
+    scores=arrays(np.float64, st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3)), elements=SCORES),
+    methods=st.sets(st.sampled_from(["uniform", "baklava", "duo"])),
+    ratios=st.sets(st.sampled_from([0.5, 0.9]), min_size=1),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_smallest_experiments_have_the_means_of_a_naive_loop(
+    tmp_path_factory, scores: np.ndarray, methods: set[str], ratios: set[float]
+):
+    """`scores` of models x tasks x samples; compressed, the first sample is answered wrongly."""
+    folder = tmp_path_factory.mktemp("few")
+    frames = []
+    for model, of_model in zip(MODELS, scores, strict=False):
+        for task, own in zip(TASKS, of_model, strict=False):
+            worse = [0.0, *own[1:]]
+            cells = [(method, ratio) for method in sorted(methods) for ratio in sorted(ratios)]
+            frames += [cell_records(own, model=model, task=task)]
+            frames += [cell_records(worse, model=model, task=task, allocator=a, ratio=r) for a, r in cells]
+    job = summarized(folder, pd.concat(frames))
+    table, found = read_summary(job.parquet), Headline.load(job.headline)
+    assert len(table) == scores.shape[0] * scores.shape[1] * (1 + len(methods) * len(ratios))
+    for model, of_model in zip(MODELS, scores, strict=False):
+        figures = found.models[model]
+        assert figures.full == pytest.approx(of_model.mean())
+        assert [one.allocator for one in figures.methods] == sorted(methods)
+        assert {len(one.ratios) for one in figures.methods} <= {len(ratios)}
+        for one in (one for method in figures.methods for one in method.ratios):
+            assert one.score == pytest.approx(np.mean([[0.0, *own[1:]] for own in of_model]))
+            assert one.delta_full_low <= one.delta_full <= one.delta_full_high
+            assert (one.uniform is None) == ("uniform" not in methods)
+            assert one.gain_over_uniform == (1.0 if one.uniform else None)
+
+
+def test_without_timings_there_is_a_table_without_rows():
+    assert timings([]).empty
 
 
 def test_cells_that_cannot_be_paired_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from baklava.plots.score_vs_kv_bytes import unit_of
 def score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> View:
     frames = []
     for model, task, points in curves(summary, headline):
-        held = [point.kv_bytes for some in points.values() for point in some]
+        held = [point.kv_bytes for some in points.values() for point in some if point.kv_bytes > 0]
         unit, size = unit_of(max(held))
         low, high = min(held) / size / 1.15, max(held) / size * 1.15
         drawn = figure(

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from baklava.budgets import Budgets
 from baklava.cells import UNIFORM
 from baklava.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
-from baklava.plots.style import headings
+from baklava.plots.style import headings, nothing_to_draw
 
 Method = tuple[str, str]
 
@@ -17,16 +17,17 @@ def budgets(model: str, by_method: dict[Method, list[Budgets]]) -> Figure:
 
     Uniform budgets, the same everywhere, are drawn only where there are no others.
     """
+    title = f"{model}: budget of every KV cache"
     shown = {method: some for method, some in by_method.items() if method[0] != UNIFORM} or by_method
     if not shown:
-        return _nothing(model)
+        return nothing_to_draw(title, "this experiment compresses nothing")
     columns = max(len(some) for some in shown.values())
     n_layers, n_kv_heads = next(iter(shown.values()))[0].shape
     width, height = panel_size(n_layers, n_kv_heads)
     size = (max(8.0, (max(width, 1.45) + 0.35) * columns + 1.1), (height + 1.05) * len(shown) + 0.75)
     figure = Figure(figsize=size, layout="constrained")
     method = f"; {' / '.join(next(iter(shown)))}" if len(shown) == 1 else ""
-    headings(figure, f"{model}: budget of every KV cache", f"share of the context that is kept, in percent{method}")
+    headings(figure, title, f"share of the context that is kept, in percent{method}")
     axes = figure.subplots(len(shown), columns, squeeze=False, sharey=True)
     for line, (names, some) in zip(axes, shown.items(), strict=True):
         for panel, one in zip(line, some, strict=False):
@@ -43,9 +44,3 @@ def budgets(model: str, by_method: dict[Method, list[Budgets]]) -> Figure:
 def chosen(one: Budgets) -> str:
     """What the search chose: the estimator, or the mapping where that has none (uniform)."""
     return str(one.parameters.get("estimator") or one.parameters.get("mapping") or one.allocator)
-
-
-def _nothing(model: str) -> Figure:
-    figure = Figure(figsize=(8.0, 1.6), layout="constrained")
-    headings(figure, f"{model}: budget of every KV cache", "this experiment compresses nothing")
-    return figure

@@ -6,16 +6,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from baklava.plots.bars import grouped_bars
-from baklava.plots.style import headings
+from baklava.plots.style import headings, nothing_to_draw
 
 
 def regret(table: pd.DataFrame) -> Figure:
     """A panel per eviction policy, a group of bars per estimator, a bar per ratio."""
+    question = "what does it cost to follow an estimator's ranking?"
+    if table.empty:
+        return nothing_to_draw(question.capitalize(), "this experiment compresses nothing")
     estimators, evictions = (list(dict.fromkeys(table[name])) for name in ("estimator", "eviction"))
     figure = Figure(figsize=(3.5 + 3.2 * len(evictions), 2.2 + 0.5 * len(estimators)), layout="constrained")
     headings(
         figure,
-        f"{table['model'].iloc[0]}: what does it cost to follow an estimator's ranking?",
+        f"{table['model'].iloc[0]}: {question}",
         "KV caches made whole in its order, against the best budgets of the experiment at the same ratio",
     )
     panels = figure.subplots(1, len(evictions), sharey=True, squeeze=False)[0]

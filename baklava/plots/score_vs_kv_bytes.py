@@ -62,7 +62,7 @@ def _panel(axes: Axes, model: str, figures: ModelFigures, styles: dict[tuple[str
 
 def _gain(axes: Axes, figures: ModelFigures, size: int) -> None:
     """An arrow from uniform to the method where that gains most in score at the same memory, if it surely gains."""
-    sure = [r for method in figures.methods for r in method.ratios if (r.delta_uniform_low or 0) > 0]
+    sure = [r for method in figures.methods for r in method.ratios if (r.delta_uniform_low or 0) > 0 and r.kv_bytes > 0]
     if not sure:
         return
     most = max(sure, key=lambda r: r.delta_uniform or 0)
@@ -81,7 +81,8 @@ def _gain(axes: Axes, figures: ModelFigures, size: int) -> None:
 
 def _memory_axis(axes: Axes, figures: ModelFigures, unit: str, size: int) -> None:
     memory = {0.0: figures.kv_bytes_full / size}
-    memory.update((r.ratio, r.kv_bytes / size) for method in figures.methods for r in method.ratios)
+    points = (r for method in figures.methods for r in method.ratios)
+    memory.update((r.ratio, r.kv_bytes / size) for r in points if r.kv_bytes > 0)  # nothing has no place on the axis
     low, high = min(memory.values()), max(memory.values())
     axes.set_xscale("log")
     axes.set_xlim(low / 1.15, high * 1.15)

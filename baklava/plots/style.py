@@ -117,6 +117,13 @@ def headings(figure: Figure, title: str, subtitle: str) -> None:
     figure.text(0.012, below, subtitle, ha="left", va="center", color=MUTED, fontsize=9.5)
 
 
+def nothing_to_draw(title: str, why: str) -> Figure:
+    """A figure that says why there is none, so that every file of a report is there."""
+    figure = Figure(figsize=(8.0, 1.6), layout="constrained")
+    headings(figure, title, why)
+    return figure
+
+
 def method_legend(figure: Figure, styles: Iterable[Look]) -> None:
     """One entry per method, then the full cache: at the top right, or below where they are many."""
     methods = [

@@ -280,6 +280,14 @@ def test_an_experiment_that_compresses_nothing_has_a_page(tmp_path):
     assert lines(found.frames("score-vs-ratio")["tiny-llama", "vt"]) == {}
 
 
+def test_a_method_that_keeps_nothing_leaves_the_axis_of_memory_finite(tmp_path):
+    nothing = cell_records([1.0], allocator="uniform", ratio=0.5, kept_entries=0, kv_bytes=0)
+    found = page_of(tmp_path, pd.concat([cell_records([1.0]), nothing]))
+    frame = found.frames("score-vs-kv-bytes")["tiny-llama", "vt"]
+    low, high = frame["layout"]["xaxis"]["range"]
+    assert -1 < low < high < 2  # powers of ten of a unit that the full cache fills
+
+
 def test_names_are_never_markup(tmp_path):
     named = {"model": NAME, "task": NAME, "eviction": NAME}
     frames = [cell_records([1.0, 1.0], model=NAME, task=NAME)]
