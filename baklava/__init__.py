@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from baklava.budgets import Budgets
     from baklava.cache import BudgetedCache
     from baklava.models import reference_model_path
+    from baklava.rotation import fixed_rotation
 
 __version__ = "0.1.0"
-__all__ = ["BudgetedCache", "Budgets", "__version__", "reference_model_path"]
+__all__ = ["BudgetedCache", "Budgets", "__version__", "fixed_rotation", "reference_model_path"]
 
 # Loaded on first use, so that `import baklava` costs nothing.
 _LAZY = {
     "BudgetedCache": "baklava.cache",
     "Budgets": "baklava.budgets",
+    "fixed_rotation": "baklava.rotation",
     "reference_model_path": "baklava.models",
 }
 

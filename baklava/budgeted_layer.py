@@ -15,6 +15,7 @@ from baklava.context import AttendingLayer, ContextLayer
 from baklava.errors import UserError
 from baklava.padding import check_context
 from baklava.ragged_attention import ragged_attention
+from baklava.rotation import RotationWatch
 from baklava.tail import Tail
 
 Decoding = Literal["grow", "fixed"]
@@ -43,6 +44,7 @@ class BudgetedLayer(AttendingLayer):
         self.seen = 0
         self.compressed: Compressed | None = None
         self._tail: Tail | None = None
+        self._rotation: RotationWatch | None = None
         self.expect(None, None)
 
     def expect(self, length: int | None, padding: Tensor | None) -> None:
@@ -123,7 +125,7 @@ class BudgetedLayer(AttendingLayer):
         n_new = query.shape[2]
         if self._place == 0:
             try:
-                self._check_mask(mask, n_new)
+                self._check_later(mask, n_new)
             except UserError:
                 self._take_back(n_new)
                 raise
@@ -138,14 +140,15 @@ class BudgetedLayer(AttendingLayer):
             self.compressed.overwrite(key, value)
         return output
 
-    def _check_mask(self, mask: Tensor | None, n_new: int) -> None:
-        """Raises `UserError` for a mask of later tokens under which attention would not be what it says."""
-        assert self.compressed is not None
+    def _check_later(self, mask: Tensor | None, n_new: int) -> None:
+        """Raises `UserError` for later tokens of another rotation, or a mask that says what attention does not do."""
+        assert self.compressed is not None and self._rotation is not None
         lengths = self.compressed.lengths
         if self._tail is None:
             n_later = torch.full_like(lengths, self.compressed.written + n_new)
         else:
             n_later = self._tail.slots()
+        self._rotation.check(int((lengths + n_later).max()))
         check_context(mask, self.seen - lengths - n_later, n_later, self.seen)
         if self._decoding == "fixed" and mask is not None and not bool(mask[:, :, -1, -int(n_later[0]) :].all()):
             raise UserError('decoding "fixed" takes no padding after the context; use decoding="grow"')
@@ -163,6 +166,7 @@ class BudgetedLayer(AttendingLayer):
             self.lazy_initialization(context.keys, context.values)
         self.compressed = compress(context, self._settings, self._place, source, share=share)
         self.seen = context.seen
+        self._rotation = context.rotation
         self._context = None
 
     def _append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,6 +191,9 @@ class BudgetedLayer(AttendingLayer):
         """Take in the rows of another layer, which read their own context, after the own ones."""
         if self.compressed is None or other.compressed is None or self._tail is None or other._tail is None:
             raise UserError('rows join others once both have read on after their context, with decoding="grow"')
+        assert self._rotation is not None and other._rotation is not None
+        if self._rotation.length != other._rotation.length:
+            raise UserError("rows whose rotations are those of texts of other lengths cannot be decoded together")
         self.compressed = Compressed.joined([self.compressed, other.compressed])
         self._tail.append_rows(other._tail)
         self.seen = max(self.seen, other.seen)

@@ -20,6 +20,7 @@ from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, policy_named
 from baklava.generate_call import prompt_of
 from baklava.padding import padding_given
+from baklava.rotation import LONGROPE, fixed_rotation, switch_of
 
 
 class BudgetedCache(Cache):
@@ -51,6 +52,8 @@ class BudgetedCache(Cache):
             raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
         settings = RowSettings([budgets] if isinstance(budgets, Budgets) else list(budgets), _policies(eviction))
         self._config = config
+        switch = switch_of(config)
+        self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
         layers = cache_layers(config, lambda place, i: BudgetedLayer(place, i, config, settings, decoding))
         settings.check_shape((sum(isinstance(one, BudgetedLayer) for one in layers), config.num_key_value_heads))
         super().__init__(layers)
@@ -96,6 +99,14 @@ class BudgetedCache(Cache):
                 layer.batch_select_indices(contexts.to(layer.keys.device))
         return cache
 
+    def __bool__(self) -> bool:
+        """False for models with LongRoPE.
+
+        Where their rotation changes, `prepare_inputs_for_generation` replaces a cache (`if past_key_values and ...`) by
+        one without budgets, and everything is read again. This one stays, and itself refuses to go on.
+        """
+        return not self._is_dropped_by_models
+
     @property
     def budgeted_layers(self) -> list[BudgetedLayer]:
         """The layers that see all tokens; `budgets` and `kept_entries` count only these."""
@@ -108,7 +119,8 @@ class BudgetedCache(Cache):
         """Read a context `[B, T]` in chunks and compress it; returns the logits of the last token `[B, vocabulary]`.
 
         Attention takes memory for `chunk * T` scores at most. Layers are compressed during the last chunk, so that
-        every token of the context saw all before it: the entries kept are those of a single pass.
+        every token of the context saw all before it: the entries kept are those of a single pass. Where the rotation
+        depends on the length of the text, it is that of the context; see `fixed_rotation` for what is read on.
         """
         if self.get_seq_length():
             raise UserError("the cache holds a context already; call reset() or make a new one")
@@ -120,7 +132,8 @@ class BudgetedCache(Cache):
         self._expect(input_ids.shape[1], padding)
         self._prefilling = True
         try:
-            return self._read(model, input_ids, attention_mask, padding, chunk)
+            with fixed_rotation(model, input_ids.shape[1] - (0 if padding is None else int(padding.min()))):
+                return self._read(model, input_ids, attention_mask, padding, chunk)
         except BaseException:
             self.reset()  # part of a context is none
             raise

@@ -227,6 +227,11 @@ class EvaluateConfig(Strict):
     memory_gib: float | None = Field(
         default=None, gt=0, description="memory for the KV of these rows; null: half of what is free"
     )
+    prefill_chunk: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens of a context that are read at a time; null: all, or fewer where memory runs out",
+    )
     shards: int = Field(default=1, ge=1, description="jobs over which the workflow spreads the samples")
 
 

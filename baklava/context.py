@@ -16,6 +16,7 @@ from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import LayerContext
 from baklava.padding import padding_shown
+from baklava.rotation import RotationWatch
 
 
 @dataclass
@@ -86,6 +87,7 @@ class ContextLayer(AttendingLayer):
         self._groups: list[RowGroup] = []
         self._scaling = 1.0
         self._softcap: float | None = None
+        self.rotation = RotationWatch(config)
         self.seen = 0
         self.observed = 0
 
@@ -117,6 +119,7 @@ class ContextLayer(AttendingLayer):
         """Causal attention of a chunk `[B, Hq, Q, D]`, which the policies watch."""
         if not self._groups:
             self._groups = _groups(padding_shown(mask) if self._padding is None else self._padding)
+        self.rotation.check(self.seen - min(group.padding for group in self._groups))
         self._scaling, self._softcap = scaling, softcap
         for group in self._groups:
             unread = max(0, group.padding - self.observed)  # padding at the start of this chunk
@@ -136,6 +139,7 @@ class ContextLayer(AttendingLayer):
             softcap=self._softcap,
             layer_index=self._layer_index,
             config=self._config,
+            rotated_for=self.rotation.length,
         )
 
     def scores(self, policy: EvictionPolicy) -> list[tuple[RowGroup, Tensor]]:
@@ -202,13 +206,20 @@ def cache_layers(config: PreTrainedConfig, budgeted: Callable[[int, int], CacheL
 class ContextCache(Cache):
     """A full cache that lets eviction policies watch while a context is read, to be compressed in many ways later.
 
-    See `BudgetedCache.from_context`. The model must use the attention `baklava`.
+    See `BudgetedCache.from_context`. The model must use the attention `baklava`. A context that is read in chunks takes
+    its whole `length` and the `padding` `[B]` before its rows.
     """
 
-    def __init__(self, config: PreTrainedConfig, policies: Sequence[EvictionPolicy]):
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        policies: Sequence[EvictionPolicy],
+        length: int | None = None,
+        padding: Tensor | None = None,
+    ):
         config = config.get_text_config(decoder=True)
         self._config = config
-        super().__init__(cache_layers(config, lambda _, i: ContextLayer(i, config, policies)))
+        super().__init__(cache_layers(config, lambda _, i: ContextLayer(i, config, policies, length, padding)))
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         check_attention(self._config)

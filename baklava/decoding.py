@@ -78,6 +78,7 @@ class Pool(Generic[What]):
         rows = self._rows
         assert self._sequences is not None
         last = [row.tokens[-1:] or [0] for row in rows]  # an answer that ended before it began reads anything
+        self._sequences.restart([place for place, row in enumerate(rows) if row.ended])
         logits = self._sequences.read(self._model, last, logits_to_keep=1)[:, -1]
         ended = self._chosen(rows, logits)
         if not self.going:

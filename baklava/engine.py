@@ -19,10 +19,11 @@ from baklava.generation import Sequences, answer_losses, compressed, prefill
 from baklava.models.load import LoadedModel
 from baklava.prompts import split_prompt
 from baklava.tasks import Sample, Task
-from baklava.work import Answer, Compression, Work, batches
+from baklava.work import Answer, Compression, Work, batches, without_memory, works_of
 
 MEMORY_PART = 0.5  # of the memory that is free, for the rows that are decoded together
 ROOM_PART = 0.5  # of the rows decoded together; once so many have ended, others begin
+LEAST_CHUNK = 512  # a context for which memory runs out is read in ever shorter chunks, down to so many tokens
 
 
 class Engine:
@@ -62,26 +63,32 @@ class Engine:
                 f"task {self.task.name}: sample {sample.index} takes {needed} tokens, but model {self.loaded.name} "
                 f"has {self.loaded.n_positions} positions; lower evaluate.length"
             )
-        return Work(sample, context, rest, cells)
+        work = Work(sample, context, rest, cells)
+        return replace(work, rotated_for=self.loaded.rotated_for(self._length(work)))
 
-    def answers(self, works: Iterable[Work], most: int | None = None) -> Iterator[list[Answer]]:
+    def answers(
+        self, works: Iterable[Work], most: int | None = None, chunk: int | None = None
+    ) -> Iterator[list[Answer]]:
         """All cells' answers, as they are finished, from at most `most` rows at a time (None: as the settings say).
 
-        Where memory runs out, what was under way begins anew with half as many rows at a time; a sample that cannot be
-        read alone, or a row that cannot be decoded alone, has failed.
+        Contexts are read in one pass, or in chunks of `chunk` tokens (None: as the settings say). Where memory runs
+        out, what was under way begins anew with half as many rows at a time, and a sample that cannot be read alone
+        with half as long chunks; one of which not even these can be read, or a row that cannot be decoded alone, has
+        failed.
         """
-        run = _Run(self, works, most or self._settings.batch_rows)
+        run = _Run(self, works, most or self._settings.batch_rows, chunk or self._settings.prefill_chunk)
         while True:
             try:
-                answers, out_of_memory = run.advance(), False
+                answers, in_want = run.advance(), False
             except torch.OutOfMemoryError:
-                answers, out_of_memory = [], True  # mended below: the exception holds on to tensors
+                answers, in_want = [], True  # mended below: the exception holds on to tensors
             if answers is None:
                 return
-            if out_of_memory:
+            if in_want:
                 failed, again = run.give_up()
-                answers = [_out_of_memory(work, cell) for work in failed for cell in work.cells]
-                yield from self.answers(again, max(1, min(run.most, sum(len(one.cells) for one in again)) // 2))
+                answers = [without_memory(work, cell) for work in failed for cell in work.cells]
+                fewer = max(1, min(run.most, sum(len(one.cells) for one in again)) // 2)
+                yield from self.answers(again, fewer, run.chunk)
             if answers:
                 yield answers
 
@@ -108,6 +115,11 @@ class Engine:
         """Tokens that are read together after the context."""
         answer = self.loaded.encode(work.sample.answers[0]) if self.task.by_loss else []
         return len(work.question) + len(answer)
+
+    def _length(self, work: Work) -> int:
+        """Of the whole text: up to the end of a known answer, or to the last token that the model may have to read."""
+        generated = 0 if self.task.by_loss else work.sample.max_new_tokens - 1
+        return len(work.context) + self.n_after(work) + generated
 
     def n_fitting(self, rows: Sequence[tuple[Work, Compression]], going: Sequence[tuple[Work, Compression]]) -> int:
         """How many of the rows, from the first on, fit into memory beside those that are decoded already."""
@@ -168,12 +180,13 @@ class _Batch:
 class _Run:
     """Work under way: rows that are decoded together, and samples of which rows wait for others to end."""
 
-    def __init__(self, engine: Engine, works: Iterable[Work], most: int):
+    def __init__(self, engine: Engine, works: Iterable[Work], most: int, chunk: int | None):
         self._engine = engine
         self._batches = batches((work for work in works if work.cells), most)
         self._batch: _Batch | None = None
         self._pool: Pool[_Begun] = Pool(engine.loaded)
         self.most = most
+        self.chunk = chunk
 
     @property
     def _going(self) -> list[tuple[Work, Compression]]:
@@ -197,11 +210,14 @@ class _Run:
     def _read(self, batch: _Batch) -> None:
         started = time.perf_counter()
         policies = [cell.policy for _, cell in batch.waiting]
-        batch.prefilled = prefill(self._engine.loaded, [work.context for work in batch.works], policies)
+        contexts = [work.context for work in batch.works]
+        batch.prefilled = prefill(self._engine.loaded, contexts, policies, batch.works[0].rotated_for, self.chunk)
         batch.seconds = (time.perf_counter() - started) / len(batch.waiting)
 
     def _n_beginning(self, batch: _Batch, n_going: int) -> int:
         """How many of the rows that wait begin now: 0 while there is room for few."""
+        if n_going and self._going[0][0].rotated_for != batch.works[0].rotated_for:
+            return 0
         wanted = self._n_alike(batch)
         n = min(wanted, self.most - n_going)
         if n_going and n < min(wanted, self.most * ROOM_PART):
@@ -267,30 +283,20 @@ class _Run:
         going, batch = self._going, self._batch
         waiting = batch.rows if batch else []
         if batch and not going and batch.prefilled is None and len(batch.works) == 1:
+            length = len(batch.works[0].context)
+            shorter = min(self.chunk or length, length) // 2
+            if shorter >= LEAST_CHUNK:
+                self.chunk = shorter
+                return [], []
             self._batch = None
-            return _works(waiting), []
+            return works_of(waiting), []
         if self.most == 1:
             if going:
                 self._pool = Pool(self._engine.loaded)
-                return _works(going), []
+                return works_of(going), []
             assert batch is not None
             del batch.waiting[:1]
             self._batch = batch if batch.waiting else None
-            return _works(waiting[:1]), []
+            return works_of(waiting[:1]), []
         self._pool, self._batch = Pool(self._engine.loaded), None
-        return [], _works(going + waiting)
-
-
-def _works(rows: Iterable[tuple[Work, Compression]]) -> list[Work]:
-    """Each sample with those of its cells that are among the rows."""
-    works: dict[int, Work] = {}
-    for work, cell in rows:
-        known = works.get(work.sample.index)
-        works[work.sample.index] = replace(work, cells=[cell] if known is None else [*known.cells, cell])
-    return list(works.values())
-
-
-def _out_of_memory(work: Work, cell: Compression) -> Answer:
-    return Answer(
-        work, cell, {}, f"{len(work.context)} tokens of context do not fit into memory; lower evaluate.length"
-    )
+        return [], works_of(going + waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from baklava.budgets import Budgets
 from baklava.cache import BudgetedCache
 from baklava.context import ContextCache
+from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.models.load import LoadedModel
+from baklava.rotation import fixed_rotation
 
 # So many logits are held at a time where the loss of a text is measured.
 MOST_LOGITS = 2**26
@@ -23,12 +26,14 @@ IGNORED = -100  # no target
 class Sequences:
     """Rows of a batch and what they have read: a cache, real lengths `[B]`, and which positions are tokens `[B, T]`.
 
-    `mask` is None where no row has padding.
+    `mask` is None where no row has padding. Where the rotation depends on the length of a text, all rows are rotated as
+    texts of `rotated_for` tokens from the first token to the last; so no row may go beyond.
     """
 
     cache: ContextCache | BudgetedCache
     lengths: Tensor
     mask: Tensor | None
+    rotated_for: int | None = None
 
     def read(self, model: LoadedModel, rows: Sequence[Sequence[int]], *, logits_to_keep: int) -> Tensor:
         """Read on; rows of different length are padded on the left. Logits `[B, logits_to_keep, vocabulary]`."""
@@ -45,14 +50,15 @@ class Sequences:
             self.mask = torch.cat([before if self.mask is None else self.mask, real], 1)
         positions = (self.lengths[:, None] + real.cumsum(-1) - 1).clamp(min=0)
         self.lengths = self.lengths + real.sum(-1)
-        output = model.model(
-            ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-        )
+        with nullcontext() if self.rotated_for is None else fixed_rotation(model.model, self.rotated_for):
+            output = model.model(
+                ids,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=logits_to_keep,
+            )
         return output.logits
 
     @property
@@ -74,6 +80,11 @@ class Sequences:
         self.lengths = self.lengths[rows]
         self.mask = None if self.mask is None else self.mask[rows]
 
+    def restart(self, rows: Sequence[int]) -> None:
+        """Let rows that have ended read on at the first position, so that they never go beyond the last one."""
+        if rows:
+            self.lengths[torch.tensor(rows, device=self.lengths.device)] = 0
+
     def append_rows(self, other: Sequences) -> None:
         """Take in the rows of others after the own ones; the shorter get padding before them."""
         lengths = [one.cache.get_seq_length() for one in (self, other)]
@@ -92,11 +103,35 @@ class Sequences:
 
 
 @torch.inference_mode()
-def prefill(model: LoadedModel, contexts: Sequence[Sequence[int]], policies: Sequence[EvictionPolicy]) -> Sequences:
-    """Full caches of contexts, watched by the eviction policies that will compress them."""
-    cache = ContextCache(model.model.config, policies)
-    sequences = Sequences(cache, torch.zeros(len(contexts), dtype=torch.int64, device=model.device), None)
-    sequences.read(model, contexts, logits_to_keep=1)
+def prefill(
+    model: LoadedModel,
+    contexts: Sequence[Sequence[int]],
+    policies: Sequence[EvictionPolicy],
+    length: int | None = None,
+    chunk: int | None = None,
+) -> Sequences:
+    """Full caches of contexts, watched by the eviction policies that will compress them.
+
+    `length` is that of the longest text, with all that is read after its context; only models whose rotation depends on
+    it must be told. With `chunk`, so many tokens of each context are read at a time. Raises `UserError` for texts of
+    different rotations.
+    """
+    lengths = [len(one) for one in contexts]
+    longest = max(lengths)
+    rotations = {model.rotated_for(n) for n in (lengths if length is None else [length])}
+    if len(rotations) > 1:
+        raise UserError(f"contexts of {min(lengths)} and of {longest} tokens have different rotations; read them apart")
+    if chunk is None or chunk >= longest:
+        cache, step = ContextCache(model.model.config, policies), longest
+    else:
+        padding = torch.tensor([longest - n for n in lengths])
+        cache, step = ContextCache(model.model.config, policies, longest, padding), chunk
+    none = torch.zeros(len(contexts), dtype=torch.int64, device=model.device)
+    sequences = Sequences(cache, none, None, rotations.pop())
+    for start in range(0, longest, step):
+        begins = [start - longest + n for n in lengths]  # of each row, whose first tokens may come in a later chunk
+        part = [one[max(0, at) : max(0, at + step)] for one, at in zip(contexts, begins, strict=True)]
+        sequences.read(model, part, logits_to_keep=1)
     return sequences
 
 
@@ -118,7 +153,8 @@ def compressed(
     config = model.model.config
     cache = BudgetedCache.from_context(config, prefilled.cache, budgets, policies, contexts=source, share=share)
     here = source.to(model.device)
-    return Sequences(cache, prefilled.lengths[here], None if prefilled.mask is None else prefilled.mask[here])
+    mask = None if prefilled.mask is None else prefilled.mask[here]
+    return Sequences(cache, prefilled.lengths[here], mask, prefilled.rotated_for)
 
 
 def continuation_losses(model: LoadedModel, rows: Sequences, question: Sequence[int], answer: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baklava.models.load import LoadedModel
+from baklava.rotation import fixed_rotation
 
 
 def cut_context(context: Sequence[int], *, sinks: int, window: int) -> list[int]:
@@ -23,7 +24,8 @@ def token_losses(loaded: LoadedModel, context: Sequence[int], continuation: Sequ
     """Negative log-likelihood of each token of a continuation but the first, `[N - 1]`."""
     ids = torch.tensor([[*context, *continuation]], device=loaded.device)
     targets = ids[0, len(ids[0]) - len(continuation) + 1 :]
-    logits = loaded.model(ids, use_cache=False, logits_to_keep=len(continuation)).logits[0, :-1]
+    with fixed_rotation(loaded.model, ids.shape[1]):
+        logits = loaded.model(ids, use_cache=False, logits_to_keep=len(continuation)).logits[0, :-1]
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").cpu()
 
 

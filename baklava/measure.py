@@ -17,6 +17,7 @@ from baklava.jobs import MeasureJob
 from baklava.measurements import COLUMNS, SCHEMA
 from baklava.models.load import LoadedModel, load_model
 from baklava.parquet import write_parquet
+from baklava.rotation import fixed_rotation
 from baklava.work import Compression, cells_of
 
 
@@ -57,7 +58,8 @@ def _run(loaded: LoadedModel, cell: Compression, ids: Tensor, n_tokens: int) -> 
     cache = BudgetedCache(loaded.model.config, cell.budgets, cell.policy)
 
     def step(tokens: Tensor) -> Tensor:
-        logits = loaded.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        with fixed_rotation(loaded.model, ids.shape[1] + n_tokens):
+            logits = loaded.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         if cuda:
             torch.cuda.synchronize(loaded.device)
         return logits

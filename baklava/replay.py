@@ -86,7 +86,8 @@ class Replay:
                 f"calibration prompt {prompt.index} ({prompt.task}): context, question and answer must hold a token or "
                 "more; make the prompts again with `baklava calibrate`"
             )
-        read = _Read(prefill(self.loaded, [context], [self._policy]), question, answer)
+        length = len(context) + len(question) + len(answer)
+        read = _Read(prefill(self.loaded, [context], [self._policy], length), question, answer)
         if read.n_bytes <= self._room:
             self._room -= read.n_bytes
             self._kept[prompt] = read

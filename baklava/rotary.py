@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from baklava.errors import UserError
+from baklava.rotation import hold
 
 # Model types of which the tests show that the queries come back as they were before the rotation.
 SUPPORTED = (
@@ -62,16 +63,23 @@ class Rotary:
 
     def _angles(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[1, Q, rotated dimensions]`."""
-        kind = {} if self.layer_type is None else {"layer_type": self.layer_type}
-        return self.embedding.to(like.device)(like, positions[None], **kind)
+        return _called(self.embedding.to(like.device), like, positions[None], self.layer_type)
 
     def _rotate(self, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         turning, fixed = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]
         return torch.cat([self.apply(turning, turning, cos, sin)[0], fixed], dim=-1)
 
 
-def rotary_of(config: PreTrainedConfig, layer_index: int) -> Rotary:
-    """The rotary embedding of a layer. Raises `UserError` for a model type that is not among `SUPPORTED`."""
+def _called(embedding: nn.Module, like: Tensor, positions: Tensor, layer_type: str | None) -> tuple[Tensor, Tensor]:
+    kind = {} if layer_type is None else {"layer_type": layer_type}
+    return embedding(like, positions, **kind)
+
+
+def rotary_of(config: PreTrainedConfig, layer_index: int, length: int | None = None) -> Rotary:
+    """The rotary embedding of a layer, as it is for texts of `length` tokens where that matters.
+
+    Raises `UserError` for a model type that is not among `SUPPORTED`.
+    """
     if config.model_type not in SUPPORTED:
         raise UserError(
             f"the rotary embedding of {config.model_type!r} models is not known here; supported: {', '.join(SUPPORTED)}"
@@ -81,4 +89,6 @@ def rotary_of(config: PreTrainedConfig, layer_index: int) -> Rotary:
     embedding = getattr(modeling, f"{name}RotaryEmbedding")(config)
     by_type = "layer_type" in inspect.signature(embedding.forward).parameters
     layer_type = config.layer_types[layer_index] if by_type else None
+    if length is not None:
+        hold(embedding, length, lambda positions: _called(embedding, torch.zeros(1), positions, layer_type))
     return Rotary(embedding, modeling.apply_rotary_pos_emb, layer_type)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from baklava.budgets import Budgets
@@ -62,12 +62,17 @@ def cells_of(
 
 @dataclass(frozen=True)
 class Work:
-    """A sample, its tokens that are compressed and those that are read after it, and the cells that answer it."""
+    """A sample, its tokens that are compressed and those that are read after it, and the cells that answer it.
+
+    Where the model's rotation depends on the length of a text, `rotated_for` stands for it; such works are computed
+    together only where they have the same.
+    """
 
     sample: Sample
     context: list[int]
     question: list[int]
     cells: Sequence[Compression]
+    rotated_for: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,26 @@ def batches(works: Iterable[Work], n_rows: int) -> Iterator[list[Work]]:
         padded = max(lengths) * len(lengths)
         rows = sum(len(one.cells) for one in (*batch, work))
         full = rows > n_rows or len(lengths) > MOST_TOGETHER
-        if batch and (full or padded - sum(lengths) > MOST_PADDING * padded):
+        other = bool(batch) and work.rotated_for != batch[0].rotated_for
+        if batch and (full or other or padded - sum(lengths) > MOST_PADDING * padded):
             yield batch
             batch = []
         batch.append(work)
     if batch:
         yield batch
+
+
+def works_of(rows: Iterable[tuple[Work, Compression]]) -> list[Work]:
+    """Each sample with those of its cells that are among the rows."""
+    works: dict[int, Work] = {}
+    for work, cell in rows:
+        known = works.get(work.sample.index)
+        works[work.sample.index] = replace(work, cells=[cell] if known is None else [*known.cells, cell])
+    return list(works.values())
+
+
+def without_memory(work: Work, cell: Compression) -> Answer:
+    """Of a sample that could not be read, or answered, for want of memory."""
+    return Answer(
+        work, cell, {}, f"{len(work.context)} tokens of context do not fit into memory; lower evaluate.length"
+    )

@@ -36,11 +36,13 @@ def random_budgets(seed: int, *, n_layers: int = 2, n_kv_heads: int = 2) -> Budg
     return Budgets.from_shares(shares)
 
 
-def kept_by(policy: EvictionPolicy, model: PreTrainedModel, context: Tensor, budgets: Budgets) -> Tensor:
+def kept_by(
+    policy: EvictionPolicy, model: PreTrainedModel, context: Tensor, budgets: Budgets, *, rotated_for: int | None = None
+) -> Tensor:
     """Naive: `[L, Hkv, n_context]`, the best of one whole pass, layer by layer and head by head."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def observer(module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
+    def observer(module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor, **_: Any) -> None:
         seen.append((query, key, value))
 
     with torch.inference_mode():
@@ -48,7 +50,7 @@ def kept_by(policy: EvictionPolicy, model: PreTrainedModel, context: Tensor, bud
     counts = budgets.entries(context.shape[1])
     kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
     for layer, (query, key, value) in enumerate(seen):
-        view = LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config)
+        view = LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for)
         scores = policy.score(view, policy.observe(None, query, view))
         budget = policy.distribute(scores, torch.from_numpy(counts[layer])[None])
         for head, n in enumerate(budget[0].tolist()):
@@ -209,7 +211,7 @@ class TestMemory:
         cache = BudgetedCache(model.config, budgets)
         held: list[int] = []
 
-        def observer(*_: Any) -> None:  # at the end of each layer's attention
+        def observer(*_: Any, **__: Any) -> None:  # at the end of each layer's attention
             held.append(cache.kv_bytes())
 
         with torch.inference_mode():

@@ -125,6 +125,36 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     assert sizes == [("prefill", 2), *one_sample, *one_sample]
 
 
+def test_a_context_that_does_not_fit_is_read_in_chunks_that_do(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: list[int | None] = []
+    whole = engine_module.prefill
+
+    def limited(*arguments: Any) -> Any:
+        chunks.append(arguments[4])
+        if arguments[4] is None or arguments[4] > 100:
+            raise torch.OutOfMemoryError
+        return whole(*arguments)
+
+    samples = [sample(loaded, index) for index in range(2)]
+    expected = records(loaded, cells, samples)
+    n = max(len(Engine(loaded, TASK, config()).work(one, cells).context) for one in samples)
+    monkeypatch.setattr(engine_module, "prefill", limited)
+    monkeypatch.setattr(engine_module, "LEAST_CHUNK", n // 4)
+    assert records(loaded, cells, samples, batch_rows=1) == expected
+    assert chunks == [None, n // 2, n // 4, n // 4]
+    monkeypatch.setattr(engine_module, "LEAST_CHUNK", n // 2)
+    failed = [
+        one
+        for some in Engine(loaded, TASK, config()).answers([Engine(loaded, TASK, config()).work(samples[0], cells)])
+        for one in some
+    ]
+    assert [one.failed for one in failed] == [
+        f"{n} tokens of context do not fit into memory; lower evaluate.length"
+    ] * 6
+
+
 def test_no_answer_is_lost_where_memory_runs_out_as_rows_leave_or_join(
     loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
 ) -> None:

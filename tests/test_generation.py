@@ -1,13 +1,17 @@
-"""Losses of many rows: each as if it were alone, by plain transformers."""
+"""Losses of many rows: each as if it were alone, by plain transformers; contexts in chunks as in one pass."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import random_model, random_tokens
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rotations import BY_LENGTH, LIMIT, rotating_model
+from tiny_models import CLASSES, random_model, random_tokens
 
 from baklava import generation
 from baklava.budgets import Budgets
+from baklava.errors import UserError
 from baklava.eviction import POLICIES as FAMILIES
 from baklava.eviction import EvictionPolicy, SnapKV, StreamingLLM
 from baklava.generation import answer_losses, compressed, prefill
@@ -84,3 +88,48 @@ def test_the_shortest_contexts_of_a_single_kv_cache_keep_exactly_their_entries(
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor([4]))
         torch.testing.assert_close(loss[0], expected.float(), atol=1e-5, rtol=1e-5)
     assert torch.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("family", CLASSES)
+@settings(max_examples=6, deadline=None)
+@given(lengths=st.lists(st.integers(3, 40), min_size=1, max_size=3), chunk=st.integers(1, 40))
+def test_chunks_keep_what_one_pass_keeps(family: str, lengths: list[int], chunk: int) -> None:
+    # From three tokens on: between two, keydiff is undecided.
+    loaded = LoadedModel("random", random_model(family), tokenizer=None)  # type: ignore[arg-type]
+    contexts = [tokens(n, seed) for seed, n in enumerate(lengths)]
+    policies = [policy() for policy in FAMILIES.values()]
+    rows = [(policy, place) for policy in policies for place in range(len(contexts))]
+    budgets = [Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=2, ratio=0.5)] * len(rows)
+    found = {}
+    for one in (None, chunk):
+        full = prefill(loaded, contexts, policies, None, one)
+        sequences = compressed(loaded, full, budgets, [policy for policy, _ in rows], [place for _, place in rows])
+        read = [tokens(3, 9)] * len(rows)
+        with torch.inference_mode():
+            found[one] = (sequences.kept_entries(), sequences.read(loaded, read, logits_to_keep=3))
+    assert found[chunk][0] == found[None][0]
+    torch.testing.assert_close(found[chunk][1], found[None][1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_context", [LIMIT - 9, LIMIT + 10])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("rope", BY_LENGTH)
+def test_the_rotation_is_that_of_the_whole_text(rope: str, family: str, n_context: int) -> None:
+    model = LoadedModel("random", rotating_model(rope, family), tokenizer=None)  # type: ignore[arg-type]
+    context, question, answer = tokens(n_context, 0), QUESTIONS[1], ANSWERS[0]
+    whole = torch.tensor([context + question + answer])
+    prefill(model, [tokens(3 * LIMIT, 1)], [], 4 * LIMIT)  # another text, read before
+    full = prefill(model, [context], [StreamingLLM()], whole.shape[1], 7)
+    budgets = Budgets.uniform(n_layers=model.n_layers, n_kv_heads=2, ratio=0.0)
+    found = answer_losses(model, compressed(model, full, [budgets], [StreamingLLM()]), [question], [answer])
+    labels = whole.clone()
+    labels[:, : -len(answer)] = -100
+    with torch.inference_mode():
+        expected = rotating_model(rope, family, attention="sdpa")(whole, labels=labels).loss
+    torch.testing.assert_close(found[0], expected.float(), rtol=0, atol=1e-6)
+
+
+def test_texts_of_different_rotations_are_not_read_together() -> None:
+    model = LoadedModel("random", rotating_model("longrope"), tokenizer=None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="contexts of 20 and of 40 tokens have different rotations"):
+        prefill(model, [tokens(20, 0), tokens(40, 1)], [])

@@ -15,7 +15,8 @@ class LayerContext:
     """The context of one layer, or as much of it as has been read: `S` entries of positions 0 to `S - 1`.
 
     `keys` and `values` `[B, Hkv, S, D]` are as the cache stores them, keys with their positions. `scaling` multiplies
-    query-key products; `softcap` bounds them (Gemma 2) where the model does so. No entry is padding.
+    query-key products; `softcap` bounds them (Gemma 2) where the model does so. No entry is padding. Where the rotation
+    depends on the length of a text, it is that of texts of `rotated_for` tokens (see `baklava.rotation`).
     """
 
     keys: Tensor
@@ -24,6 +25,7 @@ class LayerContext:
     softcap: float | None
     layer_index: int
     config: PreTrainedConfig
+    rotated_for: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

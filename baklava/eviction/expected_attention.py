@@ -74,7 +74,7 @@ class ExpectedAttention(EvictionPolicy):
 
         from baklava.rotary import rotary_of
 
-        rotary = rotary_of(context.config, context.layer_index)
+        rotary = rotary_of(context.config, context.layer_index, context.rotated_for)
         n_entries, n_queries = context.keys.shape[2], queries.shape[2]
         exact = torch.promote_types(queries.dtype, torch.float32)
         positions = torch.arange(n_entries - n_queries, n_entries, device=queries.device)
@@ -114,7 +114,7 @@ class ExpectedAttention(EvictionPolicy):
 
         from baklava.rotary import rotary_of
 
-        rotary = rotary_of(context.config, context.layer_index)
+        rotary = rotary_of(context.config, context.layer_index, context.rotated_for)
         n_kv_heads, n_entries = context.keys.shape[1:3]
         positions = torch.arange(n_entries, n_entries + self.n_future_positions, device=context.keys.device)
         mean = rotary.average(state.mean[:, :, None], positions)[:, :, 0].unflatten(1, (n_kv_heads, -1))

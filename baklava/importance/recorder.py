@@ -19,6 +19,7 @@ from baklava.kernels import HALVES
 from baklava.models.following import attention_paths
 from baklava.models.load import LoadedModel
 from baklava.models.residual import AttentionPath, hidden_states
+from baklava.rotation import fixed_rotation
 
 
 class Shown(NamedTuple):
@@ -73,7 +74,7 @@ class Recorder:
     def record(self, ids: Tensor, look_back: Tensor) -> None:
         """One prefill of a prompt `[1, T]`; `look_back` `[N]` are the positions that must look back."""
         self._positions = look_back
-        with torch.inference_mode():
+        with torch.inference_mode(), fixed_rotation(self._model, ids.shape[1]):
             self._model(ids, use_cache=False, logits_to_keep=1, observer=self._observe)
 
     def _observe(

@@ -24,6 +24,7 @@ from baklava.context import budgeted_layers
 from baklava.errors import UserError
 from baklava.models import model_folder
 from baklava.models.folder import content
+from baklava.rotation import DYNAMIC, Switch, switch_of
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,19 @@ class LoadedModel:
         """Positions that the model knows, those that a scaling of its rotation adds included."""
         config = self.model.config.get_text_config(decoder=True)
         rope = getattr(config, "rope_parameters", None) or {}
-        scaled = rope.get("original_max_position_embeddings", 0) * rope.get("factor", 1)
-        return max(config.max_position_embeddings, int(scaled))
+        original = rope.get("original_max_position_embeddings", 0)
+        if self.switch is not None and self.switch.kind == DYNAMIC:
+            original = self.switch.limit
+        return max(config.max_position_embeddings, int(original * rope.get("factor", 1)))
+
+    @cached_property
+    def switch(self) -> Switch | None:
+        """Where its rotation changes with the length of a text; None where it does not."""
+        return switch_of(self.model.config.get_text_config(decoder=True))
+
+    def rotated_for(self, length: int) -> int | None:
+        """A length that stands for all whose texts have the rotation of one of `length` tokens; None: all have it."""
+        return None if self.switch is None else self.switch.alike(length)
 
     def free_memory(self) -> int:
         """Bytes that are free on its device."""
