@@ -18,11 +18,13 @@ from baklava.errors import UserError
 from baklava.files import read_json, write_json
 from baklava.jobs import CalibrateJob
 from baklava.look_back import positions_that_look_back
+from baklava.models.encoder import Encoder
 from baklava.models.load import LoadedModel, load_model, load_tokenizer
+from baklava.prompts import Tokens
 from baklava.tasks.base import random_stream
 from baklava.tasks.plain_text import Documents, open_documents, pieces, split_tokens
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ class Prompt:
     ends: bool = True
 
     def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
-        """Context, question and answer as token ids; an answer that ends does so with the end-of-sequence token."""
+        """Context, question and answer as tokens of one text; an answer that ends has the end-of-sequence token."""
         end = model.tokenizer.eos_token_id if self.ends else None
-        answer = model.encode(self.answer) + ([end] if end is not None else [])
-        return model.encode(self.context, begin=True), model.encode(self.question), answer
+        parts = model.encoder.parts([self.context, self.question, self.answer], begin=True)
+        context, question, answer = Tokens.of(*parts)
+        return context, question, [*answer, end] if end is not None else answer
 
     def look_back_positions(self, n_context: int, n_after: int) -> list[int]:
         """The positions that must look back, for a prompt of `n_context` tokens and `n_after` after them.
@@ -114,10 +117,7 @@ SPLIT = "calibration"
 def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[Prompt]:
     """Prompts of the tasks, in turn."""
     tasks = [task.build() for task in settings.tasks]
-
-    def count_tokens(text: str) -> int:
-        return len(tokenizer.encode(text))
-
+    count_tokens = Encoder(tokenizer).count
     index = 0
     while True:
         task = tasks[index % len(tasks)]
@@ -149,12 +149,11 @@ def text_prompts(
     text: TextConfig, settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase, loaded: LoadedModel
 ) -> Iterator[Prompt]:
     """Pieces of a text of at most `length` tokens, none overlapping another. Ends where the text does."""
-
-    def count_tokens(text: str) -> int:
-        return len(tokenizer.encode(text))
+    encoder = Encoder(tokenizer)
+    count_tokens = encoder.count
 
     def count_later_tokens(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
+        return len(encoder.later(text))
 
     lead = max(1, round(LEAD_IN * text.continuation))
     sizes = (settings.length - text.continuation, lead, text.continuation - lead)

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from baklava.allocate import ALLOCATORS, Allocator
+from baklava.chat_settings import DATE, Date, TemplateVariables
 from baklava.choices import GROUPS, check_chosen_once, without_replaced
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
@@ -60,6 +61,9 @@ class ModelConfig(Strict):
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one"
     )
     trust_remote_code: bool = False
+    chat_template_kwargs: TemplateVariables = Field(
+        default={}, description="variables for its chat template, e.g. enable_thinking: false"
+    )
 
 
 class _Family(Strict):
@@ -223,6 +227,7 @@ class EvaluateConfig(Strict):
     seed: int = 0
     protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
     chat_template: bool = Field(default=True, description="where the tokenizer has one and the task wants it")
+    date: Date = Field(default=DATE, description="told to chat templates that write today's date")
     batch_rows: int = Field(default=128, ge=1, description="rows (cells of one sample or of several) decoded together")
     memory_gib: float | None = Field(
         default=None, gt=0, description="memory for the KV of these rows; null: half of what is free"

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from baklava.chat import chat_template
 from baklava.generation import Sequences
 from baklava.models.load import LoadedModel
 
@@ -39,7 +40,7 @@ class Pool(Generic[What]):
         self._sequences: Sequences | None = None
         self._rows: list[Row[What]] = []  # of the batch; those that have ended stay for a while
         self._stop = _stop_tokens(model)
-        self._stop_line = self._stop | set(model.encode("\n")[-1:])
+        self._stop_line = self._stop | set(model.encoder.ids("\n")[-1:])
 
     @property
     def going(self) -> list[Row[What]]:
@@ -114,5 +115,11 @@ def _share(rows: Sequence[Row[What]], started: float) -> None:
 
 
 def _stop_tokens(model: LoadedModel) -> set[int]:
-    stop = model.model.generation_config.eos_token_id
-    return set(stop if isinstance(stop, list) else [stop]) - {None}
+    """What ends an answer: the settings of generation say so, or the tokenizer does, or the chat template."""
+    tokenizer, generation = model.tokenizer, model.model.generation_config.eos_token_id
+    stop = {*(generation if isinstance(generation, list | tuple) else [generation]), tokenizer.eos_token_id}
+    template = chat_template(tokenizer)
+    if template is not None:
+        after = model.encoder.ids(template.turn_end().strip())[:1]
+        stop |= {token for token in after if token in tokenizer.added_tokens_decoder}
+    return stop - {None}

@@ -17,7 +17,7 @@ from baklava.decoding import Pool, Row
 from baklava.errors import UserError
 from baklava.generation import Sequences, answer_losses, compressed, prefill
 from baklava.models.load import LoadedModel
-from baklava.prompts import split_prompt
+from baklava.prompts import Prompts, Tokens
 from baklava.tasks import Sample, Task
 from baklava.work import Answer, Compression, Work, batches, without_memory, works_of
 
@@ -37,33 +37,30 @@ class Engine:
         self.loaded = loaded
         self.task = task
         self._settings = settings
+        self._prompts = Prompts(loaded.name, loaded.tokenizer, task, settings, loaded.template_kwargs)
         if settings.length > loaded.n_positions:
             raise UserError(
                 f"evaluate.length: {settings.length} tokens, but model {loaded.name} has {loaded.n_positions} "
                 "positions; ask for at most so many"
             )
 
-    def work(self, sample: Sample, cells: Sequence[Compression]) -> Work:
-        """The sample in tokens, split as the protocol says; at least one token is read after compression.
+    def work(self, sample: Sample, cells: Sequence[Compression], tokens: Tokens | None = None) -> Work:
+        """The sample in tokens, split as the protocol says, where they are not given.
 
         Raises `UserError` where it takes more positions than the model has, and where a part of it is empty.
         """
-        settings = self._settings
-        parts = split_prompt(sample, self.loaded.tokenizer, protocol=settings.protocol, chat=settings.chat_template)
-        context, rest = self.loaded.encode(parts.context, begin=parts.begin), self.loaded.encode(parts.rest)
-        if not rest:
-            context, rest = context[:-1], context[-1:]
+        context, question, answer = tokens or self._prompts.tokens(sample)
         if not context:
             raise UserError(f"task {self.task.name}: sample {sample.index} has no context to compress; leave it out")
-        if self.task.by_loss and not self.loaded.encode(sample.answers[0]):
+        if self.task.by_loss and not answer:
             raise UserError(f"task {self.task.name}: sample {sample.index} has no tokens to score; leave it out")
-        needed = len(context) + len(rest) + sample.max_new_tokens
+        needed = len(context) + len(question) + max(len(answer), sample.max_new_tokens)
         if needed > self.loaded.n_positions:
             raise UserError(
                 f"task {self.task.name}: sample {sample.index} takes {needed} tokens, but model {self.loaded.name} "
                 f"has {self.loaded.n_positions} positions; lower evaluate.length"
             )
-        work = Work(sample, context, rest, cells)
+        work = Work(sample, context, question, cells, answer)
         return replace(work, rotated_for=self.loaded.rotated_for(self._length(work)))
 
     def answers(
@@ -113,8 +110,7 @@ class Engine:
 
     def n_after(self, work: Work) -> int:
         """Tokens that are read together after the context."""
-        answer = self.loaded.encode(work.sample.answers[0]) if self.task.by_loss else []
-        return len(work.question) + len(answer)
+        return len(work.question) + len(work.answer)
 
     def _length(self, work: Work) -> int:
         """Of the whole text: up to the end of a known answer, or to the last token that the model may have to read."""
@@ -272,8 +268,8 @@ class _Run:
     def _by_loss(self, sequences: Sequences, begun: Sequence[_Begun], seconds: float, started: float) -> list[Answer]:
         """Losses per token of the answers, and the geometric mean probabilities that are their scores."""
         loaded = self._engine.loaded
-        texts = [loaded.encode(one.work.sample.answers[0]) for one in begun]
-        losses = answer_losses(loaded, sequences, [one.work.question for one in begun], texts).tolist()
+        questions, answers = [one.work.question for one in begun], [one.work.answer for one in begun]
+        losses = answer_losses(loaded, sequences, questions, answers).tolist()
         seconds += (time.perf_counter() - started) / len(begun)
         found = [{"prediction": "", "score": math.exp(-loss), "loss": loss} for loss in losses]
         return [self._engine.record(one, each, seconds) for one, each in zip(begun, found, strict=True)]

@@ -8,4 +8,4 @@ class UserError(ValueError):
 
 
 class DataError(UserError):
-    """A file or a data set of which no sample can be made, whatever its rows hold."""
+    """A file, a data set or a chat template of which no sample can be made, whatever the rows hold."""

@@ -21,6 +21,7 @@ from baklava.fingerprint import fingerprint
 from baklava.jobs import EvaluateJob
 from baklava.models.load import LoadedModel, identity, load_model, load_tokenizer
 from baklava.parquet import write_parquet_rows
+from baklava.prompts import Prompts, Tokens
 from baklava.records import COLUMNS, SCHEMA, failed_record
 from baklava.store import Store
 from baklava.tasks import Sample
@@ -55,7 +56,8 @@ class _Run:
         self._task = job.task.build()
         self._task.check()  # once more: a node of a cluster may lack what there was where the workflow was planned
         self._samples = job.shard.samples(self._task.n_samples(job.evaluate.n_samples))
-        self._tokenizer = load_tokenizer(job.model)
+        model, tokenizer = job.model, load_tokenizer(job.model)
+        self._prompts = Prompts(model.name, tokenizer, self._task, job.evaluate, model.chat_template_kwargs)
         self._cells = _cells(job)
         self._places = {id(cell): place for place, cell in enumerate(self._cells)}
         self.store = _store(job)
@@ -86,8 +88,9 @@ class _Run:
         ]
         return [cell.fingerprint(*shared) for cell in self._cells]
 
-    def _keys_of(self, sample: Sample) -> list[str]:
-        digest = fingerprint(asdict(sample))
+    def _keys_of(self, sample: Sample, tokens: Tokens) -> list[str]:
+        """The tokens stand for all that makes them: tokenizer, chat template, its variables, the date."""
+        digest = fingerprint(asdict(sample), tokens)
         return [f"{one}-{digest}" for one in self._fingerprints]
 
     def missing(self) -> Iterator[Work]:
@@ -97,6 +100,7 @@ class _Run:
                 sample = self._sample(index)
                 if not self._task.by_loss:  # are these answers that the metric can work with?
                     self._task.score("", sample.answers, sample.all_classes)
+                tokens = self._prompts.tokens(sample)
             except DataError:
                 raise
             except UserError as error:
@@ -104,14 +108,14 @@ class _Run:
                 self._keys[index] = []
                 self.progress.update(len(self._cells))
                 continue
-            keys = self._keys_of(sample)
+            keys = self._keys_of(sample, tokens)
             self._keys[index] = keys
             missing = [cell for cell, key in zip(self._cells, keys, strict=True) if key not in self.store]
             self.progress.update(len(keys) - len(missing))
             if missing:
                 engine = self.engine  # what is wrong with all samples is no failure of one
                 try:
-                    work = engine.work(sample, missing)
+                    work = engine.work(sample, missing, tokens)
                 except UserError as error:
                     self.failed[index] = str(error)
                     self.progress.update(len(missing))
@@ -141,7 +145,7 @@ class _Run:
             seed=settings.seed,
             index=index,
             length=settings.length,
-            count_tokens=lambda text: len(self._tokenizer.encode(text)),
+            count_tokens=self._prompts.encoder.count,
         )
 
     def keep(self, answers: list[Answer]) -> None:

@@ -35,6 +35,11 @@ from baklava.config import (
 from baklava.layout import Layout
 
 
+def _without_template(model: ModelConfig) -> ModelConfig:
+    """For stages that use no chat template: variables for it are no reason to do them again."""
+    return model.model_copy(update={"chat_template_kwargs": {}})
+
+
 class CalibrateJob(Strict):
     """Write the calibration prompts in the model's tokens."""
 
@@ -44,7 +49,9 @@ class CalibrateJob(Strict):
 
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> CalibrateJob:
-        return cls(model=config.models[model], calibration=config.calibration, prompts=layout.prompts(model))
+        return cls(
+            model=_without_template(config.models[model]), calibration=config.calibration, prompts=layout.prompts(model)
+        )
 
 
 class ProfileJob(Strict):
@@ -58,7 +65,7 @@ class ProfileJob(Strict):
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> ProfileJob:
         return cls(
-            model=config.models[model],
+            model=_without_template(config.models[model]),
             profile=config.profile,
             prompts=layout.prompts(model),
             output=layout.profile(model),
@@ -77,7 +84,7 @@ class CurvesJob(Strict):
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str, eviction: str) -> CurvesJob:
         return cls(
-            model=config.models[model],
+            model=_without_template(config.models[model]),
             eviction=config.evictions[eviction],
             curves=config.curves,
             prompts=layout.prompts(model),
@@ -103,7 +110,7 @@ class AllocateJob(Strict):
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str, allocator: str, eviction: str) -> AllocateJob:
         return cls(
-            model=config.models[model],
+            model=_without_template(config.models[model]),
             allocator=config.allocators[allocator],
             eviction=config.evictions[eviction],
             search=config.search,
@@ -209,7 +216,7 @@ class MeasureJob(Strict):
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> MeasureJob:
         return cls(
-            model=config.models[model],
+            model=_without_template(config.models[model]),
             evictions=config.evictions,
             measure=config.measure,
             cells=_all_cells(config, layout, model),
@@ -243,7 +250,7 @@ class ValidateJob(Strict):
     @classmethod
     def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> ValidateJob:
         return cls(
-            model=config.models[model],
+            model=_without_template(config.models[model]),
             settings=config.validation,
             calibration=config.calibration,
             profiling=config.profile,

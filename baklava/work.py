@@ -62,7 +62,7 @@ def cells_of(
 
 @dataclass(frozen=True)
 class Work:
-    """A sample, its tokens that are compressed and those that are read after it, and the cells that answer it.
+    """A sample, its tokens that are compressed and those that are read after them, and the cells that answer it.
 
     Where the model's rotation depends on the length of a text, `rotated_for` stands for it; such works are computed
     together only where they have the same.
@@ -72,6 +72,7 @@ class Work:
     context: list[int]
     question: list[int]
     cells: Sequence[Compression]
+    answer: Sequence[int] = ()  # where it is read, not generated
     rotated_for: int | None = None
 
 

@@ -6,13 +6,15 @@ from itertools import pairwise, permutations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_tokenizers import AFTER, KINDS
+from small_tokenizers import tokenizer as of_kind
 
 from baklava.calibration import Calibration, Prompt, calibrate
 from baklava.config import compose
 from baklava.errors import UserError
 from baklava.jobs import CalibrateJob
 from baklava.layout import Layout
-from baklava.models.load import load_model
+from baklava.models.load import LoadedModel, load_model
 from baklava.profile import profile_prompts
 from baklava.tasks.base import SPLITS, Task, random_stream
 
@@ -226,3 +228,24 @@ class TestText:
 def test_positions_are_part_of_the_fingerprint():
     plain, marked = (Calibration((Prompt("t", 0, "a", "b", "c", look_back),), ()) for look_back in (None, (0, 1)))
     assert plain.fingerprint != marked.fingerprint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ends", [True, False])
+def test_tokens_are_those_of_one_text_and_only_an_answer_ends_it(kind, ends):
+    tokenizer = of_kind(kind)
+    loaded = LoadedModel("mine", None, tokenizer)
+    prompt = Prompt("t", 0, "A fox ate 12", "34 figs.\n\nWhat is", " left? 5", ends=ends)
+    context, question, answer = prompt.token_ids(loaded)
+    whole = tokenizer.encode("A fox ate 1234 figs.\n\nWhat is left? 5")
+    if kind in AFTER:
+        assert whole.pop() == tokenizer.eos_token_id
+    assert context + question + answer == whole + [tokenizer.eos_token_id] * ends
+    assert context and question and answer
+
+
+def test_a_question_that_is_a_part_of_the_answers_first_token_is_read_with_the_end_of_the_context():
+    tokenizer = of_kind("gpt2")
+    prompt = Prompt("t", 0, "The grass is green.", " ", "The sky", ends=False)
+    texts = [tokenizer.decode(part) for part in prompt.token_ids(LoadedModel("mine", None, tokenizer))]
+    assert texts == ["The grass is green", ".", " The sky"]

@@ -243,6 +243,17 @@ MISTAKES = [
     ("tasks.vt.name=../vt", "tasks.vt.name", "'../vt'"),
     ("+tasks={a/b: {name: vt, family: vt}}", "tasks.a/b", "'a/b'"),
     ("tasks.vt.name=other", "tasks", "vt: its name must be 'vt' too, got 'other'"),
+    ("+models.tiny-llama.chat_template_kwargs=thinking", "models.tiny-llama.chat_template_kwargs", "dictionary"),
+    (
+        "+models.tiny-llama.chat_template_kwargs={tokenize: true}",
+        "models.tiny-llama.chat_template_kwargs",
+        "'tokenize'",
+    ),
+    ("+models.tiny-llama.chat_template_kwargs={a b: 1}", "models.tiny-llama.chat_template_kwargs", "'a b'"),
+    ("+models.tiny-llama.chat_template_kwargs={a: [1]}", "models.tiny-llama.chat_template_kwargs", "a: expected text"),
+    ("+models.tiny-llama.chat_template_kwargs={a: nan}", "models.tiny-llama.chat_template_kwargs", "a: expected text"),
+    ("evaluate.date=20240726", "evaluate.date", "such as 2024-07-26"),
+    ("evaluate.date=2024-02-30", "evaluate.date", "valid date"),
     # group choices and grammar
     ("model=gpt-9", "model/gpt-9", "tiny-llama"),
     ("experiment=nothing", "experiment/nothing", "demo"),
@@ -307,6 +318,12 @@ class TestSchema:
 
     def test_methods_are_allocators_by_eviction_policies(self, default: ExperimentConfig) -> None:
         assert list(walk(default)) == [("uniform", "streaming_llm"), ("baklava", "streaming_llm")]
+
+    def test_variables_of_a_chat_template_keep_their_kinds(self) -> None:
+        given = "{enable_thinking: false, effort: low, n: 3, part: 0.5, role: null}"
+        models = compose([f"+models.tiny-llama.chat_template_kwargs={given}"]).models
+        expected = {"enable_thinking": False, "effort": "low", "n": 3, "part": 0.5, "role": None}
+        assert models["tiny-llama"].chat_template_kwargs == expected
 
     def test_parameters_that_no_file_mentions_can_be_added(self) -> None:
         config = compose(["allocators.baklava.search=false", "allocators.baklava.slope=3"])

@@ -15,12 +15,15 @@ from baklava.decoding import Pool, Row
 from baklava.eviction import SnapKV, StreamingLLM
 from baklava.generation import compressed, prefill
 from baklava.models.load import LoadedModel
+from baklava.training.tokenizer import build_tokenizer
 
 NEWLINE = 7
 
 
 class Tokens:
     """A tokenizer that knows the new line alone."""
+
+    eos_token_id = None
 
     def encode(self, text: str, **_: Any) -> list[int]:
         return {"\n": [NEWLINE]}[text]
@@ -111,6 +114,41 @@ def test_a_row_of_one_line_ends_at_the_new_line_and_does_not_begin_with_it(monke
     other = answers(loaded, [[0, 1]], [0], one_line=True)
     assert other[1] == free[1]
     assert other[0] and free[0][0] not in other[0]
+
+
+@pytest.mark.parametrize("ends", ["generation", "several", "tokenizer"])
+def test_a_row_ends_at_every_end_token_and_leaves_it_out(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    loaded = MODELS["llama"]
+    free = answers(loaded, [[0]], [0])[0]
+    place = next(i for i in range(1, LENGTHS[0]) if free[i] not in free[:i])
+    if ends == "tokenizer":
+        monkeypatch.setattr(Tokens, "eos_token_id", free[place])
+    else:
+        end = free[place] if ends == "generation" else [58, free[place]]
+        monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", end)
+    assert answers(loaded, [[0]], [0])[0] == free[:place]
+
+
+def test_end_tokens_are_those_of_generation_of_the_tokenizer_and_of_the_chat_template() -> None:
+    tokenizer = build_tokenizer()
+    model = random_model()
+    loaded = LoadedModel("mine", model, tokenizer)
+    own, answer = tokenizer.eos_token_id, "{{ messages[-1].content }}"
+    assert decoding._stop_tokens(loaded) == {own}
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>", "<|more|>"]})
+    end, more = tokenizer.convert_tokens_to_ids(["<|eot|>", "<|more|>"])
+    for template, expected in (
+        (answer + "<|eot|>\n<|more|>", {own, end}),
+        (answer + "\n<|eot|>", {own, end}),
+        (answer + "\nUser:", {own}),
+        ("{{ raise_exception('no assistant here') }}", {own}),
+    ):
+        tokenizer.chat_template = template
+        assert decoding._stop_tokens(loaded) == expected
+    tokenizer.chat_template = None
+    model.generation_config.eos_token_id = [end, more]
+    tokenizer.eos_token = None
+    assert decoding._stop_tokens(loaded) == {end, more}
 
 
 def test_rows_join_only_what_has_read_on() -> None:

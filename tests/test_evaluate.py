@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import weakref
 from dataclasses import replace
@@ -24,6 +25,7 @@ from baklava.engine import Engine
 from baklava.errors import UserError
 from baklava.evaluate import evaluate
 from baklava.jobs import EvaluateJob
+from baklava.models import reference_model_path
 from baklava.records import COLUMNS, SCHEMA
 from baklava.summarize import summary
 from baklava.work import Answer, batches
@@ -146,6 +148,35 @@ def test_budgets_policy_and_engine_version_are_part_of_the_key(tmp_path: Path, m
     assert run(one, monkeypatch)[0] == []
 
 
+def test_all_that_makes_a_prompt_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a template that writes the date and reads a switch; where it writes no date, another one changes nothing."""
+    folder = tmp_path / "model"
+    shutil.copytree(reference_model_path("tiny-llama"), folder)
+    monkeypatch.setattr("baklava.models.load.content", lambda model: None)  # as of files on a hub
+    template, dated = "{{ messages[0].content }}{% if short %}!{% endif %}", "{{ strftime_now('%d %B') }}\n"
+
+    def n_computed(text: str, *, date: str = "2024-07-26", **kwargs: bool) -> int:
+        (folder / "chat_template.jinja").write_text(text)
+        model = {"name": "m", "path": str(folder), "dtype": "float32", "chat_template_kwargs": kwargs}
+        one = job(tmp_path, model=model, evaluate={"n_samples": 1, "length": LENGTH, "date": date})
+        return len(run(one, monkeypatch)[0])
+
+    assert n_computed(dated + template) == 2
+    assert n_computed(dated + template) == 0
+    assert n_computed(dated + template, date="2024-07-27") == 2
+    assert n_computed(dated + template, short=True) == 2
+    assert n_computed(dated + template, short=False) == 0
+    assert n_computed(template) == 2
+    assert n_computed(template, date="2024-07-27") == 0
+
+
+def test_variables_that_a_chat_template_does_not_read_are_refused_before_any_answer(tmp_path: Path) -> None:
+    one = job(tmp_path)
+    model = one.model.model_copy(update={"chat_template_kwargs": {"enable_thinking": False}})
+    with pytest.raises(UserError, match=r"^models\.tiny-llama\.chat_template_kwargs: its tokenizer has no"):
+        evaluate(one.model_copy(update={"model": model}))
+
+
 def test_batch_size_is_no_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(job(tmp_path), monkeypatch)
     other = job(tmp_path, evaluate={"n_samples": 3, "length": LENGTH, "batch_rows": 1})
@@ -248,7 +279,7 @@ def test_a_sample_too_long_for_the_positions_of_the_model_has_failed(
     one = own(tmp_path, [GOOD, {**GOOD, "context": "boat " * 140}], evaluate={"n_samples": 2, "length": 150})
     work = Engine.work
 
-    def templated(self: Engine, sample: Any, cells: Any) -> Any:
+    def templated(self: Engine, sample: Any, cells: Any, _: Any) -> Any:
         longer = sample.context + "boat " * 40 if sample.index else sample.context
         return work(self, replace(sample, context=longer), cells)
 

@@ -213,3 +213,10 @@ class TestCheck:
         job = all_jobs(compose())["profile"][0].model_dump(mode="json")
         with pytest.raises(UserError, match=r"^--job: calibration: Field required; and 2 more$"):
             check(jobs.CalibrateJob, job, source="--job")
+
+
+def test_variables_of_a_chat_template_are_no_reason_to_profile_again() -> None:
+    settings = ["experiment=demo", "measure.enabled=true", "validate.enabled=true"]
+    plain = all_jobs(compose(settings))
+    thinking = all_jobs(compose([*settings, "+models.tiny-llama.chat_template_kwargs={enable_thinking: false}"]))
+    assert [stage for stage in STAGES if plain[stage] != thinking[stage]] == ["evaluate", "page"]

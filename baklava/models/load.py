@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from transformers import (
 )
 
 from baklava import attention
+from baklava.chat_settings import TemplateValue
 from baklava.config import ModelConfig
 from baklava.context import budgeted_layers
 from baklava.errors import UserError
 from baklava.models import model_folder
+from baklava.models.encoder import Encoder
 from baklava.models.folder import content
 from baklava.rotation import DYNAMIC, Switch, switch_of
 
@@ -34,6 +36,7 @@ class LoadedModel:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)  # for its chat template
 
     @property
     def device(self) -> torch.device:
@@ -87,16 +90,23 @@ class LoadedModel:
             return torch.cuda.mem_get_info(self.device)[0]
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        return Encoder(self.tokenizer)
+
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
-        """Token ids; `begin` adds the special tokens that the tokenizer puts before a text."""
-        return self.tokenizer.encode(text, add_special_tokens=begin)
+        """Token ids of a text that goes on after another, or, with `begin`, of a whole one with what stands before it.
+
+        Of a text in parts, `encoder.parts` gives the tokens.
+        """
+        return self.encoder.ids(text, begin=True) if begin else self.encoder.later(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def count_tokens(self, text: str) -> int:
-        return len(self.encode(text, begin=True))
+        return self.encoder.count(text)
 
 
 def resolve(config: ModelConfig) -> str:
@@ -139,7 +149,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
         if not isinstance(getattr(model.config, name, None), int):
             raise UserError(f"model {config.name}: its config has no {name}; BaKlaVa needs a decoder with KV heads")
     nn.Module.to(model, device)
-    return LoadedModel(config.name, model.eval(), tokenizer)
+    return LoadedModel(config.name, model.eval(), tokenizer, config.chat_template_kwargs)
 
 
 def _device(config: ModelConfig) -> str:
