@@ -73,11 +73,11 @@ def sizes_of(monkeypatch: pytest.MonkeyPatch, name: str, place: int) -> list[int
     return sizes
 
 
-def test_answers_do_not_depend_on_batches_or_order(loaded: LoadedModel, cells: list[Compression]) -> None:
+def test_answers_do_not_depend_on_batches_chunks_or_order(loaded: LoadedModel, cells: list[Compression]) -> None:
     samples = [sample(loaded, index, length=length) for index, length in enumerate((400, 392, 400, 390))]
     alone = records(loaded, cells, samples, batch_rows=1)
     assert len(alone) == len(cells) * len(samples)
-    assert records(loaded, cells[::-1], samples, batch_rows=4) == alone
+    assert records(loaded, cells[::-1], samples, batch_rows=4, prefill_chunk=150) == alone
     assert records(loaded, cells[2:], samples[::-1], batch_rows=64) == {
         key: value for key, value in alone.items() if key[1] in {cell.label for cell in cells[2:]}
     }

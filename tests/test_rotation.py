@@ -199,6 +199,14 @@ class TestGenerate:
         plain = rotating_model(rope, family, attention="sdpa")
         assert made.tolist() == generated(plain, ids).tolist()
 
+    @pytest.mark.parametrize(("family", "rope"), [case for case in CASES_BY_LENGTH if case[1] == "longrope"])
+    def test_after_a_long_context_that_was_read_in_chunks(self, family: str, rope: str) -> None:
+        model, ids = rotating_model(rope, family), random_tokens(LIMIT + 8)
+        cache = BudgetedCache(model.config, full(family))
+        cache.prefill(model, ids[:, : LIMIT + 1], chunk=9)
+        made = model.generate(ids, past_key_values=cache, **GREEDY)
+        assert made.tolist() == generated(rotating_model(rope, family, attention="sdpa"), ids).tolist()
+
     def test_padding_is_not_counted(self) -> None:
         model = rotating_model("longrope", "phi3")
         ids, mask = random_tokens(LIMIT + 10), torch.ones(1, LIMIT + 10, dtype=torch.int64)
