@@ -126,6 +126,7 @@ def soft_cap(scores: Tensor, softcap: float) -> Tensor:
     return scores.div(softcap).tanh_().mul_(softcap)
 
 
+@torch.compiler.disable  # compiled, it would lose the layer that the keys carry
 def baklava_attention(
     module: nn.Module,
     query: Tensor,
@@ -170,6 +171,11 @@ def baklava_mask(
     **kwargs: Any,
 ) -> Tensor | None:
     """Visible positions `[B, 1, Q, T]`, only where there is more to say than causality: padding, sliding windows."""
+    if attention_mask is not None and attention_mask.shape[1] < q_offset + q_length:
+        raise UserError(
+            f"the attention mask shows {attention_mask.shape[1]} positions, and {q_offset + q_length} are read with "
+            "these tokens; pass the mask of all of them"
+        )
     padded = attention_mask is not None and not bool(attention_mask.all())
     plain = allow_is_causal_skip and not padded and q_offset + q_length == kv_length
     if plain and local_size is None:

@@ -80,6 +80,10 @@ class BudgetedLayer(AttendingLayer):
             raise UserError(
                 f"the cache holds {self.dtype} and was given {keys.dtype}; read the context with the model as it is now"
             )
+        if self.compressed is not None and keys.requires_grad and self.compressed.ring.is_inference():
+            raise UserError(
+                "the context was read under torch.inference_mode(); read on under it, or under torch.no_grad()"
+            )
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take in keys and values `[B, Hkv, T, D]`; returns what the attention hands on to `attend`."""

@@ -17,10 +17,12 @@ from baklava.budgets import Budgets
 from baklava.compression import Compressed, RowSettings
 from baklava.context import ContextCache, ContextLayer, cache_layers
 from baklava.errors import UserError
-from baklava.eviction import EvictionPolicy, policy_named
+from baklava.eviction import EvictionPolicy
 from baklava.generate_call import prompt_of
 from baklava.padding import padding_given
 from baklava.rotation import LONGROPE, fixed_rotation, switch_of
+
+_EVAL = "training with gradient checkpointing leaves caches out: call model.eval()"
 
 
 class BudgetedCache(Cache):
@@ -50,7 +52,7 @@ class BudgetedCache(Cache):
         config = config.get_text_config(decoder=True)
         if decoding not in get_args(Decoding):
             raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
-        settings = RowSettings([budgets] if isinstance(budgets, Budgets) else list(budgets), _policies(eviction))
+        settings = RowSettings.of(budgets, eviction)
         self._config = config
         switch = switch_of(config)
         self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
@@ -58,6 +60,7 @@ class BudgetedCache(Cache):
         settings.check_shape((sum(isinstance(one, BudgetedLayer) for one in layers), config.num_key_value_heads))
         super().__init__(layers)
         self._prefilling = False
+        self._announced = 0  # tokens of a pass that has begun and has not reached the cache
 
     @classmethod
     def from_context(
@@ -163,9 +166,10 @@ class BudgetedCache(Cache):
                 logits_to_keep=1,
             ).logits
         if self.get_seq_length() != length:
-            raise UserError("the model read the context without its cache; call model.eval() first")
+            raise UserError(f"the model read the context without its cache; {_EVAL}")
         return logits[:, -1]
 
+    @torch.compiler.disable  # the layers' bookkeeping is Python's
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         check_attention(self._config)
         if layer_idx == 0:
@@ -180,12 +184,16 @@ class BudgetedCache(Cache):
                 f"the model was given no new tokens, and the cache has read {self.get_seq_length()}; give generate "
                 "all tokens with at least one new one, or the new ones only with an attention_mask for all tokens"
             )
+        if query_length == 1 < self._announced and not self.get_seq_length():
+            raise UserError(f"the model read {self._announced} tokens without its cache; {_EVAL}")
+        self._announced = query_length
         return super().get_mask_sizes(query_length, layer_idx)
 
     def _begin(self, keys: Tensor) -> None:
         """Look at the keys `[B, Hkv, T, D]` of a new pass before any layer takes it in."""
         layers: list[Any] = self.layers
         seen = self.get_seq_length()
+        self._announced = 0
         if seen != layers[-1].get_seq_length():
             raise UserError("the last pass broke off between two layers; call reset() and read the context again")
         prompt = prompt_of(self, keys.shape[2])
@@ -282,14 +290,3 @@ def _append_window(layer: Any, other: Any) -> None:
         padded = [torch.nn.functional.pad(one, (0, 0, n - one.shape[2], 0)) for one in windows]
         setattr(layer, name, torch.cat(padded))
     layer.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
-
-
-def _policies(eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy]) -> list[EvictionPolicy]:
-    given = [eviction] if isinstance(eviction, str | EvictionPolicy) else eviction
-    try:
-        policies = [policy_named(one) if isinstance(one, str) else one for one in given]
-    except TypeError:
-        policies = [given]  # type: ignore[list-item]
-    if odd := [one for one in policies if not isinstance(one, EvictionPolicy)]:
-        raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {odd[0]!r}")
-    return policies

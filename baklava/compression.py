@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from baklava.budgets import Budgets
 from baklava.context import ContextLayer, RowGroup
 from baklava.errors import UserError
-from baklava.eviction import EvictionPolicy
+from baklava.eviction import EvictionPolicy, policy_named
 from baklava.eviction.base import ranking
 from baklava.ragged import RaggedEntries, before_each, slots_of
 
@@ -29,6 +30,20 @@ class RowSettings:
         self._budgets = budgets
         self.policies = policies
         self._entries: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    @classmethod
+    def of(
+        cls, budgets: Budgets | Sequence[Budgets], eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy]
+    ) -> RowSettings:
+        """Of what a user gave: either one for all rows, or one per row; policies may be names."""
+        given: list[Any] = list(budgets) if isinstance(budgets, list | tuple) else [budgets]
+        if odd := [one for one in given if not isinstance(one, Budgets)]:
+            raise UserError(f"budgets must be Budgets, or one per row, got {odd[0]!r}; Budgets.load reads a file")
+        chosen: list[Any] = list(eviction) if isinstance(eviction, list | tuple) else [eviction]
+        policies = [policy_named(one) if isinstance(one, str) else one for one in chosen]
+        if odd := [one for one in policies if not isinstance(one, EvictionPolicy)]:
+            raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {odd[0]!r}")
+        return cls(given, policies)
 
     def check_shape(self, shape: tuple[int, int]) -> None:
         """Raises `UserError` for budgets that are not for `shape`, (layers that see all tokens, KV heads)."""

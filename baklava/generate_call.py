@@ -68,10 +68,8 @@ def _prefill(variables: Mapping[str, Any], seen: int, n_new: int) -> Prompt:
     elif nth == 0:
         _check_whole(variables["input_ids"].shape[1], variables["mask_length"], seen)
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
-    if len(chunks) < 2:
+    if embeddings or not chunks:  # which transformers does not cut
         return Prompt(n_new, copies=copies)
-    if embeddings:
-        raise UserError("generate(prefill_chunk_size=) cuts no inputs_embeds; leave out one of the two")
     return Prompt(sum(one.shape[-1] for one in chunks[nth:]), variables["attention_mask"], copies)
 
 

@@ -12,6 +12,7 @@ from large_scores import BIAS
 from layer_contexts import N_KV_HEADS, kept, random_layer, rows_of, scores_of
 from pydantic import TypeAdapter, ValidationError
 
+from baklava.errors import UserError
 from baklava.eviction import (
     H2O,
     POLICIES,
@@ -20,6 +21,7 @@ from baklava.eviction import (
     ExpectedAttention,
     SnapKV,
     StreamingLLM,
+    policy_named,
 )
 from baklava.kernels import HALVES
 
@@ -156,3 +158,19 @@ def test_every_policy_has_its_own_file_and_a_choice_in_conf() -> None:
     chosen = {yaml.safe_load(path.read_text())["family"] for path in CONF.glob("*.yaml")}
     assert set(POLICIES) <= files
     assert set(POLICIES) == chosen
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_choice_in_conf_is_the_policy_of_that_name(path: Path) -> None:
+    """So that the name in the path of a budgets file is what `BudgetedCache(eviction=...)` takes."""
+    values = yaml.safe_load(path.read_text())
+    assert values.pop("name") == path.stem
+    family = values.pop("family")
+    assert policy_named(path.stem) == TypeAdapter(POLICIES[family]).validate_python(values)
+
+
+def test_ada_kv_goes_over_every_other_policy_by_name() -> None:
+    for family in set(POLICIES) - {"adakv"}:
+        assert policy_named(f"ada_{family}") == AdaKV(inner=POLICIES[family]())
+    with pytest.raises(UserError, match=r"unknown eviction policy 'ada_adakv'; known: ada_expected_attention, .*tova"):
+        policy_named("ada_adakv")
