@@ -244,10 +244,10 @@ def test_a_sample_that_cannot_be_made_or_scored_is_recorded_and_the_others_answe
 def test_a_sample_that_fits_into_no_memory_has_failed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefill, compressed = engine_module.prefill, engine_module.compressed
 
-    def scarce_prefill(loaded: Any, contexts: Any, policies: Any) -> Any:
+    def scarce_prefill(loaded: Any, contexts: Any, policies: Any, *more: Any) -> Any:
         if max(map(len, contexts)) > 150:
             raise torch.OutOfMemoryError
-        return prefill(loaded, contexts, policies)
+        return prefill(loaded, contexts, policies, *more)
 
     def scarce(loaded: Any, prefilled: Any, budgets: Any, policies: Any, places: Any) -> Any:
         if any(prefilled.lengths[place] > 80 and not one.ratio for place, one in zip(places, budgets, strict=True)):
