@@ -27,6 +27,7 @@ from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.importance import ESTIMATORS
 from baklava.layout import ratio_name
+from baklava.overrides import apply, as_text, named, readable
 from baklava.tasks import FAMILIES, Task
 from baklava.tasks.needle_grid import NeedleGrid
 
@@ -441,6 +442,10 @@ def conf_folder() -> Path:
     )
 
 
+SECTIONS = (*GROUPS, "validate.calibrations")  # mappings of names, which may hold dots
+_NO_TEXT = ("string_type", "path_type")  # what pydantic says of another value where a text belongs
+
+
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("Config search path")[0].split()) or type(error).__name__
 
@@ -455,6 +460,8 @@ def check(model: type[Strict], values: Any, *, source: str) -> Any:
         if first["type"] == "missing" and key in GROUPS:
             raise UserError(f"{source}: {key}: none chosen; choose one with {GROUPS[key]}=NAME") from None
         given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
+        if first["type"] in _NO_TEXT:
+            given += "; put quotes around a text that looks like a number, true or null"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise UserError(f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{given}{more}") from None
 
@@ -462,8 +469,26 @@ def check(model: type[Strict], values: Any, *, source: str) -> Any:
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
     check_chosen_once(overrides)
-    values = without_replaced(_compose(conf_folder(), "config", overrides), overrides)
+    folder = conf_folder()
+    values = without_replaced(_compose(folder, "config", overrides), overrides)
+    texts = _with_texts(overrides, values)
+    if texts != list(overrides):
+        values = without_replaced(_compose(folder, "config", texts), texts)
     return check(ExperimentConfig, values, source="config")
+
+
+def _with_texts(overrides: Sequence[str], values: Any) -> list[str]:
+    """The overrides with quotes around what looks like a number, a truth value or null where a text belongs."""
+    texts = list(overrides)
+    try:
+        ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        for one in error.errors():
+            if one["type"] in _NO_TEXT:
+                *keys, last = one["loc"]
+                item = last if isinstance(last, int) else None
+                texts = as_text(texts, ".".join(map(str, keys if item is not None else one["loc"])), item)
+    return texts
 
 
 def compose_task(name: str) -> TaskConfig:
@@ -494,16 +519,25 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import OverrideParseException
     from omegaconf import OmegaConf
+    from omegaconf.errors import GrammarParseError, InterpolationResolutionError
 
     GlobalHydra.instance().clear()
+    overrides, of_names = named(readable(overrides, folder), SECTIONS)
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="baklava"):
-            composed = hydra_compose(name, overrides=list(overrides))
+            composed = hydra_compose(name, overrides=overrides)
+        for override in of_names:
+            apply(override, composed, SECTIONS)
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OverrideParseException as error:
         raise UserError(f"config: {error.override}: {_first_line(error)}") from None
     except Exception as error:  # odd overrides make Hydra fail in all manner of ways, assertions among them
-        raise UserError(f"config ({folder}): {_first_line(error)}") from None
+        hint = ""
+        if isinstance(error.__cause__ or error, GrammarParseError | InterpolationResolutionError):
+            hint = "; write \\${ for ${ where no other value is meant"
+        elif "value in defaults" in str(error):
+            hint = "; put quotes around a choice that looks like a number"
+        raise UserError(f"config ({folder}): {_first_line(error)}{hint}") from None
 
 
 def walk(groups: ExperimentConfig) -> Iterator[tuple[str, str]]:

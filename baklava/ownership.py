@@ -11,6 +11,7 @@ from baklava.config import ExperimentConfig
 from baklava.errors import UserError
 from baklava.files import read_json, write_json
 from baklava.layout import Layout
+from baklava.overrides import chosen
 
 SCHEMA = 1
 
@@ -29,7 +30,7 @@ def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
     if not layout.experiment_json.exists():
         return
     found = read_json(layout.experiment_json, schema=SCHEMA, what="experiment")
-    ours, theirs = _chosen(overrides), found.get("experiment")
+    ours, theirs = chosen(overrides, "experiment"), found.get("experiment")
     if ours == theirs:
         return
     for key, there, here in _differences(found.get("settings"), _settings(config)):
@@ -43,15 +44,9 @@ def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
 def claim_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
     """Write down which experiment the results folder is for, and its settings; nothing where that is so already."""
     path = Layout(config.results, config.name).experiment_json
-    values = {"experiment": _chosen(overrides), "settings": _settings(config)}
+    values = {"experiment": chosen(overrides, "experiment"), "settings": _settings(config)}
     if not path.exists() or read_json(path, schema=SCHEMA, what="experiment") != values:
         write_json(path, values, schema=SCHEMA)
-
-
-def _chosen(overrides: Sequence[str]) -> str | None:
-    """The `experiment=NAME` among Hydra overrides: the last one counts."""
-    chosen = [one.partition("=")[2] for one in overrides if one.lstrip("+").startswith("experiment=")]
-    return chosen[-1] if chosen else None
 
 
 def _named(experiment: str | None) -> str:
@@ -72,8 +67,12 @@ def _differences(there: Any, here: Any, key: str = "") -> Iterator[tuple[str, An
 
 
 def _check_writable(folder: Path) -> None:
-    nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists() or one.is_symlink())
+    try:
+        nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists() or one.is_symlink())
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"results: {folder}: {error.strerror}; set results=FOLDER to one that can be written") from None
     if not nearest.is_dir():
-        raise UserError(f"results: {nearest} is not a folder; set results=FOLDER to one that can be written")
+        what = "is a link to nothing" if nearest.is_symlink() and not nearest.exists() else "is not a folder"
+        raise UserError(f"results: {nearest} {what}; set results=FOLDER to one that can be written")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"results: {nearest} cannot be written; set results=FOLDER to one that can")

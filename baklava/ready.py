@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from baklava.config import ExperimentConfig
+from baklava.errors import UserError
 from baklava.models.folder import check_model
 from baklava.ownership import check_results
 
@@ -15,3 +17,11 @@ def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: b
     lengths = {"evaluate.length": config.evaluate.length, "calibration.length": config.calibration.length}
     for model in config.models.values() if models else ():
         check_model(model, lengths)
+
+
+def check_patterns(results: Path) -> None:
+    """Raise `UserError` where the results folder cannot be part of the workflow's patterns of file names."""
+    if set(str(results)) & set("{}"):
+        raise UserError(
+            f"results: {results} holds braces, which Snakemake takes for wildcards; set results=FOLDER to one without"
+        )

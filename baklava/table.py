@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from baklava.config import compose
 from baklava.errors import UserError
 from baklava.headline import Headline, ModelFigures, RatioFigures
 from baklava.layout import Layout
+from baklava.overrides import chosen, joined
 from baklava.results import read_summary
 
 MEGABYTE = 1e6
@@ -171,15 +173,16 @@ def _check_there(layout: Layout, overrides: Sequence[str]) -> None:
 
 def _how(overrides: Sequence[str]) -> str:
     """The command that makes the results of the same configuration."""
-    if not any(one.startswith("experiment=") for one in overrides):
+    if chosen(overrides, "experiment") is None:
         return "name the experiment, as in `baklava table experiment=demo`"
     return f"make them with `snakemake --cores all {_snakemake_config(overrides)}`"
 
 
 def _snakemake_config(overrides: Sequence[str]) -> str:
     experiment = " ".join(one for one in overrides if one.startswith("experiment="))
-    others = " ".join(one for one in overrides if not one.startswith("experiment="))
-    return f"--config {experiment}" + (f' overrides="{others}"' if others else "")
+    others = joined([one for one in overrides if not one.startswith("experiment=")])
+    in_quotes = shlex.quote(others) if set(others) & set('"\\$`') else f'"{others}"'
+    return f"--config {experiment}" + (f" overrides={in_quotes}" if others else "")
 
 
 def _tasks(layout: Layout) -> str:

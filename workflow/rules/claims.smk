@@ -18,7 +18,7 @@ rule claims:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=claims_job.model_dump_json(),
+        job=whole(claims_job),
     message:
         "Claims: {output.markdown}"
     shell:

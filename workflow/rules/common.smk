@@ -16,7 +16,8 @@ from baklava.figures import report_figures
 from baklava.layout import Layout
 from baklava.models.folder import content
 from baklava.ownership import claim_results
-from baklava.ready import check_ready
+from baklava.ready import check_patterns, check_ready
+from baklava.snakemake_config import overrides_of, packed
 from baklava.tracking.address import store_fingerprint
 
 
@@ -25,17 +26,13 @@ def composed_experiment(settings: dict[str, object]) -> tuple[ExperimentConfig, 
 
     A mistake ends the run with one line; an exception of Snakemake's would come with lines of this file.
     """
-    unknown = sorted(set(settings) - {"experiment", "overrides"})
-    if unknown:
-        raise SystemExit(f'error: --config {unknown[0]}: known keys are experiment and overrides="KEY=VALUE ..."')
-    # At the spaces before each KEY=, so that a value may hold spaces too.
-    some = re.split(r"\s+(?=~|\+*[\w.@/-]+=)", str(settings.get("overrides") or "").strip())
-    overrides = [f"experiment={settings.get('experiment', 'demo')}", *filter(None, some)]
     try:
+        overrides = overrides_of(settings, typed, workflow.config_settings.config)
         composed = compose(overrides)
         check_ready(composed, overrides)
+        check_patterns(composed.results)
         return composed, overrides
-    except UserError as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
@@ -78,6 +75,11 @@ def validate_job(wildcards):
     return jobs.ValidateJob.of(experiment, layout, wildcards.model)
 
 
+def whole(job):
+    """The parameter of a rule without wildcards; as a text it would be searched for braces."""
+    return lambda wildcards: job.model_dump_json()
+
+
 def memory(stage: str):
     """What a job of this stage asks for in MB, more with every attempt: the last one may have died for want of it."""
     return lambda wildcards, attempt: attempt * getattr(experiment.resources, stage).mem_mb
@@ -88,7 +90,9 @@ def minutes(stage: str) -> int:
     return getattr(experiment.resources, stage).runtime
 
 
+typed = list(workflow.config_settings.config_args or ())
 experiment, overrides = composed_experiment(config)
+workflow.config_settings.config_args = packed(typed, overrides)  # for jobs on a cluster, which read this file again
 layout = Layout(experiment.results, experiment.name)
 
 # Jobs find the `baklava` of the Python that runs Snakemake.

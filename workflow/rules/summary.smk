@@ -24,7 +24,7 @@ rule summary:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=summarize_job.model_dump_json(),
+        job=whole(summarize_job),
     message:
         "Summary: {output.csv}"
     shell:
@@ -56,7 +56,7 @@ rule figures:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=report_job.model_dump_json(),
+        job=whole(report_job),
     message:
         "Figures: {report_job.figures}"
     shell:
@@ -79,7 +79,7 @@ rule page:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=page_job.model_dump_json(),
+        job=whole(page_job),
     message:
         "Page with interactive figures: {output.page}"
     shell:
@@ -109,7 +109,7 @@ rule tracking:
         "../envs/baklava.yaml"
     params:
         store=store_fingerprint(track_job),
-        job=track_job.model_dump_json(),
+        job=whole(track_job),
     message:
         "Runs for MLflow: {output}"
     shell:
