@@ -9,11 +9,17 @@ from baklava.config import ExperimentConfig
 from baklava.errors import UserError
 from baklava.models.folder import check_model
 from baklava.ownership import check_results
+from baklava.tracking.address import is_default_store
 
 
 def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: bool = True) -> None:
     """Raise `UserError` for what would fail later: the results folder, and with `models` each model's files."""
     check_results(config, overrides)
+    if config.tracking.enabled and is_default_store(config.tracking) and "?" in str(config.results):
+        raise UserError(
+            f"results: {config.results} holds a question mark, at which the address of MLflow's database in it would "
+            "end; set results=FOLDER to one without, or tracking.uri"
+        )
     lengths = {"evaluate.length": config.evaluate.length, "calibration.length": config.calibration.length}
     for model in config.models.values() if models else ():
         check_model(model, lengths)

@@ -6,22 +6,29 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from baklava.config import TrackingConfig
 from baklava.fingerprint import fingerprint
 from baklava.jobs import TrackJob
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"  # in the results folder, where no other store is named
 LOCAL_PAGE = "http://127.0.0.1:5000"  # of `make ui`
 
 
 def store_uri(job: TrackJob) -> str:
     """The setting `tracking.uri`, else MLflow's own environment variable, else an SQLite file in the results folder."""
-    return job.tracking.uri or os.environ.get(VARIABLE) or f"{SQLITE}{job.results / 'mlflow.db'}"
+    return job.tracking.uri or os.environ.get(VARIABLE) or f"{SQLITE}{job.results / DATABASE}"
+
+
+def is_default_store(tracking: TrackingConfig) -> bool:
+    """Whether the runs are kept in the results folder."""
+    return not (tracking.uri or os.environ.get(VARIABLE))
 
 
 def artifacts_folder(uri: str, job: TrackJob) -> Path | None:
     """Where a new experiment keeps its files: a server decides that itself, a database has no place for them."""
-    return None if is_server(uri) else job.results / "mlartifacts" / job.experiment
+    return None if is_server(uri) else job.results / ARTIFACTS / job.experiment
 
 
 def lock_file(uri: str, job: TrackJob) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from baklava.errors import UserError
 from baklava.files import atomic
 from baklava.tracking.address import SQLITE, sqlite_file, without_password
+from baklava.tracking.moved import follow, local_path
 from baklava.tracking.run import Dataset, Run
 
 KEY = "baklava.key"
@@ -53,22 +55,26 @@ class Store:
     def open(cls, uri: str, experiment: str, *, artifacts: Path | None) -> Store:
         """Open the store, make its tables and the experiment if they are not there yet.
 
-        Several processes must not do that at once. `artifacts` is where a new experiment keeps its files; None leaves
-        it to the server. Raises `UserError` if the store cannot be opened.
+        Several processes must not do that at once. `artifacts` is where a new experiment keeps its files, and one whose
+        database was moved or copied too; None leaves it to the server. Raises `UserError` if the store cannot be
+        opened.
         """
         location = None if artifacts is None else artifacts.resolve().as_uri()
         database = sqlite_file(uri)
         try:
             if database is not None and not database.exists():
                 _make_tables(database)
+            elif database is not None and artifacts is not None:
+                follow(database, artifacts.parent, experiment)
             client = MlflowClient(tracking_uri=uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 return cls(client, client.create_experiment(experiment, artifact_location=location))
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(found.experiment_id)
+            _check_place(found, artifacts)
             return cls(client, found.experiment_id)
-        except (MlflowException, SQLAlchemyError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"tracking.uri: cannot open {without_password(uri)} ({reason})") from None
 
@@ -160,8 +166,24 @@ def _make_tables(database: Path) -> None:
         MlflowClient(tracking_uri=f"{SQLITE}{unfinished}").search_experiments(max_results=1)
 
 
+def _check_place(found: mlf.Experiment, artifacts: Path | None) -> None:
+    """Raise `UserError` where the files of an experiment are kept in results that were moved, or on another machine."""
+    place = local_path(found.artifact_location)
+    if artifacts is None or place is None or place.parent.name != artifacts.parent.name:
+        return
+    if place != artifacts.resolve() and not place.exists():
+        raise UserError(
+            f"tracking.uri: the store keeps the files of {found.name} in {place}, which is not there; put the results "
+            "back, or give the experiment a name of its own (name=...)"
+        )
+
+
 def _is_same(there: mlf.Run, wanted: Run) -> bool:
-    return there.info.status == "FINISHED" and there.data.tags.get(FINGERPRINT) == wanted.fingerprint
+    """Also that its files are there: a database may have been copied without them."""
+    finished = there.info.status == "FINISHED" and there.data.tags.get(FINGERPRINT) == wanted.fingerprint
+    folder = local_path(there.info.artifact_uri)
+    files = [*(f"{below}/{path.name}" for below, path in wanted.artifacts), *(wanted.table or ())[:1]]
+    return finished and (folder is None or all((folder / file.lstrip("/")).is_file() for file in files))
 
 
 def _metrics(run: Run) -> Iterator[mlf.Metric]:

@@ -172,7 +172,7 @@ SETTINGS = {
         "latin1.txt, line 1: not in UTF-8",
     ),
     "no KEY=VALUE": ("evaluate.n_samples", "evaluate.n_samples"),
-    "unbalanced bracket": ("ratios=[0.5", "ratios=[0.5"),
+    "unbalanced bracket": ("ratios=[0.5", "ratios", "'[0.5'"),
     "unknown reference model": (f"{MODEL}.path=reference:huge", "'huge'", "known: tiny-llama"),
     "no such model": (f"{MODEL}.path=/nothing/model", f"{MODEL}.path", "/nothing/model", "ORG/NAME"),
     "folder without a model": (f"{MODEL}.path=INVENTED/no-config", f"{MODEL}.path", "no config.json"),
@@ -198,6 +198,8 @@ SETTINGS = {
         "tracking.uri: holds a password",
         "set the variable MLFLOW_TRACKING_URI",
     ),
+    "results that MLflow cannot address": ("results=what?", "results: what? holds a question mark", "tracking.uri"),
+    "results with a name too long": (f"results={'x' * 300}", "results: xxx", "File name too long"),
     "results in a file": ("results=INVENTED/a-file", "results", "a-file is not a folder", "set results=FOLDER"),
 }
 
