@@ -13,6 +13,7 @@ from baklava.context import budgeted_layers
 from baklava.errors import UserError
 from baklava.models.folder import tensors_of
 from baklava.models.load import line, resolve
+from baklava.models.weights import weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -99,8 +100,9 @@ def _tensors(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
     """Kind of number and shape of every tensor."""
     folder = _local_folder(model)
     if folder is not None:
-        for path in sorted(folder.glob("*.safetensors")):
-            yield from ((kind, shape) for kind, shape, _ in tensors_of(path))
+        for path in weight_files(folder):
+            if path.suffix == ".safetensors":
+                yield from ((kind, shape) for kind, shape, _ in tensors_of(path))
         return
     from huggingface_hub import get_safetensors_metadata
 

@@ -7,9 +7,10 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,40 @@ def lock(handle: int, *, wait: bool = False) -> bool | None:
 
 
 def write_json(path: Path, values: dict[str, Any], *, schema: int) -> None:
-    """Write `values` with their schema version first and a checksum last, indented, keys in the order given."""
-    described = {"schema_version": schema, **values}
+    """Write `values` with their schema version first and a checksum last, indented, keys in the order given.
+
+    See `plain` for what they may hold. Raises `UserError` for anything else, naming the file and the key.
+    """
+    described = plain({"schema_version": schema, **values}, path)
     with atomic(path) as unfinished:
-        text = json.dumps({**described, "sha256": _checksum(described)}, indent=1)
+        text = json.dumps({**described, "sha256": _checksum(described)}, indent=1, allow_nan=False)
         unfinished.write_text(text + "\n", encoding="utf-8")
+
+
+def plain(value: Any, path: Path, key: str = "") -> Any:
+    """A value as JSON holds it: NumPy's numbers and arrays and a tensor as plain ones, paths as texts.
+
+    Numbers that are not finite become null, for which JSON has no other form. Raises `UserError` for anything else,
+    naming the file it is for and the key.
+    """
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {_key(name): plain(one, path, f"{key}.{name}".lstrip(".")) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, path, key) for one in value]
+    if hasattr(value, "tolist"):  # not imported here, as that takes long
+        return plain(value.tolist(), path, key)
+    raise UserError(f"{path}: {key}: a {type(value).__name__} cannot be saved; give a number, a text, or lists of them")
+
+
+def _key(name: Any) -> Any:
+    """Of an object; JSON turns the others into texts."""
+    return os.fspath(name) if isinstance(name, os.PathLike) else name.item() if hasattr(name, "item") else name
 
 
 def read_json(path: Path, *, schema: int, what: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ def fingerprint(*parts: Any) -> str:
 _OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt", ".jinja", ".py")
 
 
-def folder_fingerprint(folder: Path) -> str:
+def folder_fingerprint(folder: Path, leave_out: Collection[Path] = ()) -> str:
     """Of a model's files by name, size and content; of files above 4 MiB a sample of the content."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _OF_A_MODEL and path.is_file()):
+    some = (path for path in folder.iterdir() if path.suffix in _OF_A_MODEL and path.is_file())
+    for path in sorted(path for path in some if path not in leave_out):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -151,6 +151,18 @@ class TestFile:
             "shares": [[0.75, 0.75]],
         }
 
+    def test_where_they_come_from_may_be_said_with_numbers_of_numpy_and_paths(self, file: Path) -> None:
+        origin = {
+            "parameters": {"slope": np.float32(0.5), "floor": np.float64(0.25), "loss": np.float64("nan")},
+            "provenance": {"seed": np.int64(3), "profile": Path("a b/p.safetensors"), "scores": np.arange(2)},
+        }
+        budgets = Budgets.from_shares(np.full((2, 2), 0.5, np.float32), ratio=np.float32(0.5), **origin)
+        budgets.save(str(file))
+        loaded = Budgets.load(file)
+        assert loaded.parameters == {"slope": 0.5, "floor": 0.25, "loss": None}
+        assert loaded.provenance == {"seed": 3, "profile": "a b/p.safetensors", "scores": [0, 1]}
+        assert (loaded.shares.tolist(), loaded.ratio) == ([[0.5, 0.5], [0.5, 0.5]], 0.5)
+
     def test_needs_only_shares_and_ratio(self, file: Path) -> None:
         file.write_text(json.dumps(VALID))
         assert Budgets.load(file).shares.tolist() == VALID["shares"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,30 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=10,
 )
+
+
+def finite(value: object) -> object:
+    """With null for the infinite numbers among them."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def dressed(value: object) -> object:
+    """The same in NumPy's numbers, and texts as paths where that does not change them."""
+    if isinstance(value, dict):
+        return {name: dressed(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return tuple(dressed(one) for one in value)
+    if isinstance(value, bool):
+        return np.bool_(value)
+    if isinstance(value, int):
+        return np.int64(value) if abs(value) < 2**63 else value
+    if isinstance(value, float):
+        return np.float64(value)
+    return Path(value) if isinstance(value, str) and str(Path(value)) == value else value
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +91,31 @@ class TestJson:
     @given(st.dictionaries(st.text().filter(lambda key: key not in ("schema_version", "sha256")), JSON, max_size=5))
     def test_reads_what_was_written(self, file: Path, values: dict[str, object]) -> None:
         write_json(file, values, schema=3)
-        assert read_json(file, schema=3, what="test") == values
+        assert read_json(file, schema=3, what="test") == {name: finite(value) for name, value in values.items()}
+
+    @given(JSON)
+    def test_values_of_numpy_and_paths_are_saved_as_plain_ones(self, file: Path, value: object) -> None:
+        write_json(file, {"value": dressed(value)}, schema=3)
+        written = file.read_text()
+        json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        assert read_json(file, schema=3, what="test") == {"value": finite(value)}
+
+    def test_what_is_not_finite_is_null(self, file: Path) -> None:
+        values = {"a": math.nan, "b": [np.float32("inf"), {"c": -np.inf}], "d": np.array([1.0, np.nan])}
+        write_json(file, values, schema=3)
+        assert read_json(file, schema=3, what="test") == {"a": None, "b": [None, {"c": None}], "d": [1.0, None]}
+
+    def test_kinds_of_numbers(self, file: Path) -> None:
+        values = {"a": np.int64(2**40), "b": np.float16(0.5), "c": np.bool_(True), "d": np.str_("x"), "e": (1, 2)}
+        write_json(file, {**values, "f": torch.tensor([[1, 2]]), "g": {np.int32(3): Path("a b")}}, schema=3)
+        expected = {"a": 2**40, "b": 0.5, "c": True, "d": "x", "e": [1, 2], "f": [[1, 2]], "g": {"3": "a b"}}
+        assert read_json(file, schema=3, what="test") == expected
+
+    @pytest.mark.parametrize("value", [{1, 2}, b"bytes", object(), 1j])
+    def test_anything_else_is_refused_by_file_and_key(self, tmp_path: Path, value: object) -> None:
+        with pytest.raises(UserError, match=rf"x\.json: a\.b: a {type(value).__name__} cannot be saved"):
+            write_json(tmp_path / "x.json", {"a": {"b": [value]}}, schema=3)
+        assert list(tmp_path.iterdir()) == []
 
     def test_schema_version_comes_first_and_keys_stay_in_order(self, file: Path) -> None:
         write_json(file, {"zebra": 1, "aardvark": 2}, schema=3)

@@ -10,6 +10,7 @@ from baklava.config import ModelConfig
 from baklava.errors import UserError
 from baklava.fingerprint import folder_fingerprint
 from baklava.models import model_folder
+from baklava.models.weights import other_copies, weight_files
 
 # Architectures of models that generate; of others, the name ends with what they do instead.
 GENERATES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
@@ -34,10 +35,14 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
     names = config.get("architectures") or []
     if names and not any(str(name).endswith(GENERATES) for name in names):
         raise UserError(f"{key}: {model.path} is a {names[0]}; BaKlaVa needs a decoder that generates (...ForCausalLM)")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    weights = weight_files(folder)
+    if not weights:
         raise UserError(f"{key}: {model.path} has no weights (*.safetensors); download all files of the model")
-    for file in sorted(folder.glob("*.safetensors")):
-        _check_whole(file)
+    for file in weights:
+        if not file.is_file():
+            raise UserError(f"{file}: missing, or a link to nothing; download all files of the model")
+        if file.suffix == ".safetensors":
+            _check_whole(file)
     positions = _positions(config)
     for name, length in lengths.items():
         if positions is not None and length > positions:
@@ -50,7 +55,9 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
 def content(model: ModelConfig) -> str | None:
     """What stands for the files: a fingerprint of them where they are in a folder here, else the revision."""
     folder = model_folder(model.path)
-    return folder_fingerprint(folder) if folder is not None and folder.is_dir() else model.revision
+    if folder is None or not folder.is_dir():
+        return model.revision
+    return folder_fingerprint(folder, leave_out=other_copies(folder))
 
 
 def tensors_of(path: Path) -> list[tuple[str, list[int], int]]:
