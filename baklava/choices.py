@@ -60,11 +60,11 @@ def without_replaced(values: dict[str, Any], overrides: Sequence[str]) -> dict[s
 def _entries(values: dict[str, Any]) -> Iterator[_Entry]:
     for section, group in GROUPS.items():
         needed = ("name", "path" if section == "models" else "family")
-        for name in _mapping(values, section):
+        for name in _names(_mapping(values, section)):
             yield _Entry(values[section], (section, name), group, needed)
     yield from _texts(values, ("calibration",), "calibration")
     calibrations = _mapping(_mapping(values, "validate"), "calibrations")
-    for name in calibrations:
+    for name in _names(calibrations):
         place = ("validate", "calibrations", name)
         group = f"calibration@{'.'.join(place)}"
         yield from _texts(calibrations, place, group)
@@ -75,6 +75,11 @@ def _texts(within: dict[str, Any], place: tuple[str, ...], group: str) -> Iterat
     calibration = _mapping(within, place[-1])
     if "text" in calibration:
         yield _Entry(calibration, (*place, "text"), group, ("name", "data"))
+
+
+def _names(entries: dict[Any, Any]) -> list[str]:
+    """Of numbers for names (quotes that were forgotten) the schema says what is wrong."""
+    return [name for name in entries if isinstance(name, str)]
 
 
 def _mapping(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -163,7 +163,8 @@ def apply(override: str, config: DictConfig, sections: Sequence[str]) -> None:
     sign, key, value = found.groups()
     section = next(one for one in sections if key.startswith(f"{one}."))
     rest = key.removeprefix(f"{section}.")
-    there = [name for name in OmegaConf.select(config, section) or () if f"{rest}.".startswith(f"{name}.")]
+    names = [name for name in OmegaConf.select(config, section) or () if isinstance(name, str)]
+    there = [name for name in names if f"{rest}.".startswith(f"{name}.")]
     parsed = OverridesParser.create().parse_override(f"{sign}key{value or ''}")
     name = max(there, key=len, default=rest if isinstance(parsed.value(), dict) else "")  # a new one comes whole
     if sign == "~" and rest == name:
