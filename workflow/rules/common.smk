@@ -45,12 +45,14 @@ def gpus(wildcards) -> int:
     return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
 
 
-content_once = cache(content)  # a model has many jobs
+@cache  # a model has many jobs
+def content_of(model: str) -> str | None:
+    return content(experiment.models[model])
 
 
 def model_files(wildcards) -> str | None:
     """Stands for the files of the model, so that other weights make again what was made with them."""
-    return content_once(experiment.models[wildcards.model])
+    return content_of(wildcards.model)
 
 
 def curves_of(wildcards) -> list[Path]:
