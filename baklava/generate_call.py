@@ -13,9 +13,11 @@ from transformers import Cache, GenerationMixin
 
 from baklava.errors import UserError
 
-# The methods of `generate` that read a prompt; each holds the cache in its variable `cache`.
+# The methods of `generate` that read a prompt; each holds the cache in its variable `cache`. Their code is looked up at
+# every pass, by its id, since its hash takes as long as the rest of the search.
 _METHODS = ("_prefill", "_assisted_decoding")
-_CODE = {method.__code__: name for name in _METHODS if (method := getattr(GenerationMixin, name, None)) is not None}
+_FOUND = {name: method for name in _METHODS if (method := getattr(GenerationMixin, name, None)) is not None}
+_NAMES = {id(method.__code__): name for name, method in _FOUND.items()}
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ def prompt_of(cache: Cache, n_new: int) -> Prompt | None:
 
     Raises `UserError` for calls in which transformers would read into the cache what it holds already.
     """
-    if len(_CODE) < len(_METHODS):
+    if len(_NAMES) < len(_METHODS):
         raise _unknown()
     frame = sys._getframe(1)
     while frame is not None:
-        if (name := _CODE.get(frame.f_code)) and frame.f_locals.get("cache") is cache:
+        if (name := _NAMES.get(id(frame.f_code))) and frame.f_locals.get("cache") is cache:
             read = _prefill if name == "_prefill" else _assisted
             try:
                 return read(frame.f_locals, cache.get_seq_length(), n_new)

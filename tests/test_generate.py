@@ -18,7 +18,6 @@ from generate_calls import (
     batch,
     budgets_of,
     generate,
-    one,
     read_before,
     rows,
     tiny,
@@ -28,6 +27,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from baklava import BudgetedCache, Budgets
+from baklava.errors import UserError
 from baklava.eviction import NAMES, AdaKV, policy_named
 
 
@@ -141,9 +141,22 @@ class TestCompressed:
         assert read_before(mode)(model, caches[1]) == expected
         check_counts(caches[1], "snapkv", budgets, [12])
 
-    def test_tokens_of_a_compiled_model(self) -> None:
+    def test_logits_of_a_compiled_model(self) -> None:
         model, budgets = tiny("llama"), budgets_of("llama", None)
-        caches = [BudgetedCache(model.config, budgets, "snapkv") for _ in range(2)]
-        expected = one()(model, caches[0])
         compiled = torch.compile(model, backend="eager")
-        assert one()(compiled, caches[1]) == expected
+        caches = [BudgetedCache(model.config, budgets, "snapkv") for _ in range(2)]
+        with torch.no_grad():
+            for part in (PROMPT[:, :12], PROMPT[:, 12:]):
+                made, expected = (
+                    one(part, past_key_values=cache).logits
+                    for one, cache in zip((compiled, model), caches, strict=True)
+                )
+                torch.testing.assert_close(made, expected, rtol=0, atol=1e-12)
+
+
+def test_another_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its methods have other names, nobody knows how long a prompt is."""
+    model = tiny("llama")
+    monkeypatch.setattr("baklava.generate_call._NAMES", {})
+    with pytest.raises(UserError, match="reads prompts in another way than a BudgetedCache knows"):
+        model(PROMPT, past_key_values=BudgetedCache(model.config, budgets_of("llama", 0.5)))
