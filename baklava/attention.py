@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from baklava.errors import UserError
@@ -38,8 +39,20 @@ class Observer(Protocol):
     ) -> None: ...
 
 
+# What some models' attention does beside keys, queries and a mask, by the name of its argument.
+UNSUPPORTED = {
+    "s_aux": "learnt attention sinks",
+    "sinks": "learnt attention sinks",
+    "position_bias": "position biases",
+    "indices": "attention to entries that an indexer picks",
+    "block_indices": "attention to entries that an indexer picks",
+}
+
+
 class Attends(Protocol):
-    """A cache layer that does its own attention."""
+    """A cache layer that does its own attention; `seen` tokens so far."""
+
+    seen: int
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
@@ -48,9 +61,9 @@ class Attends(Protocol):
         ...
 
 
-def attach(keys: Tensor, layer: Attends) -> Tensor:
-    """Let `keys` carry their cache layer to the attention function: a cache's only way to hand it more than tensors."""
-    carrier = keys.view(keys.shape)
+def attach(tensor: Tensor, layer: Attends) -> Tensor:
+    """Let keys or values carry their cache layer to the attention function: a cache's only way to hand it more."""
+    carrier = tensor.view(tensor.shape)
     carrier.baklava_layer = layer  # type: ignore[attr-defined]
     return carrier
 
@@ -137,20 +150,26 @@ def baklava_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    is_causal: bool | None = None,
     observer: Observer | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function for transformers' registry.
 
-    `observer`, passed to the model's forward, sees the tensors of every layer as they go by.
+    `observer`, passed to the model's forward, sees the tensors of every layer as they go by. A module that is not
+    causal, as those of vision and audio towers, attends as with transformers' `sdpa`.
     """
     if dropout:
         raise UserError("the baklava attention is for inference and knows no dropout; call model.eval()")
-    if kwargs.get("s_aux") is not None:
-        raise UserError("the baklava attention does not support models with learnt attention sinks yet")
+    layer: Attends | None = getattr(key, "baklava_layer", None)
+    if getattr(value, "baklava_layer", None) is not layer:
+        raise UserError("the model changes keys or values between its cache and its attention; it is not supported")
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if layer is None and not causal:  # a vision or audio tower
+        return _not_causal(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs)
+    _check_plain(layer, kwargs, causal=causal)
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    layer: Attends | None = getattr(key, "baklava_layer", None)
     if layer is None:
         output = dense_attention(query, key, value, scaling=scaling, mask=attention_mask, softcap=softcap)
     else:
@@ -158,6 +177,42 @@ def baklava_attention(
     if observer is not None:
         observer(module, query, key, value, output, scaling=scaling, softcap=softcap)
     return output.transpose(1, 2).contiguous(), None  # [B, Q, Hq, D]
+
+
+def _not_causal(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    for name in ("s_aux", "sinks"):  # which sdpa would leave out
+        if kwargs.get(name) is not None:
+            raise UserError(f"the baklava attention does not support {UNSUPPORTED[name]}")
+    return sdpa_attention_forward(
+        module, query, key, value, mask, scaling=scaling, softcap=softcap, is_causal=False, **kwargs
+    )
+
+
+def _check_plain(layer: Attends | None, arguments: dict[str, Any], *, causal: bool) -> None:
+    """Raises `UserError` for attention that is more than keys, queries and a causal mask."""
+    for name, what in UNSUPPORTED.items():
+        if arguments.get(name) is not None:
+            raise UserError(f"the baklava attention does not support models with {what}")
+    if layer is None:
+        return
+    if not causal:
+        raise UserError("the attention of the model looks ahead; BaKlaVa needs a causal decoder")
+    window = arguments.get("sliding_window")
+    if window is not None and layer.seen > window:
+        raise UserError(
+            f"{layer.seen} tokens are more than the sliding window of {window} tokens of a layer whose config says "
+            "that it sees all of them; give the model shorter texts"
+        )
 
 
 def baklava_mask(
@@ -178,7 +233,7 @@ def baklava_mask(
         )
     padded = attention_mask is not None and not bool(attention_mask.all())
     plain = allow_is_causal_skip and not padded and q_offset + q_length == kv_length
-    if plain and local_size is None:
+    if plain and (local_size is None or kv_length <= local_size):
         return None
     return sdpa_mask(
         q_length=q_length,

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from baklava.attended import AttendingLayer
 from baklava.attention import attach
 from baklava.compression import Compressed, RowSettings, compress
-from baklava.context import AttendingLayer, ContextLayer
+from baklava.context import ContextLayer
 from baklava.errors import UserError
 from baklava.padding import check_context
 from baklava.ragged_attention import ragged_attention
@@ -42,6 +43,7 @@ class BudgetedLayer(AttendingLayer):
     def reset(self) -> None:
         self.is_initialized = False
         self.seen = 0
+        self.waiting = False
         self.compressed: Compressed | None = None
         self._tail: Tail | None = None
         self._rotation: RotationWatch | None = None
@@ -89,6 +91,7 @@ class BudgetedLayer(AttendingLayer):
         """Take in keys and values `[B, Hkv, T, D]`; returns what the attention hands on to `attend`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        self.took()
         if self._context is not None:
             n_new = key_states.shape[2]
             n = n_new if self.context_length is None else min(n_new, self.context_length - self.seen)
@@ -98,12 +101,13 @@ class BudgetedLayer(AttendingLayer):
         else:
             keys, values = self._append(key_states, value_states)
         self.seen += key_states.shape[2]
-        return attach(keys, self), values
+        return attach(keys, self), attach(values, self)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """Attention output `[B, Hq, Q, D]` of the tokens just taken in; compresses the context when it is complete."""
+        self.attends()
         if self._context is None:
             return self._attend_later(query, key, value, mask, scaling=scaling, softcap=softcap)
         n_beyond = 0 if self._beyond is None else self._beyond[0].shape[2]

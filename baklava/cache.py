@@ -8,14 +8,16 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from baklava.attended import AttendedCache
 from baklava.attention import check_attention
 from baklava.budgeted_layer import BudgetedLayer, Decoding, bytes_of
 from baklava.budgets import Budgets
 from baklava.compression import Compressed, RowSettings
 from baklava.context import ContextCache, ContextLayer, cache_layers
+from baklava.decoder import decoder_of, text_config
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.generate_call import prompt_of
@@ -25,7 +27,7 @@ from baklava.rotation import LONGROPE, fixed_rotation, switch_of
 _EVAL = "training with gradient checkpointing leaves caches out: call model.eval()"
 
 
-class BudgetedCache(Cache):
+class BudgetedCache(AttendedCache):
     """A `transformers` cache that keeps, of the context, as many entries of each KV cache as its budget says.
 
     The first tokens that it is given are the context (`prefill` reads one in chunks): each layer's are compressed
@@ -49,16 +51,15 @@ class BudgetedCache(Cache):
         eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
     ):
-        config = config.get_text_config(decoder=True)
+        decoder, text = decoder_of(config), text_config(config)
         if decoding not in get_args(Decoding):
             raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
         settings = RowSettings.of(budgets, eviction)
-        self._config = config
-        switch = switch_of(config)
+        settings.check_shape((len(decoder.budgeted_layers), decoder.n_kv_heads))
+        layers = cache_layers(decoder, lambda place, i: BudgetedLayer(place, i, text, settings, decoding))
+        super().__init__(text, decoder, layers)
+        switch = switch_of(text)
         self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
-        layers = cache_layers(config, lambda place, i: BudgetedLayer(place, i, config, settings, decoding))
-        settings.check_shape((sum(isinstance(one, BudgetedLayer) for one in layers), config.num_key_value_heads))
-        super().__init__(layers)
         self._prefilling = False
         self._announced = 0  # tokens of a pass that has begun and has not reached the cache
 
@@ -90,6 +91,7 @@ class BudgetedCache(Cache):
             contexts = torch.zeros(n_rows, dtype=torch.int64) if n_contexts == 1 else torch.arange(n_rows)
         if len(contexts) != n_rows or int(contexts.max()) >= n_contexts:
             raise UserError(f"{n_rows} rows cannot be made of the context rows {contexts.tolist()} of {n_contexts}")
+        context.check_attended()
         layers: list[Any] = cache.layers
         shared: list[Any] = context.layers
         for i, full in enumerate(shared):
@@ -171,11 +173,9 @@ class BudgetedCache(Cache):
 
     @torch.compiler.disable  # the layers' bookkeeping is Python's
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        check_attention(self._config)
         if layer_idx == 0:
+            check_attention(self._config)
             self._begin(key_states)
-        elif layer_idx >= len(self.layers):
-            raise UserError(f"the cache is for {len(self.layers)} layers, the model has more; use its own config")
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
@@ -241,6 +241,7 @@ class BudgetedCache(Cache):
         return torch.stack([one.counts.sum(-1) * one.entries.entry_bytes for one in self._compressed()]).sum(0)
 
     def _compressed(self) -> list[Compressed]:
+        self.check_attended()
         compressed = [layer.compressed for layer in self.budgeted_layers]
         if any(one is None for one in compressed):
             raise UserError("the cache holds no compressed context; it has read none to its end")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baklava.config import ModelConfig
-from baklava.context import budgeted_layers
+from baklava.decoder import decoder_of
 from baklava.errors import UserError
 from baklava.models.folder import tensors_of
-from baklava.models.load import line, resolve
+from baklava.models.load import load_config, resolve
 from baklava.models.weights import weight_files
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ FLOATS = {"F64", "F32", "F16", "BF16"}
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a decoder. `n_layers` see all tokens and have budgets, `n_windowed` see the last `window` only."""
+    """Sizes of a decoder. `n_layers` see all tokens and have budgets, `n_windowed` see the last `window` only.
+
+    Heads and dimension are those of layers with budgets; in the others a token's key has `window_numbers` numbers.
+    """
 
     n_layers: int
     n_windowed: int
@@ -34,6 +37,7 @@ class ModelShape:
     n_q_heads: int
     n_kv_heads: int
     head_dim: int
+    window_numbers: int
     hidden: int
     intermediate: int
     vocabulary: int
@@ -45,35 +49,27 @@ class ModelShape:
 
 def read_shape(model: ModelConfig) -> ModelShape:
     """From the checkpoint's config. Raises `UserError` naming the model where there is none, or it is no decoder's."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(
-            resolve(model), revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
-        raise UserError(f"model {model.name}: cannot read the config of {model.path}: {line(error)}") from None
-    return shape_of(config, model.name)
+    return shape_of(load_config(model), model.name)
 
 
 def shape_of(config: PreTrainedConfig, name: str) -> ModelShape:
     """From the config of the model `name`. Raises `UserError` naming it where it is no decoder's."""
     try:
-        text = config.get_text_config(decoder=True)
-        budgeted = len(budgeted_layers(text))
-        return ModelShape(
-            n_layers=budgeted,
-            n_windowed=text.num_hidden_layers - budgeted,
-            window=getattr(text, "sliding_window", None) or 0,
-            n_q_heads=text.num_attention_heads,
-            n_kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
-            vocabulary=text.vocab_size,
-        )
-    except AttributeError as error:
-        raise UserError(f"model {name}: its config is not a decoder's with KV heads ({error})") from None
+        decoder = decoder_of(config)
+    except UserError as error:
+        raise UserError(f"model {name}: {error}") from None
+    return ModelShape(
+        n_layers=len(decoder.budgeted_layers),
+        n_windowed=len(decoder.windows) - len(decoder.budgeted_layers),
+        window=max((window for window in decoder.windows if window is not None), default=0),
+        n_q_heads=decoder.n_q_heads,
+        n_kv_heads=decoder.n_kv_heads,
+        head_dim=decoder.head_dim,
+        window_numbers=decoder.window_numbers,
+        hidden=decoder.hidden,
+        intermediate=decoder.intermediate,
+        vocabulary=decoder.vocabulary,
+    )
 
 
 def weight_bytes(model: ModelConfig) -> int:

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
 
-from baklava.attention import attach, check_attention, dense_attention
-from baklava.errors import UserError
+from baklava.attended import AttendedCache, AttendingLayer
+from baklava.attention import attach, dense_attention
+from baklava.decoder import Decoder, decoder_of, text_config
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import LayerContext
 from baklava.padding import padding_shown
@@ -37,30 +38,6 @@ class RowGroup:
             return rows
         found = rows[:, None] == self.rows  # [R, G]
         return torch.where(found.any(-1), found.int().argmax(-1), -1)
-
-
-class AttendingLayer(CacheLayerMixin):
-    """What our cache layers share: they see all tokens, `seen` so far, and attend by themselves."""
-
-    is_sliding = False
-    is_compileable = False
-    supports_early_init = False
-
-    seen: int = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Tokens seen, so that positions stay true; not the number of entries kept."""
-        return self.seen
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class ContextLayer(AttendingLayer):
@@ -95,8 +72,7 @@ class ContextLayer(AttendingLayer):
         """Take in a chunk; returns all keys and values so far, for `attend`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self.observed < self.seen:
-            raise UserError("the model did not hand its keys to the baklava attention unchanged; it is not supported")
+        self.took()
         n_new = key_states.shape[2]
         if self._length is None:
             self.keys = key_states if self.keys is None else torch.cat([self.keys, key_states], 2)
@@ -111,12 +87,13 @@ class ContextLayer(AttendingLayer):
             self.values[:, :, self.seen : end] = value_states
             keys, values = self.keys[:, :, :end], self.values[:, :, :end]
         self.seen += n_new
-        return attach(keys, self), values
+        return attach(keys, self), attach(values, self)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """Causal attention of a chunk `[B, Hq, Q, D]`, which the policies watch."""
+        self.attends()
         if not self._groups:
             self._groups = _groups(padding_shown(mask) if self._padding is None else self._padding)
         self.rotation.check(self.seen - min(group.padding for group in self._groups))
@@ -175,35 +152,19 @@ def _groups(padding: Tensor | None) -> list[RowGroup]:
     return [RowGroup((padding == n).nonzero().squeeze(-1), n) for n in different]
 
 
-def budgeted_layers(config: PreTrainedConfig) -> list[int]:
-    """The layers that see all tokens, whose KV caches have budgets; those with a sliding window are small already.
-
-    Raises `UserError` for layers of another kind, and where none is left.
-    """
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        windowed = getattr(config, "sliding_window", None) is not None
-        kinds = ["sliding_attention" if windowed else "full_attention"] * config.num_hidden_layers
-    if odd := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
-        raise UserError(f"layers of type {odd[0]!r} are not supported; known: full_attention, sliding_attention")
-    if "full_attention" not in kinds:
-        raise UserError("every layer of this model has a sliding window, so there is nothing to budget")
-    return [i for i, kind in enumerate(kinds) if kind == "full_attention"]
-
-
-def cache_layers(config: PreTrainedConfig, budgeted: Callable[[int, int], CacheLayerMixin]) -> list[Any]:
+def cache_layers(decoder: Decoder, budgeted: Callable[[int, int], CacheLayerMixin]) -> list[Any]:
     """A cache layer for every layer of the model: `budgeted(place among them, layer index)` where all tokens are seen.
 
     Layers with a sliding window get transformers' own.
     """
-    places = {layer: place for place, layer in enumerate(budgeted_layers(config))}
+    places = {layer: place for place, layer in enumerate(decoder.budgeted_layers)}
     return [
-        budgeted(places[i], i) if i in places else DynamicSlidingWindowLayer(sliding_window=config.sliding_window)
-        for i in range(config.num_hidden_layers)
+        budgeted(places[i], i) if window is None else DynamicSlidingWindowLayer(sliding_window=window)
+        for i, window in enumerate(decoder.windows)
     ]
 
 
-class ContextCache(Cache):
+class ContextCache(AttendedCache):
     """A full cache that lets eviction policies watch while a context is read, to be compressed in many ways later.
 
     See `BudgetedCache.from_context`. The model must use the attention `baklava`. A context that is read in chunks takes
@@ -217,13 +178,9 @@ class ContextCache(Cache):
         length: int | None = None,
         padding: Tensor | None = None,
     ):
-        config = config.get_text_config(decoder=True)
-        self._config = config
-        super().__init__(cache_layers(config, lambda _, i: ContextLayer(i, config, policies, length, padding)))
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        check_attention(self._config)
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        decoder, text = decoder_of(config), text_config(config)
+        layers = cache_layers(decoder, lambda _, i: ContextLayer(i, text, policies, length, padding))
+        super().__init__(text, decoder, layers)
 
     @property
     def n_rows(self) -> int:

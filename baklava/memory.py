@@ -73,7 +73,8 @@ def divide(shape: ModelShape, work: Workload, *, available: int, itemsize: int) 
     """
     per_token = shape.kv_bytes_per_token(itemsize)
     sequence = work.context * shape.n_layers * per_token
-    windows = min(shape.window, work.context + work.new_tokens) * shape.n_windowed * per_token
+    window = 2 * shape.window_numbers * itemsize  # bytes of one token's key and value
+    windows = min(shape.window, work.context + work.new_tokens) * shape.n_windowed * window
     tail = TAIL_ROOM * work.new_tokens * shape.n_layers * per_token
     kept_whole = math.ceil(work.batch * (windows + tail))
     left = available - kept_whole

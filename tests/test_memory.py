@@ -18,6 +18,7 @@ LLAMA_3_8B = ModelShape(
     n_q_heads=32,
     n_kv_heads=8,
     head_dim=128,
+    window_numbers=8 * 128,
     hidden=4096,
     intermediate=14336,
     vocabulary=128256,

@@ -12,8 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -21,7 +26,8 @@ from transformers import (
 from baklava import attention
 from baklava.chat_settings import TemplateValue
 from baklava.config import ModelConfig
-from baklava.context import budgeted_layers
+from baklava.context import ContextCache
+from baklava.decoder import Decoder, decoder_of
 from baklava.errors import UserError
 from baklava.models import model_folder
 from baklava.models.encoder import Encoder
@@ -43,9 +49,14 @@ class LoadedModel:
         return self.model.device
 
     @cached_property
+    def decoder(self) -> Decoder:
+        """Its layers and their sizes."""
+        return decoder_of(self.model.config)
+
+    @property
     def budgeted_layers(self) -> list[int]:
         """Indices of the layers that see all tokens, whose KV caches have budgets."""
-        return budgeted_layers(self.model.config.get_text_config(decoder=True))
+        return self.decoder.budgeted_layers
 
     @property
     def n_layers(self) -> int:
@@ -55,15 +66,15 @@ class LoadedModel:
     @property
     def has_windows(self) -> bool:
         """Whether some layers see a sliding window only."""
-        return self.n_layers < self.model.config.get_text_config(decoder=True).num_hidden_layers
+        return self.n_layers < len(self.decoder.windows)
 
     @property
     def n_q_heads(self) -> int:
-        return self.model.config.num_attention_heads
+        return self.decoder.n_q_heads
 
     @property
     def n_kv_heads(self) -> int:
-        return self.model.config.num_key_value_heads
+        return self.decoder.n_kv_heads
 
     @cached_property
     def n_positions(self) -> int:
@@ -129,12 +140,27 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         raise UserError(f"model {config.name}: cannot load the tokenizer from {config.path}: {line(error)}") from None
 
 
+def load_config(config: ModelConfig) -> PreTrainedConfig:
+    """A checkpoint's config. Raises `UserError` naming the model where there is none."""
+    try:
+        return AutoConfig.from_pretrained(
+            resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
+        raise UserError(f"model {config.name}: cannot read the config of {config.path}: {line(error)}") from None
+
+
 def load_model(config: ModelConfig) -> LoadedModel:
     """Load weights and tokenizer. Raises `UserError` naming the model where either is missing or unfit."""
+    found = load_config(config)
+    try:
+        decoder_of(found)  # before any weight is read
+    except UserError as error:
+        raise UserError(f"model {config.name}: {error}") from None
     tokenizer = load_tokenizer(config)
     device = _device(config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = _kind(found).from_pretrained(
             resolve(config),
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
@@ -145,11 +171,32 @@ def load_model(config: ModelConfig) -> LoadedModel:
         raise
     except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
         raise UserError(f"model {config.name}: cannot load {config.path}: {line(error)}") from None
-    for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
-        if not isinstance(getattr(model.config, name, None), int):
-            raise UserError(f"model {config.name}: its config has no {name}; BaKlaVa needs a decoder with KV heads")
     nn.Module.to(model, device)
-    return LoadedModel(config.name, model.eval(), tokenizer, config.chat_template_kwargs)
+    loaded = LoadedModel(config.name, model.eval(), tokenizer, config.chat_template_kwargs)
+    _probe(loaded)
+    return loaded
+
+
+def _kind(config: PreTrainedConfig) -> Any:
+    """The class to load with: a model of text where there is one, else one of text and images or sound."""
+    kind = type(config)
+    only_multimodal = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForMultimodalLM if only_multimodal else AutoModelForCausalLM
+
+
+@torch.inference_mode()
+def _probe(loaded: LoadedModel) -> None:
+    """Read two tokens. Raises `UserError` naming the model where it does not use cache and attention as it must."""
+    cache = ContextCache(loaded.model.config, [])
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device)
+    settings = {"position_ids": torch.arange(2, device=loaded.device)[None], "use_cache": True, "logits_to_keep": 1}
+    try:
+        loaded.model(ids, past_key_values=cache, **settings)
+        cache.check_read(2)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model that is not made for this may raise
+        raise UserError(f"model {loaded.name}: cannot read a text with it: {line(error)}") from None
 
 
 def _device(config: ModelConfig) -> str:

@@ -44,7 +44,7 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(folder / "short", max_position_embeddings=256)
     write_model(folder / "few-tokens", vocab_size=100)
     for name, settings in {
-        "no-kv-heads": {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "num_key_value_heads": None},
+        "no-kv-caches": {"model_type": "rwkv", "architectures": ["RwkvForCausalLM"]},
         "own-code": {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": {"AutoConfig": "own.Own"}},
         "no-tokenizer": {},
     }.items():
@@ -187,7 +187,12 @@ SETTINGS = {
     "no weights": (f"{MODEL}.path=INVENTED/no-weights", f"{MODEL}.path", "no weights", "download"),
     "weights cut short": (f"{MODEL}.path=INVENTED/cut", "cut/model.safetensors", "cut short or damaged", "again"),
     "weights with a broken header": (f"{MODEL}.path=INVENTED/header", "header/model.safetensors", "not a readable"),
-    "no KV heads": (f"{MODEL}.path=INVENTED/no-kv-heads", "model tiny-llama", "num_key_value_heads", "decoder"),
+    "no KV caches": (
+        f"{MODEL}.path=INVENTED/no-kv-caches",
+        "model tiny-llama",
+        "'rwkv' models",
+        "instead of KV caches",
+    ),
     "no tokenizer": (f"{MODEL}.path=INVENTED/no-tokenizer", "model tiny-llama", "tokenizer"),
     "tokenizer of another model": (f"{MODEL}.path=INVENTED/few-tokens", "model tiny-llama", "100 tokens", "tokenizer"),
     "code of its own": (f"{MODEL}.path=INVENTED/own-code", "model tiny-llama", "set trust_remote_code to true"),
