@@ -121,7 +121,7 @@ def split_tokens(text: str, sizes: Sequence[int], counters: Sequence[CountTokens
     """Parts of `text`, one after another, each as long as its number of tokens allows.
 
     `counters` say how many tokens each part takes. A part ends before a space where there is one nearby, so that a
-    tokenizer cuts the next as it would cut the whole.
+    tokenizer cuts the next as it would cut the whole; where it does not, the last part loses what is too much.
     """
     parts, start = [], 0
     for size, count_tokens in zip(sizes, counters, strict=True):
@@ -132,4 +132,8 @@ def split_tokens(text: str, sizes: Sequence[int], counters: Sequence[CountTokens
             rest = rest[: space if space > 0.9 * n else max(0, n)]
         parts.append(rest)
         start += len(rest)
-    return parts
+    room, count_tokens, last = sum(sizes), counters[0], parts.pop()
+    if count_tokens("".join([*parts, last])) > room:
+        n = largest_fitting(lambda n: "".join([*parts, last[:n]]), room=room, count_tokens=count_tokens)
+        last = last[: max(0, n)]
+    return [*parts, last]

@@ -4,10 +4,11 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import baklava
-from baklava.config import EvaluateConfig, ModelConfig, compose
+from baklava.config import EvaluateConfig, ModelConfig, compose, compose_task
 from baklava.engine import Engine
 from baklava.errors import UserError
 from baklava.models.load import load_model
+from baklava.prompts import Prompts, Tokens
 from baklava.work import Compression
 
 NAMES = ("tiny-llama", "tiny-qwen2")
@@ -41,6 +42,24 @@ def test_auto_tokenizer_splits_as_in_training(name):
     text = "VAR ABCDE = VAR FGHIJ\n\nThe special magic number is: 123."
     expected = PreTrainedTokenizerFast.from_pretrained(folder).encode(text)
     assert AutoTokenizer.from_pretrained(folder).encode(text) == expected
+
+
+OWN = ["niah_single_1", "niah_multikey_1", "niah_multivalue", "niah_multiquery", "vt", "continuation_standin"]
+
+
+@pytest.mark.parametrize("task", [*OWN, "ruler/cwe", "ruler/niah_multikey_3", "ruler_standin/niah_single_2"])
+@pytest.mark.parametrize("protocol", ["question_agnostic", "question_aware"])
+def test_its_prompts_are_cut_between_tokens(task, protocol):
+    """Each part by itself has the tokens that it has in the whole."""
+    tokenizer = AutoTokenizer.from_pretrained(baklava.reference_model_path("tiny-llama"))
+    asked = compose_task(task).build()
+    made = Prompts("m", tokenizer, asked, EvaluateConfig(n_samples=1, length=1500, protocol=protocol))
+    for index in range(2):
+        sample = asked.sample(split="evaluation", seed=0, index=index, length=1500, count_tokens=made.encoder.count)
+        texts = (sample.context, sample.question + sample.answer_prefix, sample.answers[0] if asked.by_loss else "")
+        if protocol == "question_aware":
+            texts = (sample.context + sample.question, sample.answer_prefix, texts[2])
+        assert made.tokens(sample) == Tokens.of(*(tokenizer.encode(text) for text in texts))
 
 
 def test_both_share_one_tokenizer():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from small_tokenizers import KINDS, tokenizer
 
 from baklava.errors import UserError
+from baklava.models.encoder import Encoder
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.continuation import Continuation
 
@@ -40,6 +43,24 @@ def test_context_and_continuation_are_one_piece_of_the_text(
         assert 0.9 * N - 1 <= count_tokens(sample.answers[0]) - count_tokens("") <= N
         assert (sample.question, sample.answer_prefix, sample.chat, sample.max_new_tokens) == ("", "", "none", N)
         assert task.reference_answer(sample) == sample.answers[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_piece_has_the_asked_length_in_the_tokens_of_the_whole(tmp_path: Path, kind: str) -> None:
+    """Whatever happens at the border, of spaces, lines, numbers and characters of several bytes."""
+    rng, pieces = (
+        random.Random(0),
+        ["The", "key", "is", "12", "34567", "\n", " ", "  ", "café", "é", "日本", "x", ".", " a"],
+    )
+    path = tmp_path / "mixed.txt"
+    path.write_text("".join(rng.choice(pieces) for _ in range(4000)))
+    encoder = Encoder(tokenizer(kind))
+    task = Continuation(name="mixed", data=str(path), max_new_tokens=N)
+    for index in range(4):
+        sample = draw(task, index, count_tokens=encoder.count)
+        context, continuation = encoder.parts([sample.context, *sample.answers], begin=True)
+        assert 0.8 * LENGTH <= len(context) + len(continuation) <= LENGTH
+        assert 0.7 * N <= len(continuation) <= N + 2
 
 
 def test_pieces_do_not_overlap_and_do_not_depend_on_the_order_asked(task: Continuation, essay_file: Path) -> None:
