@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from baklava.config import ModelConfig
 from baklava.decoder import decoder_of
 from baklava.errors import UserError
+from baklava.files import expanded
 from baklava.models.folder import tensors_of
 from baklava.models.load import load_config, resolve
 from baklava.models.weights import weight_files
@@ -114,7 +115,7 @@ def _tensors(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
 
 def _local_folder(model: ModelConfig) -> Path | None:
     """Where the files lie on this machine, if they do."""
-    folder = Path(resolve(model)).expanduser()
+    folder = expanded(resolve(model))
     if folder.is_dir():
         return folder
     from huggingface_hub import try_to_load_from_cache

@@ -25,6 +25,7 @@ from baklava.chat_settings import DATE, Date, TemplateVariables
 from baklava.choices import GROUPS, check_chosen_once, without_replaced
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
+from baklava.files import expanded
 from baklava.importance import ESTIMATORS
 from baklava.layout import ratio_name
 from baklava.overrides import apply, as_text, named, readable
@@ -367,13 +368,19 @@ def _ready(group: dict[str, Any]) -> dict[str, Any]:
     return group
 
 
+def _local(path: Any) -> Any:
+    if isinstance(path, str) and "://" in path:
+        raise ValueError(f"{path} is an address; give a folder of this machine")
+    return path
+
+
 class ExperimentConfig(Strict):
     """One experiment: models x tasks x (allocators x eviction policies) x ratios."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     name: Name
-    results: Path = Path("results")
+    results: Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)] = Path("results")
     models: Annotated[dict[Name, ModelConfig], NamedByKeys] = Field(min_length=1)
     tasks: Annotated[dict[Name, TaskConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)
     allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)

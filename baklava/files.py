@@ -20,6 +20,14 @@ from baklava.errors import UserError
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+def expanded(path: str | Path) -> Path:
+    """With the home folder for the `~` or `~user` that it begins with, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes `path`'s place only if the block ends well.

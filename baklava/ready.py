@@ -9,11 +9,13 @@ from baklava.config import ExperimentConfig
 from baklava.errors import UserError
 from baklava.models.folder import check_model
 from baklava.ownership import check_results
-from baklava.tracking.address import is_default_store
+from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
 
 
 def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: bool = True) -> None:
     """Raise `UserError` for what would fail later: the results folder, and with `models` each model's files."""
+    if config.name in (DATABASE, ARTIFACTS):
+        raise UserError(f"name: {config.name} is what MLflow's part of the results folder is called; choose another")
     check_results(config, overrides)
     if config.tracking.enabled and is_default_store(config.tracking) and "?" in str(config.results):
         raise UserError(

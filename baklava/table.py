@@ -195,7 +195,7 @@ def _tasks(layout: Layout) -> str:
 
 def _where(layout: Layout, overrides: Sequence[str]) -> list[str]:
     plain = list(overrides) == [f"experiment={layout.experiment}"]
-    report = f"snakemake {_snakemake_config(overrides)} --report {layout.snakemake_report}"
+    report = f"snakemake {_snakemake_config(overrides)} --report {shlex.quote(str(layout.snakemake_report))}"
     places: dict[str, str | Path] = {
         "All cells": layout.summary_csv,
         "Figures": layout.figures,

@@ -172,6 +172,11 @@ class TestPaths:
         }.items():
             assert path_of([f"models.tiny-llama.path={written}"]) == meant
 
+    def test_results_may_lie_below_the_home_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/me")
+        assert compose(["results=~/x"]).results == Path("/home/me/x")
+        assert compose(["results='~draft'"]).results == Path("~draft")
+
     def test_several_values_for_one_setting_are_refused_by_name(self) -> None:
         with pytest.raises(UserError, match=r"^config: ratios: .*'0,0\.5'"):
             compose(["ratios=0,0.5"])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from baklava.allocate.base import Allocator
 from baklava.errors import UserError
+from baklava.files import expanded
 
 if TYPE_CHECKING:
     from baklava.profile import Profile
@@ -45,7 +46,7 @@ class LuCurve(Allocator):
                 f"allocator {self.name}: curve: none given; set allocators.{self.name}.curve to a .npy file "
                 f"[{TARGETS}, n_layers, n_kv_heads] of prune ratios"
             )
-        path = Path(self.curve).expanduser()
+        path = expanded(self.curve)
         if not path.is_file():
             raise UserError(f"allocator {self.name}: curve: no such file: {self.curve}")
         return path

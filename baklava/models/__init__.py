@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from baklava.errors import UserError
+from baklava.files import expanded
 
 REFERENCE = "reference:"
 
@@ -24,5 +25,5 @@ def model_folder(path: str) -> Path | None:
     """Where a model must lie on this machine; None for a hub id. Raises `UserError` for an unknown reference model."""
     if path.startswith(REFERENCE):
         return reference_model_path(path.removeprefix(REFERENCE))
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     return folder if path.startswith(("/", ".", "~")) or path.count("/") > 1 or folder.exists() else None

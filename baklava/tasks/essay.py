@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from baklava.errors import DataError, UserError
+from baklava.files import expanded
 from baklava.tasks.rows import check_text, is_local, load_dataset_rows, read_jsonl, read_text
 
 # The language reference inside CPython, in place of the essays; tasks that use it carry the name.
@@ -37,7 +38,7 @@ def check_essay(essay: str | None, *, task: str) -> str:
             f"choose it from ruler_{STAND_IN}/"
         )
     if essay != STAND_IN and is_local(essay):
-        path = Path(essay).expanduser()
+        path = expanded(essay)
         if not path.exists():
             raise UserError(f"task {task}: essay: no such file or folder: {essay}; set tasks.{task}.essay to {WANTED}")
         check_text(path)
@@ -61,7 +62,7 @@ def _text(essay: str, split: str, revision: str | None) -> str:
     if not is_local(essay):
         rows = load_dataset_rows(essay, name=None, split=split, revision=revision)
         return "\n".join(row.text("text") for row in rows)
-    path = Path(essay).expanduser()
+    path = expanded(essay)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
         return "\n".join(read_text(file) for file in files)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from baklava.errors import UserError
+from baklava.files import expanded
 from baklava.tasks.base import CountTokens
 from baklava.tasks.essay import STAND_IN
 from baklava.tasks.fitting import largest_fitting
@@ -50,7 +51,7 @@ def check_source(source: Source, *, who: str, key: str) -> str:
     if source.data is None:
         raise UserError(f"{who}: data: none given; set {key} to {WANTED}")
     if source.data != STAND_IN and is_local(source.data):
-        path = Path(source.data).expanduser()
+        path = expanded(source.data)
         if not path.exists():
             raise UserError(f"{who}: data: no such file or folder: {source.data}; set {key} to {WANTED}")
         check_text(path)
@@ -64,7 +65,7 @@ def open_documents(source: Source, *, who: str, key: str) -> Documents:
         from baklava.training.english import english_text
 
         return Documents(lambda _: english_text(), 1)
-    path = Path(data).expanduser()
+    path = expanded(data)
     if not is_local(data) or (path.is_dir() and not _text_files(path)):
         name, split, revision = source.data_name, source.data_split, source.data_revision
         return _of_rows(load_dataset_rows(data, name=name, split=split, revision=revision), source.field)

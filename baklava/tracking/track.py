@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import mlflow
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
+from baklava.errors import UserError
 from baklava.files import write_json
 from baklava.jobs import TrackJob
 from baklava.tracking.address import artifacts_folder, is_server, lock_file, page, store_uri, without_password
@@ -32,7 +36,11 @@ def track(job: TrackJob) -> None:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         store = Store.open(uri, name, artifacts=artifacts_folder(uri, job))
-        changes = store.synchronise(runs, n_runs=len(runs), rebuild=job.rebuild)
+        try:
+            changes = store.synchronise(runs, n_runs=len(runs), rebuild=job.rebuild)
+        except (MlflowException, SQLAlchemyError) as error:  # read-only, without room, ...
+            reason = " ".join(str(error).split())
+            raise UserError(f"tracking.uri: cannot write to {without_password(uri)} ({reason})") from None
         _decorate(store, views(runs.methods, runs.tasks, measured=runs.measured))
     tracked = {
         "enabled": True,
@@ -45,7 +53,7 @@ def track(job: TrackJob) -> None:
     write_json(job.output, tracked, schema=SCHEMA)
     print(f"MLflow experiment {name}: {changes}")
     if not is_server(uri):
-        print(f"Start the UI with `make ui`, or `mlflow ui --backend-store-uri {without_password(uri)}`")
+        print(f"Start the UI with `make ui`, or `mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}`")
     print(f"Score against KV memory: {page(uri)}/{tracked['view']}")
     print(f"Score over the ratio:    {page(uri)}/{tracked['curves']}")
 

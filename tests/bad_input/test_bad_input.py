@@ -59,6 +59,7 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.write(folder / "latin1.jsonl", "data/hotpotqa.jsonl")
     (folder / "bad.jsonl").write_text('{"prediction": "x", "answers": ["x"]}\nnonsense\n')
     (folder / "a-file").write_text("")
+    (folder / "dangling").symlink_to(folder / "gone")
     return folder
 
 
@@ -205,6 +206,16 @@ SETTINGS = {
     ),
     "results that MLflow cannot address": ("results=what?", "results: what? holds a question mark", "tracking.uri"),
     "results with a name too long": (f"results={'x' * 300}", "results: xxx", "File name too long"),
+    "results at an address": ("results=s3://bucket/x", "results: s3://bucket/x is an address; give a folder"),
+    "name that MLflow's files have": ("name=mlartifacts", "name: mlartifacts is what MLflow's part", "choose another"),
+    "results in a link to nothing": ("results=INVENTED/dangling", "results: ", "dangling is a link to nothing"),
+    "model in a link to nothing": (f"{MODEL}.path=INVENTED/dangling", "models.tiny-llama.path: no such folder"),
+    "model of a user that is not there": (f"{MODEL}.path=~nobody-at-all/x", "models.tiny-llama.path: no such folder"),
+    "text of a user that is not there": (
+        "calibration=text calibration.text.data=~nobody-at-all/x.txt",
+        "~nobody-at-all/x.txt",
+    ),
+    "model with a name too long": (f"{MODEL}.path=/{'x' * 300}", "File name too long"),
     "results in a file": ("results=INVENTED/a-file", "results", "a-file is not a folder", "set results=FOLDER"),
 }
 

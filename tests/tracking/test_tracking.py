@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from dataclasses import replace
 
 import pandas as pd
@@ -411,3 +412,12 @@ def test_a_damaged_usage_file_is_named(layout):
 def test_a_store_that_cannot_be_opened_is_named(layout):
     with pytest.raises(UserError, match=r"tracking\.uri: cannot open nowhere://at-all"):
         track(job_of(layout, uri="nowhere://at-all"))
+
+
+def test_a_store_that_cannot_be_written_is_named(layout):
+    with sqlite3.connect(layout.results / "mlflow.db") as store:
+        store.execute("CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    store.close()
+    with pytest.raises(UserError, match=r"^tracking\.uri: cannot write to sqlite:///.*no room[^\n]*$"):
+        track(job_of(layout))
+    assert not layout.tracked.exists()
