@@ -8,6 +8,8 @@ from __future__ import annotations
 OWN_ATTENTION = "their attention is code of its own, which the baklava attention cannot take the place of"
 SINKS = "they have learnt attention sinks"
 NO_CACHE = "they keep no KV cache"
+IMAGE_FIRST = "they read no text without an image"
+SPEECH = "they are several models that write text and speech; use the checkpoint of the one that writes the text"
 RECURRENT = "they have a recurrent state instead of KV caches"
 LEARNT_MASK = "their attention learns a mask of its own"
 CROSS = "they have cross-attention"
@@ -15,12 +17,15 @@ POSITIONS = "they count positions from their padding token on"
 
 REFUSED = {
     "big_bird": OWN_ATTENTION,
+    "blip": IMAGE_FIRST,
+    "blip-2": IMAGE_FIRST,
     "bloom": OWN_ATTENTION,
     "camembert": POSITIONS,
     "codegen": OWN_ATTENTION,
     "cpmant": OWN_ATTENTION,
     "data2vec-text": POSITIONS,
     "diffllama": "they split values between the cache and the attention",
+    "diffusion_gemma": "they write by diffusion, not token after token",
     "doge": LEARNT_MASK,
     "falcon": OWN_ATTENTION,
     "flint": SINKS,
@@ -33,13 +38,20 @@ REFUSED = {
     "gptj": OWN_ATTENTION,
     "granite_swa": SINKS,
     "granitemoe_swa": SINKS,
+    "idefics": IMAGE_FIRST,
+    "instructblip": IMAGE_FIRST,
+    "instructblipvideo": IMAGE_FIRST,
     "jetmoe": "they repeat keys between the cache and the attention",
     "megatron-bert": OWN_ATTENTION,
     "mimo_v2_flash": SINKS,
+    "kosmos-2": IMAGE_FIRST,
+    "kosmos-2.5": POSITIONS,
     "mllama_text_model": CROSS,
     "moshi": OWN_ATTENTION,
     "mpt": OWN_ATTENTION,
     "openai-gpt": NO_CACHE,
+    "qwen2_5_omni": SPEECH,
+    "qwen3_omni_moe": SPEECH,
     "reformer": NO_CACHE,
     "rembert": OWN_ATTENTION,
     "roberta": POSITIONS,

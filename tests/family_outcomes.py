@@ -23,14 +23,15 @@ LENGTH = N_CONTEXT + sum(STEPS)
 SINKS = 4  # of StreamingLLM
 # Norms, gates and rotations are computed in float32, also in a model in float64.
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
+NOT_TRIED = dict.fromkeys(["fast_vlm", "perception_lm"], "the image encoder needs the package timm")
 MATTERS = 1e-2  # that evicted entries matter: logits are around 5
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether budgets apply to a family, and why not; and whether its models can be profiled, and why not."""
+    """What budgets do with a family (`exact`, `refused`), and whether its models can be profiled; and why not."""
 
-    exact: bool
+    budgets: str
     note: str
     profile: str
 
@@ -41,13 +42,15 @@ def outcome_of(family: str) -> Outcome:
     try:
         decoder = decoder_of(config)
     except UserError as error:
-        return Outcome(False, str(error), "")
+        return Outcome("refused", str(error), "")
+    if family in NOT_TRIED:
+        return Outcome("not tried", NOT_TRIED[family], "")
     model = tiny_model(config)
     check_logits(model, decoder)
     check_prefill_in_chunks(model, decoder)
     n_windows = len(decoder.windows) - len(decoder.budgeted_layers)
     note = "layers with a sliding window stay whole" if n_windows else ""
-    return Outcome(True, note, profile_of(model, decoder))
+    return Outcome("exact", note, profile_of(model, decoder))
 
 
 def budgets_of(decoder: Decoder, ratio: float) -> Budgets:
@@ -133,7 +136,7 @@ def check_prefill_in_chunks(model: PreTrainedModel, decoder: Decoder) -> None:
     mask[1, :n_padding] = 0
     together = BudgetedCache(model.config, budgets)
     together.prefill(model, ids[:, :N_CONTEXT], mask[:, :N_CONTEXT], chunk=7)
-    positions = (mask.cumsum(-1) - 1)[:, N_CONTEXT:]
+    positions = (mask.cumsum(-1) - 1)[:, N_CONTEXT:].contiguous()
     settings = {"attention_mask": mask, "position_ids": positions, "use_cache": True, "logits_to_keep": LENGTH}
     logits = model(ids[:, N_CONTEXT:], past_key_values=together, **settings).logits
     for row, start in enumerate((0, n_padding)):

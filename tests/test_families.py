@@ -1,18 +1,18 @@
-"""Every family of causal language models: exact, or refused by its config; never silently something else."""
+"""Every family of language models, multimodal ones too: exact, or refused by its config; never silently wrong."""
 
 from __future__ import annotations
 
 import pytest
 from family_outcomes import outcome_of
-from tiny_families import FAMILIES
+from tiny_families import FAMILIES, MULTIMODAL
 from transformers import CONFIG_MAPPING, PreTrainedConfig
-from write_families import HEADER, PAGE, row
+from write_families import COLUMNS, HEADER, PAGE, PARTS, row
 
 from baklava.decoder import decoder_of
 from baklava.errors import UserError
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + MULTIMODAL)
 def test_a_tiny_model_does_what_the_page_says(family: str) -> None:
     assert row(family, outcome_of(family)) in PAGE.read_text(encoding="utf-8").splitlines()
 
@@ -20,7 +20,10 @@ def test_a_tiny_model_does_what_the_page_says(family: str) -> None:
 def test_the_page_has_these_families_only() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text.startswith(HEADER)
-    assert len(text.removeprefix(HEADER).splitlines()) == len(FAMILIES)
+    parts = text.removeprefix(HEADER).split("\n## ")[1:]
+    for part, (title, families) in zip(parts, PARTS.items(), strict=True):
+        rows = part.removeprefix(f"{title}\n{COLUMNS}").splitlines()
+        assert [one.split("`")[1] for one in rows] == families
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
+from baklava.models.load import kind_of
+
+CLASSES: dict[str, str] = {**MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, **MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
 FAMILIES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+MULTIMODAL = sorted(set(CLASSES) - set(FAMILIES))  # models of text and images or sound alone
 VOCABULARY = 60
-MOST_PARAMETERS = 500_000
+MOST_PARAMETERS = 6_000_000
 
 _LAYERS = (
     "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers"
@@ -80,6 +87,20 @@ SMALL: dict[str, Any] = {
     "num_mel_bins": 16,
     "max_source_positions": 32,
     "num_blocks": 1,
+    "out_hidden_size": 32,
+    "embed_dim": 32,
+    "layers": 4,
+    "hidden_dim": 32,
+    "dim_head": 8,
+    "downsample_hidden_size": 16,
+    "alignment_intermediate_size": 64,
+    "projection_dim": 32,
+    "projector_hidden_size": 32,
+    "base_channels": 32,
+    "latent_channels": 32,
+    "num_embeddings": 64,
+    "image_token_embed_dim": 32,
+    "num_filters": 2,
     "ext_pw_out_channel": 16,
     "depthwise_separable_out_channel": 16,
     "nemo_conv_channels": 16,
@@ -94,6 +115,8 @@ _EVERY_OTHER_WINDOW = ["gemma3_text", "kolibri1", "ministral"]
 _DECODERS_ON_DEMAND = ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"]
 _DECODERS_ON_DEMAND += ["roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"]
 _HYBRID = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+_MULTIMODAL_ROPE = ["cosmos3_edge_text", "paddleocr_vl_text", "qwen2_5_omni_text", "qwen2_5_vl_text", "qwen2_vl_text"]
+_MULTIMODAL_ROPE += ["glm4v_text", "glm_ocr_text", "hunyuan_vl_text"]
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 _AS_DECODER = {"is_decoder": True}
 
@@ -103,6 +126,27 @@ MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(_EVERY_OTHER_WINDOW, _HYBRID),
     **dict.fromkeys(_DECODERS_ON_DEMAND, _AS_DECODER),
     "cohere_compass_text": {**_HYBRID, "rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}},
+    **{family: {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}} for family in _MULTIMODAL_ROPE},
+    "chameleon": {"vocabulary_map": {"<image>": VOCABULARY - 1}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense"] * 4},
+    "ernie4_5_vl_moe_text": {
+        "moe_intermediate_size": [16, 16],
+        "mlp_layer_types": ["dense"] * 4,
+        "rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]},
+    },
+    "fun_asr_nano": {
+        "adaptor_config": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 8, "num_hidden_layers": 1}
+    },
+    "glm4v_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 0]}},
+    "granite4_vision": {
+        "deepstack_layer_map": [],
+        "downsample_rate": "1/2",
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 64, "num_attention_heads": 1},
+    },
+    "molmo2_adapter": {"vision_feature_layer": [-1, -2]},
+    "molmo2_vision": {"image_size": [16, 16]},
+    "muse_spark_audio": {"hidden_sizes": [8] * 4, "depths": [1] * 4},
+    "vibevoice_acoustic_tokenizer_encoder": {"depths": [1] * 7},
     "ctrl": {"dff": 48},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0}},
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
@@ -127,8 +171,14 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
+# Their sizes only fit together; as they are by default, they are refused before a model is made.
+BY_DEFAULT = ["florence2", "glm5_next", "inkling2", "nemo_speechlm", "nemotron_h_omni"]
+
+
 def tiny_config(family: str, **more: Any) -> PreTrainedConfig:
     """A config of the family, every size that has a name in `SMALL` made small."""
+    if family in BY_DEFAULT:
+        return CONFIG_MAPPING[family]()
     return _small(CONFIG_MAPPING[family], {**MORE.get(family, {}), **more})
 
 
@@ -156,10 +206,10 @@ def tiny_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A model in float64 with random weights, large enough ones that attention is not flat."""
     config._experts_implementation = "eager"  # the others know no float64
     with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+        size = sum(parameter.numel() for parameter in kind_of(config).from_config(config).parameters())
     assert size <= MOST_PARAMETERS, f"{config.model_type}: {size} parameters; set more of its sizes"
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).double().eval()
+    model = kind_of(config).from_config(config).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from family_outcomes import Outcome, outcome_of
-from tiny_families import FAMILIES
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from tiny_families import CLASSES, FAMILIES, MULTIMODAL
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 
 HEADER = """\
 # Model families
 
-Every family of causal language models that the pinned transformers has, and what budgets do with it.
+Every family of causal language models, and of models of text and images or sound, that the pinned transformers has,
+and what budgets do with it.
 `tests/test_families.py` builds a tiny random model of each and compares; this page is what it finds
 (`PYTHONPATH=.:tests python tests/write_families.py`).
 
@@ -27,20 +27,29 @@ What counts is the checkpoint's own config: one that names other kinds of layers
 layer, or KV caches shared between layers is refused whatever its family. A window that is as long as the model's
 positions never leaves a token out: such layers have budgets. Families that are encoders by default (BERT, ...) are
 meant with `is_decoder`. Models with code of their own that are in no table are tried out on two tokens when they are
-loaded, and a cache raises an error where a model's attention goes past it.
-
+loaded, and a cache raises an error where a model's attention goes past it. Of models with encoders for images or sound,
+texts are read; the encoders stay as they are (`tests/test_towers.py`).
+"""
+COLUMNS = """
 | model type | class | budgets | profile | |
 |---|---|---|---|---|
 """
+PARTS = {"Causal language models": FAMILIES, "Models of text and images or sound": MULTIMODAL}
 
 
 def row(family: str, outcome: Outcome) -> str:
     """One line of the table."""
-    profile = "" if not outcome.exact else "no" if outcome.profile else "yes"
+    profile = "" if outcome.budgets != "exact" else "no" if outcome.profile else "yes"
     notes = "; ".join(note for note in (outcome.note, outcome.profile) if note)
-    budgets = "exact" if outcome.exact else "refused"
-    return f"| `{family}` | {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]} | {budgets} | {profile} | {notes} |"
+    return f"| `{family}` | {CLASSES[family]} | {outcome.budgets} | {profile} | {notes} |"
+
+
+def main() -> None:
+    page = HEADER
+    for title, families in PARTS.items():
+        page += f"\n## {title}\n{COLUMNS}" + "".join(f"{row(one, outcome_of(one))}\n" for one in families)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    PAGE.write_text(HEADER + "".join(f"{row(family, outcome_of(family))}\n" for family in FAMILIES), encoding="utf-8")
+    main()

@@ -160,7 +160,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
     tokenizer = load_tokenizer(config)
     device = _device(config)
     try:
-        model = _kind(found).from_pretrained(
+        model = kind_of(found).from_pretrained(
             resolve(config),
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
@@ -177,7 +177,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
     return loaded
 
 
-def _kind(config: PreTrainedConfig) -> Any:
+def kind_of(config: PreTrainedConfig) -> Any:
     """The class to load with: a model of text where there is one, else one of text and images or sound."""
     kind = type(config)
     only_multimodal = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
