@@ -1,5 +1,5 @@
 # The whole benchmark: `snakemake --cores all` (--config experiment=NAME overrides="KEY=VALUE ...").
-# Each rule is one call of a `baklava` command; what it does is in the package, what it needs in baklava/jobs.py.
+# Each rule is one call of a `baklava` command; what it does is in the package, what it needs in baklava/experiment/jobs.py.
 from snakemake.utils import min_version
 
 min_version("9.20")

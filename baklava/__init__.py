@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from baklava.budgets import Budgets
-    from baklava.cache import BudgetedCache
+    from baklava.cache.budgeted import BudgetedCache
+    from baklava.decoder.rotation import fixed_rotation
     from baklava.models import reference_model_path
-    from baklava.rotation import fixed_rotation
 
 __version__ = "0.1.0"
 __all__ = ["BudgetedCache", "Budgets", "__version__", "fixed_rotation", "reference_model_path"]
 
 # Loaded on first use, so that `import baklava` costs nothing.
 _LAZY = {
-    "BudgetedCache": "baklava.cache",
+    "BudgetedCache": "baklava.cache.budgeted",
     "Budgets": "baklava.budgets",
-    "fixed_rotation": "baklava.rotation",
+    "fixed_rotation": "baklava.decoder.rotation",
     "reference_model_path": "baklava.models",
 }
 

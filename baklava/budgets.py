@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from baklava.errors import UserError
-from baklava.files import read_json, write_json
+from baklava.system.files import read_json, write_json
 
 SCHEMA = 1
 TOLERANCE = 1e-6

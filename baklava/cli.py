@@ -27,22 +27,33 @@ class Stage:
 
 
 STAGES = {
-    "calibrate": Stage("CalibrateJob", "baklava.calibration:calibrate", "write the calibration prompts", "prompts"),
-    "profile": Stage("ProfileJob", "baklava.profile:profile", "estimate the importance of every KV cache", "output"),
+    "calibrate": Stage("CalibrateJob", "baklava.calibration.run:calibrate", "write the calibration prompts", "prompts"),
+    "profile": Stage(
+        "ProfileJob", "baklava.importance.profile:profile", "estimate the importance of every KV cache", "output"
+    ),
     "curves": Stage(
-        "CurvesJob", "baklava.curves:curves", "measure the loss as each KV cache alone keeps less", "output"
+        "CurvesJob",
+        "baklava.importance.loss_curves:curves",
+        "measure the loss as each KV cache alone keeps less",
+        "output",
     ),
-    "allocate": Stage("AllocateJob", "baklava.allocation:allocate", "search and write the memory budgets", "trace"),
-    "evaluate": Stage("EvaluateJob", "baklava.evaluate:evaluate", "answer the tasks with every budget", "records"),
-    "merge": Stage("MergeJob", "baklava.merge:merge", "put the records of shards together"),
-    "measure": Stage("MeasureJob", "baklava.measure:measure", "memory and speed of every budget by itself", "output"),
+    "allocate": Stage("AllocateJob", "baklava.search.run:allocate", "search and write the memory budgets", "trace"),
+    "evaluate": Stage(
+        "EvaluateJob", "baklava.evaluation.run:evaluate", "answer the tasks with every budget", "records"
+    ),
+    "merge": Stage("MergeJob", "baklava.evaluation.merge:merge", "put the records of shards together"),
+    "measure": Stage(
+        "MeasureJob", "baklava.evaluation.speed:measure", "memory and speed of every budget by itself", "output"
+    ),
     "validate": Stage(
-        "ValidateJob", "baklava.validate:validate", "judge the profile and every estimator's ranking", "regret"
+        "ValidateJob", "baklava.validation.run:validate", "judge the profile and every estimator's ranking", "regret"
     ),
-    "summarize": Stage("SummarizeJob", "baklava.summarize:summarize", "one row per cell, and the headline figures"),
-    "claims": Stage("ClaimsJob", "baklava.claims:claims", "judge the bars that an allocator is held to"),
-    "report": Stage("ReportJob", "baklava.plots:report", "draw the figures"),
-    "page": Stage("PageJob", "baklava.page:page", "write one page with interactive figures"),
+    "summarize": Stage(
+        "SummarizeJob", "baklava.analysis.summary:summarize", "one row per cell, and the headline figures"
+    ),
+    "claims": Stage("ClaimsJob", "baklava.claims.run:claims", "judge the bars that an allocator is held to"),
+    "report": Stage("ReportJob", "baklava.report.plots:report", "draw the figures"),
+    "page": Stage("PageJob", "baklava.report.page:page", "write one page with interactive figures"),
     "track": Stage("TrackJob", "baklava.tracking.track:track", "project the results into MLflow"),
 }
 
@@ -58,12 +69,12 @@ PARTLY_FAILED = 3
 
 def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Mapping[str, object]) -> int:
     """Run a stage's jobs, with changes to their fields; returns how many pieces of work failed without ending it."""
-    from baklava import jobs
-    from baklava.config import check, compose
-    from baklava.heap import keep_freed_memory
-    from baklava.layout import Layout
-    from baklava.ownership import claim_results
-    from baklava.ready import check_ready
+    from baklava.experiment import jobs
+    from baklava.experiment.ownership import claim_results
+    from baklava.experiment.paths import Layout
+    from baklava.experiment.schema import check, compose
+    from baklava.preflight import check_ready
+    from baklava.system.malloc import keep_freed_memory
 
     stage = STAGES[name]
     job_class = getattr(jobs, stage.job)
@@ -95,7 +106,7 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
 def _run_recorded(run: Callable[[object], int | None], job: object, output: str | None) -> int | None:
     if output is None:
         return run(job)
-    from baklava.usage import recorded, usage_file
+    from baklava.system.usage import recorded, usage_file
 
     with recorded(usage_file(getattr(job, output))):
         return run(job)
@@ -103,7 +114,7 @@ def _run_recorded(run: Callable[[object], int | None], job: object, output: str 
 
 def _gpu_of(work: Sequence[object]) -> AbstractContextManager[str | None]:
     """Hold the GPU that jobs with a model compute on, if any; one for all of them, as CUDA is initialised once."""
-    from baklava.devices import own_gpu
+    from baklava.system.devices import own_gpu
 
     models = {one.model.name: one.model.device for one in work if hasattr(one, "model")}
     gpus = {device.replace("auto", "cuda") for device in models.values()} - {"cpu"}
@@ -173,11 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)
                 return PARTLY_FAILED
         elif options.command == "table":
-            _load("baklava.table:print_table")(options.overrides, options.format)  # type: ignore[operator]
+            _load("baklava.report.table:print_table")(options.overrides, options.format)  # type: ignore[operator]
         elif options.command == "plan":
-            _load("baklava.plan:plan")(options.overrides)  # type: ignore[operator]
+            _load("baklava.search.plan:plan")(options.overrides)  # type: ignore[operator]
         elif options.command == "score":
-            _load("baklava.score:score")(options.task, options.predictions)  # type: ignore[operator]
+            _load("baklava.evaluation.score:score")(options.task, options.predictions)  # type: ignore[operator]
         else:
             _load("baklava.training.command:train_reference")(options.overrides)  # type: ignore[operator]
     except UserError as error:

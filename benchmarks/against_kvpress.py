@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from sweep import RATIOS, TASK, cells, swept
 
-from baklava.config import EvaluateConfig, ModelConfig
-from baklava.engine import Engine
+from baklava.analysis.bootstrap import Bootstrap
+from baklava.evaluation.engine import Engine
+from baklava.evaluation.samples import Compression
+from baklava.experiment.schema import EvaluateConfig, ModelConfig
 from baklava.models import reference_model_path
 from baklava.models.load import load_model
-from baklava.statistics import Bootstrap
 from baklava.tasks import Sample
-from baklava.work import Compression
 
 SWEPT = ("streaming_llm", "snapkv", "knorm")
 

@@ -16,7 +16,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from baklava.heap import keep_freed_memory
+from baklava.system.malloc import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -25,7 +25,7 @@ import torch
 
 if not torch.cuda.is_available():  # Triton asks when it is imported, which Transformers does
     os.environ["TRITON_INTERPRET"] = "1"
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
 
 import measure
 from tiny_models import CLASSES, WINDOWED, random_model, random_tokens
@@ -33,8 +33,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from baklava import BudgetedCache, Budgets
-from baklava.kernels.ragged_decode import ragged_decode
-from baklava.ragged import Layout, RaggedEntries
+from baklava.cache.attention.triton_decode import ragged_decode
+from baklava.cache.ragged import Layout, RaggedEntries
 
 N_KV_HEADS = 2
 KINDS = ("even", "one long", "random", "some empty", "one entry")

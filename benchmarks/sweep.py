@@ -17,12 +17,12 @@ from typing import Any
 import measure
 
 from baklava.budgets import Budgets
-from baklava.config import EvaluateConfig, ModelConfig
-from baklava.engine import Engine
+from baklava.evaluation.engine import Engine
+from baklava.evaluation.samples import Compression
 from baklava.eviction import POLICIES
+from baklava.experiment.schema import EvaluateConfig, ModelConfig
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import NeedleInHaystack, Sample
-from baklava.work import Compression
 
 POLICIES_SWEPT = ("streaming_llm", "snapkv", "h2o", "tova", "knorm", "keydiff")
 RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from baklava import cli, jobs
+from baklava import cli
 from baklava.cli import STAGES, main
-from baklava.config import compose
-from baklava.layout import Layout
+from baklava.experiment import jobs
+from baklava.experiment.paths import Layout
+from baklava.experiment.schema import compose
 
 COMMANDS = (*STAGES, "plan", "table", "train-reference")
 HEAVY = (
@@ -47,7 +48,7 @@ class TestStartUp:
 
     def test_checking_the_configuration_needs_no_model_library(self) -> None:
         """The workflow does so before its first job."""
-        used = heavy_modules_after("from baklava.config import compose\ncompose()")
+        used = heavy_modules_after("from baklava.experiment.schema import compose\ncompose()")
         assert set(used) <= {"numpy", "pydantic", "hydra", "omegaconf"}
 
     def test_public_names_are_there_when_asked_for(self) -> None:

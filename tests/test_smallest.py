@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from small_experiment import write_model
 
-from baklava import regret
+from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.cli import main
-from baklava.config import compose
-from baklava.figures import report_figures
-from baklava.layout import Layout
-from baklava.parquet import read_parquet
-from baklava.results import read_summary
+from baklava.experiment.paths import Layout
+from baklava.experiment.schema import compose
+from baklava.report.figure_list import report_figures
+from baklava.system.parquet import read_parquet
+from baklava.validation import regret
 
 STAGES = (
     *("calibrate", "profile", "curves", "allocate", "evaluate", "measure"),

@@ -16,7 +16,7 @@ class LayerContext:
 
     `keys` and `values` `[B, Hkv, S, D]` are as the cache stores them, keys with their positions. `scaling` multiplies
     query-key products; `softcap` bounds them (Gemma 2) where the model does so. No entry is padding. Where the rotation
-    depends on the length of a text, it is that of texts of `rotated_for` tokens (see `baklava.rotation`).
+    depends on the length of a text, it is that of texts of `rotated_for` tokens (see `baklava.decoder.rotation`).
     """
 
     keys: Tensor

@@ -55,7 +55,7 @@ class ExpectedAttention(EvictionPolicy):
     none of ten needle prompts, in kvpress too; with 1e-2 it answers eight.
 
     As kvpress 0.5.5, whose queries come from the hidden states; here the rotation of the queries is undone, for the
-    model types in `baklava.rotary`. kvpress ignores soft-capped logits; here the cap bounds the expected exponent.
+    model types in `baklava.decoder.rotary`. kvpress ignores soft-capped logits; here the cap bounds the expected exponent.
     """
 
     family: ClassVar[str] = "expected_attention"
@@ -72,7 +72,7 @@ class ExpectedAttention(EvictionPolicy):
     def observe(self, state: QueryMoments | None, queries: Tensor, context: LayerContext) -> QueryMoments | None:
         import torch
 
-        from baklava.rotary import rotary_of
+        from baklava.decoder.rotary import rotary_of
 
         rotary = rotary_of(context.config, context.layer_index, context.rotated_for)
         n_entries, n_queries = context.keys.shape[2], queries.shape[2]
@@ -112,7 +112,7 @@ class ExpectedAttention(EvictionPolicy):
         """Mean `[B, Hkv, group, D]` and covariance `[B, Hkv, group, D, D]` of the queries to come."""
         import torch
 
-        from baklava.rotary import rotary_of
+        from baklava.decoder.rotary import rotary_of
 
         rotary = rotary_of(context.config, context.layer_index, context.rotated_for)
         n_kv_heads, n_entries = context.keys.shape[1:3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baklava.attention import MOST_SCORES, soft_cap
+from baklava.cache.attention.dense import MOST_SCORES, soft_cap
 
 
 def simulated_eviction(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from baklava.errors import UserError
-from baklava.files import expanded
+from baklava.system.files import expanded
 
 REFERENCE = "reference:"
 

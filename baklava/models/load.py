@@ -23,16 +23,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from baklava import attention
-from baklava.chat_settings import TemplateValue
-from baklava.config import ModelConfig
-from baklava.context import ContextCache
-from baklava.decoder import Decoder, decoder_of
+from baklava.cache.attention import dense as attention
+from baklava.cache.prefill import ContextCache
+from baklava.decoder.config import Decoder, decoder_of
+from baklava.decoder.rotation import DYNAMIC, Switch, switch_of
 from baklava.errors import UserError
+from baklava.experiment.chat_settings import TemplateValue
+from baklava.experiment.schema import ModelConfig
 from baklava.models import model_folder
 from baklava.models.encoder import Encoder
-from baklava.models.folder import content
-from baklava.rotation import DYNAMIC, Switch, switch_of
+from baklava.models.files import content
 
 
 @dataclass(frozen=True)

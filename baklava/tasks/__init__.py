@@ -1,15 +1,15 @@
 """Tasks: text in, score out. One file per family; `conf/task/` sets the parameters."""
 
 from baklava.tasks.base import Sample, Task
-from baklava.tasks.continuation import Continuation
-from baklava.tasks.cwe import CommonWords
-from baklava.tasks.fwe import FrequentWords
 from baklava.tasks.jsonl import JsonlTask
 from baklava.tasks.longbench import LongBench
-from baklava.tasks.needle_grid import NeedleGrid
-from baklava.tasks.niah import NeedleInHaystack
-from baklava.tasks.ruler_qa import RulerQa
-from baklava.tasks.vt import VariableTracking
+from baklava.tasks.perplexity import Continuation
+from baklava.tasks.ruler.cwe import CommonWords
+from baklava.tasks.ruler.fwe import FrequentWords
+from baklava.tasks.ruler.needle_grid import NeedleGrid
+from baklava.tasks.ruler.niah import NeedleInHaystack
+from baklava.tasks.ruler.qa import RulerQa
+from baklava.tasks.ruler.vt import VariableTracking
 
 _ALL: tuple[type[Task], ...] = (
     CommonWords,

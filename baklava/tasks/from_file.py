@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 from baklava.errors import DataError, UserError
-from baklava.files import expanded
+from baklava.system.files import expanded
 from baklava.tasks.base import SPLITS, Task
-from baklava.tasks.rows import LOOK, WHOLE, Row, Rows, is_local, load_dataset_rows, read_jsonl, read_zipped
+from baklava.tasks.text.rows import LOOK, WHOLE, Row, Rows, is_local, load_dataset_rows, read_jsonl, read_zipped
 
 
 @dataclass(frozen=True, kw_only=True)

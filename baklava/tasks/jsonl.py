@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from baklava.errors import UserError
 from baklava.tasks.base import CountTokens, Sample
-from baklava.tasks.cutting import cut_middle
 from baklava.tasks.from_file import FileTask
 from baklava.tasks.metrics import METRICS
+from baklava.tasks.text.truncate import cut_middle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from baklava.errors import UserError
 from baklava.tasks.base import CountTokens, Sample
-from baklava.tasks.cutting import cut_middle
 from baklava.tasks.from_file import FileTask
+from baklava.tasks.text.truncate import cut_middle
 
 # LongBench-E averages within classes of length, in words (characters for Chinese): below 4,000, below 8,000, the rest.
 LENGTH_CLASSES = ("0-4k", "4-8k", "8k+")

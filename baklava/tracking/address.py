@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from baklava.config import TrackingConfig
-from baklava.fingerprint import fingerprint
-from baklava.jobs import TrackJob
+from baklava.experiment.jobs import TrackJob
+from baklava.experiment.schema import TrackingConfig
+from baklava.system.fingerprint import fingerprint
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from baklava.cells import FULL, Cell
-from baklava.parquet import read_parquet
-from baklava.records import COLUMNS, SCHEMA
+from baklava.analysis.cells import FULL, Cell
+from baklava.evaluation.records import COLUMNS, SCHEMA
+from baklava.system.parquet import read_parquet
 from baklava.tracking.run import Dataset
 
 TABLE = "predictions.json"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from baklava.analysis.cells import FULL, Cell
 from baklava.budgets import Budgets
-from baklava.cells import FULL, Cell
 from baklava.errors import UserError
-from baklava.layout import ratio_name
+from baklava.experiment.paths import ratio_name
 from baklava.tracking.answers import TABLE, Answers
 from baklava.tracking.run import Run, key_of
 

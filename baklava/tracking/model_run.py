@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from baklava.cells import FULL
+from baklava.analysis.cells import FULL
+from baklava.analysis.headline import Headline, ModelFigures
 from baklava.errors import UserError
-from baklava.headline import Headline, ModelFigures
-from baklava.jobs import VALIDATION, TrackJob
-from baklava.layout import Layout
+from baklava.experiment.jobs import VALIDATION, TrackJob
+from baklava.experiment.paths import Layout
+from baklava.system.usage import SUFFIX, read_usage
 from baklava.tracking.cell_run import method_name
 from baklava.tracking.run import Dataset, Point, Run, key_of
-from baklava.usage import SUFFIX, read_usage
 
 STAGE = "summarize"
 OF_ONE_MODEL = ("importance_", "budgets_")  # figures whose name ends with the model's; folders have one of each model

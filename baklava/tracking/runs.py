@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from baklava.cells import Cell
+from baklava.analysis.cells import Cell
+from baklava.analysis.headline import Headline
+from baklava.analysis.results import Compression, budgets_by_compression, read_summary
 from baklava.errors import UserError
-from baklava.headline import Headline
-from baklava.jobs import TrackJob
-from baklava.layout import Layout
-from baklava.measurements import read_measurements
-from baklava.results import Compression, budgets_by_compression, read_summary
-from baklava.timings import timings
+from baklava.evaluation.measurements import read_measurements
+from baklava.evaluation.timings import timings
+from baklava.experiment.jobs import TrackJob
+from baklava.experiment.paths import Layout
 from baklava.tracking.answers import Answers
 from baklava.tracking.cell_run import cell_run
 from baklava.tracking.model_run import figures_of, model_run, usage_files

@@ -11,12 +11,12 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from baklava.errors import UserError
-from baklava.files import write_json
-from baklava.jobs import TrackJob
+from baklava.experiment.jobs import TrackJob
+from baklava.system.files import write_json
 from baklava.tracking.address import artifacts_folder, is_server, lock_file, page, store_uri, without_password
+from baklava.tracking.mlflow_store import Store
 from baklava.tracking.runs import Runs
-from baklava.tracking.store import Store
-from baklava.tracking.view import CELLS, CURVES, TRADE_OFF, View, is_known, link, views
+from baklava.tracking.saved_views import CELLS, CURVES, TRADE_OFF, View, is_known, link, views
 
 SCHEMA = 1
 

@@ -10,9 +10,9 @@ from enum import IntEnum
 
 from transformers import PreTrainedTokenizerFast
 
-from baklava.tasks import niah, vt
-from baklava.tasks.haystack import NOISE_LINE, hide
-from baklava.training.english import english_text
+from baklava.tasks.ruler import niah, vt
+from baklava.tasks.text.noise import NOISE_LINE, hide
+from baklava.tasks.text.python_docs import english_text
 
 
 class Mark(IntEnum):

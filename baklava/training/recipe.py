@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from baklava.config import Strict
+from baklava.experiment.schema import Strict
 from baklava.training.documents import Mark
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from baklava.tasks import niah, vt
-from baklava.tasks.haystack import NOISE_LINE
-from baklava.training.english import english_text
+from baklava.tasks.ruler import niah, vt
+from baklava.tasks.text.noise import NOISE_LINE
+from baklava.tasks.text.python_docs import english_text
 
 VOCAB_SIZE = 4096
 END = "<|endoftext|>"  # Qwen2's: end of an answer, and padding

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from baklava.files import atomic
+from baklava.system.files import atomic
 from baklava.tasks.base import random_stream
 from baklava.training import attention
 from baklava.training.documents import DocumentWriter, Mark

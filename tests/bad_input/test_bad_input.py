@@ -17,9 +17,9 @@ from small_experiment import overrides, start_snakemake, write_model
 from transformers import AutoModelForCausalLM
 
 from baklava.budgets import Budgets
-from baklava.calibration import Calibration, Prompt
+from baklava.calibration.run import Calibration, Prompt
 from baklava.cli import main
-from baklava.fingerprint import folder_fingerprint
+from baklava.system.fingerprint import folder_fingerprint
 
 CALIBRATE = "calibrate"
 MODEL = "models.tiny-llama"
@@ -294,7 +294,7 @@ class TestFilesOfAnEarlierStage:
     def test_profile_of_other_weights(self, say: Callable[..., str], tmp_path: Path, invented: Path) -> None:
         import numpy as np
 
-        from baklava.profile import Profile
+        from baklava.importance.profile import Profile
 
         values = np.ones((1, 2, 4), np.float32)
         path = tmp_path / "results" / "smoke" / "profile" / "tiny-llama.safetensors"

@@ -12,6 +12,7 @@ from large_scores import BIAS
 from layer_contexts import N_KV_HEADS, kept, random_layer, rows_of, scores_of
 from pydantic import TypeAdapter, ValidationError
 
+from baklava.cache.attention.backend import HALVES
 from baklava.errors import UserError
 from baklava.eviction import (
     H2O,
@@ -23,7 +24,6 @@ from baklava.eviction import (
     StreamingLLM,
     policy_named,
 )
-from baklava.kernels import HALVES
 
 CONF = Path(__file__).parents[2] / "conf" / "eviction"
 EVERY = [

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from small_experiment import write_model
 from synthetic import cell_records, write_records, write_timings
 
-from baklava import records, timings
+from baklava.analysis.headline import Headline
 from baklava.budgets import Budgets
-from baklava.calibration import Calibration, Prompt
-from baklava.checkpoint import weight_bytes
-from baklava.config import ModelConfig
+from baklava.calibration.run import Calibration, Prompt
 from baklava.errors import UserError
-from baklava.headline import Headline
+from baklava.evaluation import records, timings
+from baklava.experiment.schema import ModelConfig
+from baklava.importance.profile import Profile
 from baklava.models.load import load_model, load_tokenizer
-from baklava.parquet import read_parquet
-from baklava.profile import Profile
-from baklava.store import Store
+from baklava.models.shape import weight_bytes
+from baklava.system.append_log import Store
+from baklava.system.parquet import read_parquet
 
 
 @dataclass(frozen=True)

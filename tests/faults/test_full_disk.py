@@ -15,18 +15,18 @@ import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
+from baklava.analysis.summary import _write_csv
 from baklava.budgets import Budgets
-from baklava.calibration import Calibration, Prompt
+from baklava.calibration.run import Calibration, Prompt
 from baklava.cli import STAGES, main
-from baklava.config import compose
-from baklava.files import write_json
-from baklava.jobs import ReportJob
-from baklava.layout import Layout
-from baklava.parquet import write_parquet, write_parquet_rows
-from baklava.plots.style import save
-from baklava.profile import Profile
-from baklava.store import Store
-from baklava.summarize import _write_csv
+from baklava.experiment.jobs import ReportJob
+from baklava.experiment.paths import Layout
+from baklava.experiment.schema import compose
+from baklava.importance.profile import Profile
+from baklava.report.plots.style import save
+from baklava.system.append_log import Store
+from baklava.system.files import write_json
+from baklava.system.parquet import write_parquet, write_parquet_rows
 
 SIZE = 256 * 1024
 MUCH = "".join(map(chr, np.random.default_rng(0).integers(33, 127, 4 * SIZE)))  # no compression makes it fit

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from baklava.files import atomic
-from baklava.store import Store
+from baklava.system.append_log import Store
+from baklava.system.files import atomic
 
 WRITER = """
 import sys
 from pathlib import Path
-from baklava.files import atomic
+from baklava.system.files import atomic
 
 with atomic(Path(sys.argv[1])) as unfinished:
     unfinished.write_text("half")
@@ -28,7 +28,7 @@ with atomic(Path(sys.argv[1])) as unfinished:
 HOLDER = """
 import sys
 from pathlib import Path
-from baklava.store import Store
+from baklava.system.append_log import Store
 
 store = Store(Path(sys.argv[1]), alone=True)
 store.add({"a": 1})

@@ -9,11 +9,11 @@ import torch
 from tiny_models import random_model, random_tokens
 from torch import Tensor
 
-from baklava.config import ProfileConfig
+from baklava.cache.attention.backend import HALVES
+from baklava.experiment.schema import ProfileConfig
 from baklava.importance.base import cosine_distance, turn
-from baklava.importance.recorder import Recorder
-from baklava.kernels import HALVES
 from baklava.models.load import LoadedModel
+from baklava.profiling.recorder import Recorder
 
 LENGTH = 60
 LOOK = torch.tensor([20, 41, 42, 58])

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from planted_model import LOCAL, N_KV_HEADS, N_LAYERS, RETRIEVAL, planted_model, planted_prompts
 
-from baklava.allocate import Allocator, Baklava, BaklavaMeasured, Duo, Uniform
+from baklava.allocation import Allocator, Baklava, BaklavaMeasured, Duo, Uniform
 from baklava.budgets import Budgets
-from baklava.config import ProfileConfig
-from baklava.curves import Curves, measure_curves
 from baklava.eviction import StreamingLLM
+from baklava.experiment.schema import ProfileConfig
+from baklava.importance.loss_curves import Curves, measure_curves
+from baklava.importance.profile import Profile, profile_prompts
+from baklava.inference.continuation_loss import Replay
 from baklava.models.load import LoadedModel
-from baklava.profile import Profile, profile_prompts
-from baklava.replay import Replay
 
 # Sinks and a window, as the profile simulates them: a share of 0.15 of 80 entries.
 LITTLE = 0.15

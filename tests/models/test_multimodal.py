@@ -20,16 +20,16 @@ from transformers import (
 )
 
 from baklava.budgets import Budgets
-from baklava.calibration import Prompt
-from baklava.checkpoint import read_shape, weight_bytes
-from baklava.config import EvaluateConfig, ModelConfig, ProfileConfig
-from baklava.engine import Engine
+from baklava.calibration.run import Prompt
+from baklava.evaluation.engine import Engine
+from baklava.evaluation.samples import Compression
 from baklava.eviction import POLICIES
+from baklava.experiment.schema import EvaluateConfig, ModelConfig, ProfileConfig
+from baklava.importance.profile import profile_prompts
 from baklava.models import reference_model_path
 from baklava.models.load import LoadedModel, load_model
-from baklava.profile import profile_prompts
+from baklava.models.shape import read_shape, weight_bytes
 from baklava.tasks import NeedleInHaystack
-from baklava.work import Compression
 
 VOCABULARY = 4104
 TEXT: dict[str, Any] = {

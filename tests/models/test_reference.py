@@ -4,12 +4,12 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import baklava
-from baklava.config import EvaluateConfig, ModelConfig, compose, compose_task
-from baklava.engine import Engine
 from baklava.errors import UserError
+from baklava.evaluation.engine import Engine
+from baklava.evaluation.prompt import Prompts, Tokens
+from baklava.evaluation.samples import Compression
+from baklava.experiment.schema import EvaluateConfig, ModelConfig, compose, compose_task
 from baklava.models.load import load_model
-from baklava.prompts import Prompts, Tokens
-from baklava.work import Compression
 
 NAMES = ("tiny-llama", "tiny-qwen2")
 

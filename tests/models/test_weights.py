@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_experiment import write_model
 
-from baklava.checkpoint import weight_bytes
-from baklava.config import ModelConfig
 from baklava.errors import UserError
-from baklava.models.folder import check_model, content
+from baklava.experiment.schema import ModelConfig
+from baklava.models.files import check_model, content
 from baklava.models.load import load_model
+from baklava.models.shape import weight_bytes
 from baklava.models.weights import other_copies, weight_files
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from invented import CLASSES, longbench_row, write_jsonl
 
-from baklava.config import TaskConfig
 from baklava.errors import UserError
+from baklava.experiment.schema import TaskConfig
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.longbench import LongBench, Spec, length_class, specs
 

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 import yaml
 
-from baklava.config import TaskConfig
 from baklava.errors import UserError
+from baklava.experiment.schema import TaskConfig
 from baklava.tasks import NeedleInHaystack, Sample, Task
 from baklava.tasks.base import CountTokens
 

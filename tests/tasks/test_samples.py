@@ -11,8 +11,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from baklava.config import TaskConfig
 from baklava.errors import UserError
+from baklava.experiment.schema import TaskConfig
 from baklava.tasks import Sample, Task
 from baklava.tasks.base import SPLITS, CountTokens
 

@@ -7,9 +7,9 @@ import pytest
 from finished_experiment import small_records, write_finished
 from synthetic import write_measurements
 
-from baklava.layout import Layout
+from baklava.experiment.paths import Layout
 from baklava.tracking.address import VARIABLE
-from baklava.tracking.store import Store
+from baklava.tracking.mlflow_store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +44,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Layout:
     """For tests that only look: one model measured, one of its jobs with a usage file."""
     from finished_experiment import job_of
 
+    from baklava.system.usage import usage_file
     from baklava.tracking.track import track
-    from baklava.usage import usage_file
 
     layout = finished(tmp_path_factory.mktemp("tracked") / "results", tables)
     write_measurements(layout, "tiny-llama")

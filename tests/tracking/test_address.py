@@ -7,9 +7,9 @@ import pytest
 from finished_experiment import job_of, runs_in
 from mlflow import MlflowClient
 
-from baklava.layout import Layout
+from baklava.experiment.paths import Layout
 from baklava.tracking.address import VARIABLE, artifacts_folder, lock_file, page, store_uri, without_password
-from baklava.tracking.store import Store
+from baklava.tracking.mlflow_store import Store
 from baklava.tracking.track import track
 
 

@@ -13,10 +13,10 @@ from finished_experiment import client_of, ids, job_of, parent, runs_in
 from mlflow import MlflowClient
 
 from baklava.errors import UserError
-from baklava.layout import Layout
+from baklava.experiment.paths import Layout
+from baklava.tracking.mlflow_store import Store
 from baklava.tracking.moved import follow, local_path
 from baklava.tracking.run import Run
-from baklava.tracking.store import Store
 from baklava.tracking.track import track
 
 

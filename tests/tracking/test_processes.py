@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finished_experiment import FIGURES, job_of, runs_in, small_records, write_finished
 
-from baklava.layout import Layout
+from baklava.experiment.paths import Layout
 from baklava.tracking.track import track
 
 EXPERIMENTS = ("a", "b", "c", "d")

@@ -23,16 +23,16 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from synthetic import EVICTION, MODELS, measurements, write_measurements
 
+from baklava.analysis.headline import Headline
+from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.errors import UserError
-from baklava.headline import Headline
-from baklava.profile import Profile
-from baklava.results import read_summary
+from baklava.importance.profile import Profile
+from baklava.system.usage import usage_file
 from baklava.tracking.address import VARIABLE
 from baklava.tracking.cell_run import MEASURED_ON
 from baklava.tracking.model_run import figures_of
 from baklava.tracking.track import track
-from baklava.usage import usage_file
 
 PARAMS = ["model", "task", "allocator", "eviction", "ratio", "protocol", "seed", "length"]
 
@@ -342,7 +342,7 @@ def test_an_unknown_mlflow_gets_no_view(layout, monkeypatch, version):
 
 
 def test_a_view_that_fails_does_not_matter(layout, monkeypatch, capsys):
-    monkeypatch.setattr("baklava.tracking.store.Store.set_tag", lambda *_: 1 / 0)
+    monkeypatch.setattr("baklava.tracking.mlflow_store.Store.set_tag", lambda *_: 1 / 0)
     track(job_of(layout))
     assert "no saved view" in capsys.readouterr().err
     assert len(runs_in(layout)) == 8

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from baklava.config import compose_training
-from baklava.tasks import niah, vt
+from baklava.experiment.schema import compose_training
+from baklava.tasks.ruler import niah, vt
 from baklava.training.documents import Document, DocumentWriter, Mark
 from baklava.training.recipe import Recipe
 from baklava.training.tokenizer import END
@@ -149,7 +149,7 @@ def test_repetition_marks_what_has_been_seen_before(writer: DocumentWriter, leng
 def test_english_is_background_and_a_window_of_the_source(
     writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    from baklava.training.english import english_text
+    from baklava.tasks.text.python_docs import english_text
 
     document = write(writer, "english", 320, seed=0)
     assert set(document.marks) == {Mark.BACKGROUND}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from baklava.tasks import NeedleInHaystack, VariableTracking
-from baklava.tasks.niah import word_keys
+from baklava.tasks.ruler.niah import word_keys
 from baklava.training.tokenizer import END, build_tokenizer
 
 

@@ -10,7 +10,7 @@ from selenium import webdriver
 from shown import RATIOS, Shown
 from synthetic import experiment_records
 
-from baklava.layout import Layout
+from baklava.experiment.paths import Layout
 from baklava.tracking.address import VARIABLE
 from baklava.tracking.track import track
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from baklava.layout import Layout
+from baklava.experiment.paths import Layout
 
 RATIOS = (0.5, 0.8)
 

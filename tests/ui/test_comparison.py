@@ -18,8 +18,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from shown import RATIOS, Shown
 
-from baklava.headline import Headline
-from baklava.results import read_summary
+from baklava.analysis.headline import Headline
+from baklava.analysis.results import read_summary
 
 Points = set[tuple[float, float]]
 

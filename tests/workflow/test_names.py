@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from small_experiment import overrides, write_model
 
-from baklava.overrides import joined, quoted
-from baklava.snakemake_config import packed
+from baklava.experiment.overrides import joined, quoted
+from baklava.experiment.snakemake_config import packed
 
 Snakemake = Callable[..., Any]
 ODD = "it's #1, x=y {z} $HOME ü"

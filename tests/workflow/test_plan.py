@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from baklava.config import compose
-from baklava.figures import report_figures
-from baklava.jobs import AllocateJob, ReportJob
-from baklava.layout import Layout
+from baklava.experiment.jobs import AllocateJob, ReportJob
+from baklava.experiment.paths import Layout
+from baklava.experiment.schema import compose
 from baklava.models import reference_model_path
+from baklava.report.figure_list import report_figures
 from baklava.tracking.address import VARIABLE
 
 Snakemake = Callable[..., Any]

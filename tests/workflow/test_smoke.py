@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from baklava.budgets import Budgets
-from baklava.config import ExperimentConfig, compose
-from baklava.figures import report_figures
+from baklava.experiment.schema import ExperimentConfig, compose
+from baklava.report.figure_list import report_figures
 
 pytestmark = pytest.mark.workflow
 

@@ -8,16 +8,16 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-from baklava import jobs
-from baklava.config import ExperimentConfig, compose
-from baklava.devices import JOBS_PER_GPU, visible_devices
+from baklava.experiment import jobs
+from baklava.experiment.schema import ExperimentConfig, compose
+from baklava.system.devices import JOBS_PER_GPU, visible_devices
 from baklava.errors import UserError
-from baklava.figures import report_figures
-from baklava.layout import Layout
-from baklava.models.folder import content
-from baklava.ownership import claim_results
-from baklava.ready import check_patterns, check_ready
-from baklava.snakemake_config import overrides_of, packed
+from baklava.report.figure_list import report_figures
+from baklava.experiment.paths import Layout
+from baklava.models.files import content
+from baklava.experiment.ownership import claim_results
+from baklava.preflight import check_patterns, check_ready
+from baklava.experiment.snakemake_config import overrides_of, packed
 from baklava.tracking.address import store_fingerprint
 
 
@@ -100,7 +100,7 @@ layout = Layout(experiment.results, experiment.name)
 # Jobs find the `baklava` of the Python that runs Snakemake.
 os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
 
-# As many GPU jobs at once as there are devices, each on one of its own (baklava/devices.py), or as `--resources gpu=N`
+# As many GPU jobs at once as there are devices, each on one of its own (baklava/system/devices.py), or as `--resources gpu=N`
 # says. Without any device there is no limit, so a login node can submit GPU jobs.
 DEVICES = len(visible_devices())
 if DEVICES > 0 and workflow.is_main_process:

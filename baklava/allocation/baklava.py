@@ -1,0 +1,130 @@
+"""The BaKlaVa allocation: importance to shares through a parametric mapping (arXiv 2502.13176, sections 3-4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from baklava.allocation.base import Allocator, Estimator, Part, Point, Pool, kv_importance
+from baklava.allocation.uniform import Uniform
+from baklava.allocation.water_filling import fill
+from baklava.errors import UserError
+from baklava.importance import CONTROLS
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from baklava.importance.profile import Profile
+
+# How far the search goes, unless the configured values lie beyond. `steepness` is log2(1 + slope), which has the
+# uniform allocation at 0 and as much room between slopes 1 and 3 as between 15 and 31.
+HIGHEST = {"layer_mix": 0.5, "steepness": 5.0, "floor": 0.08, "whole": 0.95}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baklava(Allocator):
+    """More memory for the KV caches of higher importance.
+
+    With importance scaled to [0, 1], head and layer importance mixed, the first `whole` part of the budget makes
+    caches whole, one after another in order of importance; the rest raises every cache to the `floor` and then in
+    proportion to `importance ** slope`, up to 1. `slope` 0 and `whole` 0 are the uniform allocation; a steep slope
+    fills caches in order of importance. No cache gains when the total shrinks.
+
+    The mapping is our reading of the paper, and its starting values are our own.
+
+    With `search` (the default) the parameters are starting values and the search picks them per ratio, among all
+    estimators that the profile holds but the control. Where the best mapping still loses more than the full cache, as
+    where hardly a KV cache can stay whole, no mapping ranks all of them right: there up to `refine` rounds of the joint
+    refinement follow (`baklava/search/local_search.py`; 0: none), which need no mapping.
+    """
+
+    family: ClassVar[str] = "baklava"
+
+    search: bool = True
+    estimator: Estimator = "eviction_shift"
+    pool: Pool = "mean"
+    layer_mix: Part = 0.0
+    slope: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 2.0
+    floor: Part = 0.02
+    whole: Part = 0.0
+    refine: Annotated[int, Field(ge=0)] = 5
+
+    def importance(self, profile: Profile) -> NDArray[np.float64]:
+        """Head importance pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
+        head = _scaled(kv_importance(profile, self.estimator, pool=self.pool, allocator=self.name))
+        layer = _scaled(profile.layer_importance.mean(0))
+        return (1.0 - self.layer_mix) * head + self.layer_mix * layer[:, None]
+
+    def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
+        importance = self.importance(profile).ravel()
+        total = (1.0 - ratio) * importance.size
+        rank = np.argsort(np.argsort(-importance, kind="stable"), kind="stable")
+        start = np.clip(self.whole * total - rank, 0.0, 1.0)
+        shares = fill(importance**self.slope, total=total, floor=self.floor, start=start)
+        return shares.reshape(profile.n_layers, profile.n_kv_heads)
+
+    @property
+    def searches(self) -> bool:
+        return self.search
+
+    @property
+    def refinement_rounds(self) -> int:
+        return self.refine
+
+    def space(self, profile: Profile) -> dict[str, BaseDistribution]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        own = self._point(profile)
+        return {
+            "estimator": CategoricalDistribution(self._estimators(profile)),
+            "pool": CategoricalDistribution(["mean", "max"]),
+            **{name: FloatDistribution(0.0, max(high, own[name])) for name, high in HIGHEST.items()},
+        }
+
+    def starts(self, profile: Profile) -> Sequence[Point]:
+        """Uniform, the configured values with every estimator, and with their own filling in order of importance."""
+        own = self._point(profile)
+        uniform = {**own, "layer_mix": 0.0, "steepness": 0.0, "whole": 0.0}
+        others = [{**own, "estimator": name} for name in self._estimators(profile) if name != own["estimator"]]
+        in_order = [{**own, "steepness": HIGHEST["steepness"]}, {**own, "steepness": 1.0, "whole": 0.7}]
+        return [uniform, own, *others, *in_order]
+
+    def at(self, point: Point) -> Allocator:
+        if not point["steepness"] and not point["whole"]:
+            return Uniform(name="uniform")
+        slope = round(2.0 ** point["steepness"] - 1.0, 9)
+        others = {name: value for name, value in point.items() if name != "steepness"}
+        return replace(self, slope=slope, **others)
+
+    def _point(self, profile: Profile) -> Point:
+        """The configured values, with the first estimator that the profile holds where it does not hold theirs."""
+        known = self._estimators(profile)
+        return {
+            "estimator": self.estimator if self.estimator in known else known[0],
+            "pool": self.pool,
+            "layer_mix": self.layer_mix,
+            "steepness": math.log2(1.0 + self.slope),
+            "floor": self.floor,
+            "whole": self.whole,
+        }
+
+    def _estimators(self, profile: Profile) -> list[str]:
+        known = [name for name in profile.head_importance if name not in CONTROLS]
+        if not known:
+            raise UserError(
+                f"allocator {self.name}: the profile holds no estimator to search among, only "
+                f"{', '.join(profile.head_importance)}; add one to profile.estimators"
+            )
+        return known
+
+
+def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """To [0, 1], smallest to 0 and largest to 1; all equal: all 1."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.ones_like(values)

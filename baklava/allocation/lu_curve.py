@@ -1,0 +1,90 @@
+"""A curve of prune ratios made elsewhere, as LU-KV saves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baklava.allocation.base import Allocator
+from baklava.errors import UserError
+from baklava.system.files import expanded
+
+if TYPE_CHECKING:
+    from baklava.importance.profile import Profile
+
+TARGETS = 99  # 1 %, 2 %, ..., 99 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class LuCurve(Allocator):
+    """Shares from a `.npy` file `[99, n_layers, n_kv_heads]`: the part of each KV cache to remove at 1 %, ..., 99 %.
+
+    There is no default curve: one belongs to a model and to an eviction policy. Those that the authors publish were
+    made with expected attention, `epsilon` 0.02, 4 sinks and the last entry kept (kvpress 0.5.5's `LUKVPress`); compare
+    with `eviction=expected_attention evictions.expected_attention.epsilon=0.02`.
+
+    Between two targets, and to 0 and 100 % at the ends, shares lie on a straight line. Where the mean of the curve
+    misses its target, all shares (or all removed parts, where too little is kept) are scaled by the same factor. What
+    the file holds may give a cache more when the total shrinks, so unlike the other allocators this one does not
+    promise the contrary.
+    """
+
+    family: ClassVar[str] = "lu_curve"
+
+    curve: str | None = None
+
+    def check(self) -> None:
+        self._path()
+
+    def _path(self) -> Path:
+        if self.curve is None:
+            raise UserError(
+                f"allocator {self.name}: curve: none given; set allocators.{self.name}.curve to a .npy file "
+                f"[{TARGETS}, n_layers, n_kv_heads] of prune ratios"
+            )
+        path = expanded(self.curve)
+        if not path.is_file():
+            raise UserError(f"allocator {self.name}: curve: no such file: {self.curve}")
+        return path
+
+    def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
+        removed = read_curve(self._path())
+        expected = (TARGETS, profile.n_layers, profile.n_kv_heads)
+        if removed.shape != expected:
+            raise UserError(
+                f"allocator {self.name}: {self.curve} has shape {list(removed.shape)}, the profile asks for "
+                f"{list(expected)}: targets, layers, KV heads"
+            )
+        ends = np.zeros((1, *expected[1:])), np.ones((1, *expected[1:]))
+        targets = np.concatenate([ends[0], removed, ends[1]])  # at 0, 1, ..., 100 %
+        place = min(int(100.0 * ratio), TARGETS)
+        part = 100.0 * ratio - place
+        shares = 1.0 - ((1.0 - part) * targets[place] + part * targets[place + 1])
+        return scaled_to_mean(shares, 1.0 - ratio)
+
+
+def read_curve(path: Path) -> NDArray[np.float64]:
+    """Prune ratios of any shape, float64. Raises `UserError` where the file holds anything else."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a readable .npy file ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+        kind = values.dtype if isinstance(values, np.ndarray) else "an archive"
+        raise UserError(f"{path}: expected prune ratios as floating-point numbers, got {kind}")
+    if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
+        raise UserError(f"{path}: every prune ratio must be a number in [0, 1]")
+    return values.astype(np.float64)
+
+
+def scaled_to_mean(shares: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
+    """Shares, or what they remove, times one factor, so that their mean is `mean`."""
+    now = float(shares.mean())
+    if now > mean:
+        return shares * (mean / now)
+    removed = (1.0 - shares) * ((1.0 - mean) / (1.0 - now) if now < 1.0 else 1.0)
+    return np.clip(1.0 - removed, 0.0, 1.0)

@@ -1,0 +1,132 @@
+"""Cells of the benchmark with their samples, read back from the records files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from baklava.errors import UserError
+from baklava.evaluation.records import COLUMNS, SCHEMA
+from baklava.system.parquet import read_parquet
+
+FULL = "full"
+UNIFORM = "uniform"
+
+
+class Cell(NamedTuple):
+    """What identifies a cell: model x task x method x ratio x evaluation setting."""
+
+    model: str
+    task: str
+    allocator: str
+    eviction: str
+    ratio: float
+    protocol: str
+    seed: int
+    length: int
+
+    @property
+    def full(self) -> Cell:
+        """The cell without compression on the same samples."""
+        return self._replace(allocator=FULL, eviction="none", ratio=0.0)
+
+    @property
+    def uniform(self) -> Cell:
+        """The cell that spends the same memory evenly."""
+        return self._replace(allocator=UNIFORM)
+
+    @property
+    def method(self) -> tuple[str, str]:
+        """(allocator, eviction policy)."""
+        return self.allocator, self.eviction
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.task}, {self.allocator}/{self.eviction} at r = {self.ratio:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What was measured on the samples of one cell, each `[n]`, in the order of the sample numbers."""
+
+    sample: NDArray[np.int64]
+    score: NDArray[np.float64]
+    loss: NDArray[np.float64]  # NaN where answers are generated
+    kept_entries: NDArray[np.int64]
+    total_entries: NDArray[np.int64]
+    kv_bytes: NDArray[np.int64]
+    kv_bytes_full: NDArray[np.int64]
+    n_failed: int = 0  # samples besides these that failed, in this cell or in one that it is compared with
+
+
+Cells = Mapping[Cell, Samples]
+
+_MEASURED = tuple(name for name in Samples.__annotations__ if name != "n_failed")
+_COLUMNS = pa.schema([COLUMNS.field(name) for name in (*Cell._fields, *_MEASURED, "failed")])
+_SAMPLE = ["model", "task", "protocol", "seed", "length", "sample"]
+
+
+def read_cells(paths: Iterable[Path]) -> Cells:
+    """All cells of the records files, sorted; neither the order of rows nor their spread over files matters.
+
+    A sample that failed in one cell is left out of all, so that cells stay comparable, and counted.
+
+    Raises `UserError` for a missing, broken or newer file, a task without any answer, a sample that occurs twice, and
+    cells that cannot be compared: no full cache beside them, or other samples than the full cache's.
+    """
+    frames = [_read(path).assign(file=str(path)) for path in paths]
+    if not frames:
+        raise UserError("no records files to summarise")
+    records = pd.concat(frames, ignore_index=True).sort_values([*Cell._fields, "sample"])
+    failed = records.loc[records["failed"] != "", _SAMPLE].drop_duplicates()
+    records = records.merge(failed, how="left", on=_SAMPLE, indicator="state")
+    answered, lost = records["state"] == "left_only", failed.groupby(_SAMPLE[:-1]).size()
+    nothing = records.loc[~answered.groupby([records[name] for name in _SAMPLE[:-1]]).transform("any"), "file"]
+    if len(nothing):  # a mean over the other tasks would be another one
+        raise UserError(f"{nothing.iloc[0]}: every sample failed; its column `failed` says why")
+    records = records[answered]
+    cells: dict[Cell, Samples] = {}
+    files: dict[Cell, str] = {}
+    for key, rows in records.groupby(list(Cell._fields), sort=False):
+        cell = Cell._make(key)
+        files[cell] = rows["file"].iloc[0]
+        twice = rows["sample"].duplicated()
+        if twice.any():
+            repeated = rows[twice].iloc[0]
+            raise UserError(f"{repeated['file']}: sample {repeated['sample']} of {cell} occurs more than once")
+        n_failed = int(lost.get(tuple(getattr(cell, name) for name in _SAMPLE[:-1]), 0))
+        cells[cell] = Samples(**{name: rows[name].to_numpy() for name in _MEASURED}, n_failed=n_failed)
+    for cell in cells:
+        _check_comparable(cell, cells, files[cell])
+    return cells
+
+
+def _read(path: Path) -> pd.DataFrame:
+    table = read_parquet(path, _COLUMNS, schema=SCHEMA, what="records", hint="`baklava evaluate`")
+    records = table.to_pandas()
+    if records.empty:
+        raise UserError(f"{path}: the records file is empty; make it again with `baklava evaluate`")
+    answered = records[records["failed"] == ""]
+    if not np.isfinite(answered["score"]).all():
+        raise UserError(f"{path}: column score holds values that are no numbers")
+    if (answered["total_entries"] <= 0).any():
+        raise UserError(f"{path}: column total_entries holds values that are not positive")
+    return records
+
+
+def _check_comparable(cell: Cell, cells: Cells, file: str) -> None:
+    if cell.full not in cells:
+        raise UserError(f"{file}: no records of the full cache to compare {cell} with; run `baklava evaluate` again")
+    ours, theirs = cells[cell].sample, cells[cell.full].sample
+    if not np.array_equal(ours, theirs):
+        odd = np.setxor1d(ours, theirs)[0]
+        raise UserError(
+            f"{file}: {cell} holds {len(ours)} samples and the full cache {len(theirs)}, not the same ones "
+            f"(sample {odd} is in one only); run `baklava evaluate` again"
+        )

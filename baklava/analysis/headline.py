@@ -1,0 +1,198 @@
+"""The headline figures: how far each method compresses without loss, and what it gains over the uniform share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baklava.analysis.bootstrap import Bootstrap, Interval
+from baklava.analysis.cells import FULL, Cell, Cells
+from baklava.errors import UserError
+from baklava.experiment.schema import Strict, SummaryConfig, check
+from baklava.system.files import read_json, write_json
+
+SCHEMA = 1
+TIE = 1e-9  # what rounding may take off a difference that equals the margin
+
+
+class RatioFigures(Strict):
+    """One method at one ratio; scores, differences and bytes are means over the tasks.
+
+    `uniform`, the differences to it and the gain are null where uniform was not evaluated; the gain (score divided by
+    uniform's score) also where uniform scores nothing at all, which `uniform_is_zero` says.
+    """
+
+    ratio: float
+    score: float
+    ci_low: float
+    ci_high: float
+    full: float
+    delta_full: float
+    delta_full_low: float
+    delta_full_high: float
+    lossless: bool
+    uniform: float | None
+    delta_uniform: float | None
+    delta_uniform_low: float | None
+    delta_uniform_high: float | None
+    gain_over_uniform: float | None
+    uniform_is_zero: bool
+    kv_bytes: float
+
+
+class MethodFigures(Strict):
+    """One method of a model. `largest_lossless_ratio` is 0 where no ratio is lossless.
+
+    It is the largest ratio up to which every ratio is lossless: a fixed-sequence test. Ratios are tested from the
+    smallest on, each at the full level, and the first that is not lossless ends it, so that looking at many ratios does
+    not raise the chance of calling one lossless that is not. The single `lossless` flags have no such guarantee
+    together; nor do many methods.
+    """
+
+    allocator: str
+    eviction: str
+    largest_lossless_ratio: float
+    ratios: tuple[RatioFigures, ...]
+
+
+class ModelFigures(Strict):
+    """One model: the full cache, then each method."""
+
+    n: dict[str, int]
+    full: float
+    full_low: float
+    full_high: float
+    kv_bytes_full: float
+    methods: tuple[MethodFigures, ...]
+
+
+class Headline(Strict):
+    """What `headline.json` holds, with the settings that the figures depend on. `n` is in samples per task."""
+
+    margin: float
+    confidence: float
+    n_bootstrap: int
+    seed: int
+    models: dict[str, ModelFigures]
+
+    def save(self, path: Path) -> None:
+        write_json(path, self.model_dump(mode="json"), schema=SCHEMA)
+
+    @classmethod
+    def load(cls, path: Path) -> Headline:
+        """Read a headline file. Raises `UserError` for a missing, broken or newer file."""
+        return check(cls, read_json(path, schema=SCHEMA, what="headline"), source=str(path))
+
+
+def headline(cells: Cells, settings: SummaryConfig) -> Headline:
+    """Headline figures of comparable cells. Raises `UserError` where a method misses one of a model's tasks."""
+    bootstrap = Bootstrap(settings.n_bootstrap, settings.confidence, settings.seed)
+    by_model: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_model[cell.model].append(cell)
+    return Headline(
+        margin=settings.margin,
+        confidence=settings.confidence,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+        models={
+            model: _Model(cells, some, bootstrap, settings.margin).figures() for model, some in sorted(by_model.items())
+        },
+    )
+
+
+class _Model:
+    """The cells of one model, as means over its tasks."""
+
+    def __init__(self, cells: Cells, own: Sequence[Cell], bootstrap: Bootstrap, margin: float):
+        self._cells = cells
+        self._bootstrap = bootstrap
+        self._margin = margin
+        self._full = [cell for cell in own if cell.allocator == FULL]
+        self._compressed: dict[tuple[str, str], dict[float, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+        for cell in own:
+            if cell.allocator != FULL:
+                self._compressed[cell.method][cell.ratio].append(cell)
+        self._check()
+
+    def _check(self) -> None:
+        tasks = [cell.task for cell in self._full]
+        if len(set(tasks)) < len(tasks):
+            raise UserError(
+                f"the records of {self._full[0].model} mix several protocols, seeds or lengths; "
+                "run `baklava evaluate` again for all tasks"
+            )
+        for by_ratio in self._compressed.values():
+            for some in by_ratio.values():
+                missing = sorted(set(tasks) - {cell.task for cell in some})
+                if missing:
+                    raise UserError(f"no records of task {missing[0]} where there are some of {some[0]}")
+
+    def figures(self) -> ModelFigures:
+        full = self._interval("score", self._full, [self._score(cell) for cell in self._full])
+        return ModelFigures(
+            n={cell.task: len(self._score(cell)) for cell in self._full},
+            full=full.estimate,
+            full_low=full.low,
+            full_high=full.high,
+            kv_bytes_full=self._mean_bytes(self._full),
+            methods=tuple(self._method(*method) for method in sorted(self._compressed)),
+        )
+
+    def _method(self, allocator: str, eviction: str) -> MethodFigures:
+        by_ratio: Mapping[float, list[Cell]] = self._compressed[allocator, eviction]
+        ratios = tuple(self._ratio(by_ratio[ratio]) for ratio in sorted(by_ratio))
+        lossless = 0.0
+        for figures in ratios:
+            if not figures.lossless:
+                break
+            lossless = figures.ratio
+        return MethodFigures(allocator=allocator, eviction=eviction, largest_lossless_ratio=lossless, ratios=ratios)
+
+    def _ratio(self, some: list[Cell]) -> RatioFigures:
+        score = self._interval("score", some, [self._score(cell) for cell in some])
+        full = self._interval("full", some, [self._score(cell) - self._score(cell.full) for cell in some])
+        return RatioFigures(
+            ratio=some[0].ratio,
+            score=score.estimate,
+            ci_low=score.low,
+            ci_high=score.high,
+            full=self._mean_score([cell.full for cell in some]),
+            delta_full=full.estimate,
+            delta_full_low=full.low,
+            delta_full_high=full.high,
+            lossless=full.low >= -self._margin - TIE,
+            **self._against_uniform(some, score.estimate),
+            kv_bytes=self._mean_bytes(some),
+        )
+
+    def _against_uniform(self, some: list[Cell], score: float) -> dict[str, Any]:
+        names = ("delta_uniform", "delta_uniform_low", "delta_uniform_high")
+        if any(cell.uniform not in self._cells for cell in some):
+            return {**dict.fromkeys(("uniform", *names, "gain_over_uniform")), "uniform_is_zero": False}
+        uniform = self._mean_score([cell.uniform for cell in some])
+        delta = self._interval("uniform", some, [self._score(cell) - self._score(cell.uniform) for cell in some])
+        return {
+            "uniform": uniform,
+            **dict(zip(names, delta, strict=True)),
+            "gain_over_uniform": score / uniform if uniform > 0 else None,
+            "uniform_is_zero": uniform == 0,
+        }
+
+    def _score(self, cell: Cell) -> NDArray[np.float64]:
+        return self._cells[cell].score
+
+    def _interval(self, what: str, some: list[Cell], values: list[NDArray[np.float64]]) -> Interval:
+        cell = some[0]
+        return self._bootstrap.mean_of_means(values, what, cell.model, *cell.method, cell.ratio)
+
+    def _mean_score(self, some: list[Cell]) -> float:
+        return float(np.mean([self._score(cell).mean() for cell in some]))
+
+    def _mean_bytes(self, some: list[Cell]) -> float:
+        return float(np.mean([self._cells[cell].kv_bytes.mean() for cell in some]))

@@ -1,0 +1,79 @@
+"""Results as the figures, the table and MLflow read them: the rows of the summary and the budgets behind each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from baklava.budgets import Budgets
+from baklava.experiment.paths import ratio_name
+from baklava.system.parquet import read_parquet
+
+SCHEMA = 4
+
+COLUMNS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("allocator", pa.string()),
+        ("eviction", pa.string()),
+        ("ratio", pa.float64()),
+        ("protocol", pa.string()),
+        ("seed", pa.int64()),
+        ("length", pa.int64()),
+        ("n", pa.int64()),
+        ("n_failed", pa.int64()),
+        ("score", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("perplexity", pa.float64()),  # exp of the mean loss; NaN where answers are generated
+        ("delta_full", pa.float64()),
+        ("delta_full_low", pa.float64()),
+        ("delta_full_high", pa.float64()),
+        ("delta_uniform", pa.float64()),
+        ("delta_uniform_low", pa.float64()),
+        ("delta_uniform_high", pa.float64()),
+        ("kept_fraction", pa.float64()),
+        ("kv_bytes", pa.float64()),
+        ("kv_bytes_full", pa.float64()),
+    ]
+)
+
+
+class Compression(NamedTuple):
+    """How a model's KV caches were compressed; `ratio` as it appears in file names, so that equal means equal."""
+
+    model: str
+    allocator: str
+    eviction: str
+    ratio: str
+
+    @classmethod
+    def of(cls, model: str, allocator: str, eviction: str, ratio: float) -> Compression:
+        return cls(model, allocator, eviction, ratio_name(ratio))
+
+
+def read_summary(path: Path) -> pd.DataFrame:
+    """The summary that `summarize` wrote. Raises `UserError` for a missing, broken or newer file."""
+    return read_parquet(path, COLUMNS, schema=SCHEMA, what="summary", hint="`baklava summarize`").to_pandas()
+
+
+def budgets_by_compression(paths: Iterable[Path]) -> dict[Compression, Path]:
+    """Budgets files by what they are for, which is where they lie: `<model>/<allocator>/<eviction>/<ratio>.json`."""
+    return {Compression(*path.with_suffix("").parts[-4:]): path for path in paths}
+
+
+def budgets_by_method(paths: Iterable[Path]) -> dict[str, dict[tuple[str, str], list[Budgets]]]:
+    """Budgets of each model by method (allocator, eviction), in the order of the ratios."""
+    found: dict[str, dict[tuple[str, str], list[Budgets]]] = defaultdict(lambda: defaultdict(list))
+    for compression, path in budgets_by_compression(paths).items():
+        found[compression.model][compression.allocator, compression.eviction].append(Budgets.load(path))
+    for by_method in found.values():
+        for some in by_method.values():
+            some.sort(key=lambda one: one.ratio)
+    return found

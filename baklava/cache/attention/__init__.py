@@ -1,0 +1,1 @@
+"""Attention over a budgeted cache: dense while the context is read, ragged afterwards."""

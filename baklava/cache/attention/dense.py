@@ -1,0 +1,250 @@
+"""The `baklava` attention: dense over the prompt, ragged over a budgeted cache.
+
+Importing this module registers it with transformers' attention and mask registries; a model uses it after
+`model.set_attn_implementation("baklava")`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from baklava.cache.attention.precision import exact
+from baklava.errors import UserError
+
+NAME = "baklava"
+
+# Soft-capped scores have no fused kernel; so many of them `[B, Hq, q, T]` are held at a time.
+MOST_SCORES = 2**25
+
+
+class Observer(Protocol):
+    """Sees the tensors of a layer's attention: query `[B, Hq, T, D]`, key and value `[B, Hkv, T, D]`, output."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: Tensor,
+        *,
+        scaling: float,
+        softcap: float | None,
+    ) -> None: ...
+
+
+# What some models' attention does beside keys, queries and a mask, by the name of its argument.
+UNSUPPORTED = {
+    "s_aux": "learnt attention sinks",
+    "sinks": "learnt attention sinks",
+    "position_bias": "position biases",
+    "indices": "attention to entries that an indexer picks",
+    "block_indices": "attention to entries that an indexer picks",
+}
+
+
+class Attends(Protocol):
+    """A cache layer that does its own attention; `seen` tokens so far."""
+
+    seen: int
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Output `[B, Hq, Q, D]` for the tokens just put in; key, value and mask as the model passed them on."""
+        ...
+
+
+def attach(tensor: Tensor, layer: Attends) -> Tensor:
+    """Let keys or values carry their cache layer to the attention function: a cache's only way to hand it more."""
+    carrier = tensor.view(tensor.shape)
+    carrier.baklava_layer = layer  # type: ignore[attr-defined]
+    return carrier
+
+
+def check_attention(config: PreTrainedConfig) -> None:
+    """Raises `UserError` for a model whose attention is another one."""
+    if config._attn_implementation != NAME:
+        raise UserError(
+            f"a BudgetedCache needs the attention {NAME!r}, the model has {config._attn_implementation!r}; "
+            f'call model.set_attn_implementation("{NAME}") first'
+        )
+
+
+def dense_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Causal attention `[B, Hq, Q, D]` of the last `Q` of `T` positions, KV heads not repeated.
+
+    `mask` `[B, 1, Q, T]` is true where a query may look; without one, it sees all up to itself.
+    """
+    batch, n_heads, n_queries, _ = query.shape
+    n_kv_heads, n_keys = key.shape[1:3]
+    if softcap is not None:
+        return _softcapped(query, key, value, scaling=scaling, mask=mask, softcap=softcap)
+    if mask is None and 1 < n_queries < n_keys:
+        position = torch.arange(n_keys, device=query.device)
+        mask = position <= position[n_keys - n_queries :, None]
+    if n_queries == 1 and n_heads != n_kv_heads:  # the heads of a group as queries of their KV head: one read of it
+        packed = query.reshape(batch, n_kv_heads, -1, query.shape[-1])
+        output = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
+        return output.reshape(batch, n_heads, 1, -1)
+    return nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None and n_queries > 1,
+        scale=scaling,
+        enable_gqa=n_heads != n_kv_heads,
+    )
+
+
+def _softcapped(
+    query: Tensor, key: Tensor, value: Tensor, *, scaling: float, mask: Tensor | None, softcap: float
+) -> Tensor:
+    """Attention with bounded scores (Gemma 2, arXiv 2408.00118), a block of queries at a time, in float32 at least."""
+    batch, n_heads, n_queries, _ = query.shape
+    n_kv_heads, n_keys = key.shape[1:3]
+    grouped = exact(query).unflatten(1, (n_kv_heads, -1)) * scaling  # [B, Hkv, group, Q, D]
+    keys, values = exact(key)[:, :, None].transpose(-1, -2), exact(value)[:, :, None]
+    step = max(1, MOST_SCORES // (batch * n_heads * n_keys))
+    position = torch.arange(n_keys, device=query.device)
+    blocks = []
+    for start in range(0, n_queries, step):
+        scores = soft_cap(torch.matmul(grouped[..., start : start + step, :], keys), softcap)  # [.., q, T]
+        if mask is None:
+            visible = position <= position[n_keys - n_queries :][start : start + step, None]
+        else:
+            visible = mask[..., start : start + step, :].unsqueeze(-4)
+        # Finite, so that a query of padding, which may look at nothing, gives some output and not NaN.
+        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+        blocks.append(torch.matmul(scores.softmax(-1), values))
+    return torch.cat(blocks, -2).flatten(1, 2).to(query.dtype)
+
+
+def soft_cap(scores: Tensor, softcap: float) -> Tensor:
+    return scores.div(softcap).tanh_().mul_(softcap)
+
+
+@torch.compiler.disable  # compiled, it would lose the layer that the keys carry
+def baklava_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    observer: Observer | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention function for transformers' registry.
+
+    `observer`, passed to the model's forward, sees the tensors of every layer as they go by. A module that is not
+    causal, as those of vision and audio towers, attends as with transformers' `sdpa`.
+    """
+    if dropout:
+        raise UserError("the baklava attention is for inference and knows no dropout; call model.eval()")
+    layer: Attends | None = getattr(key, "baklava_layer", None)
+    if getattr(value, "baklava_layer", None) is not layer:
+        raise UserError("the model changes keys or values between its cache and its attention; it is not supported")
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if layer is None and not causal:  # a vision or audio tower
+        return _not_causal(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs)
+    _check_plain(layer, kwargs, causal=causal)
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    if layer is None:
+        output = dense_attention(query, key, value, scaling=scaling, mask=attention_mask, softcap=softcap)
+    else:
+        output = layer.attend(query, key, value, attention_mask, scaling=scaling, softcap=softcap)
+    if observer is not None:
+        observer(module, query, key, value, output, scaling=scaling, softcap=softcap)
+    return output.transpose(1, 2).contiguous(), None  # [B, Q, Hq, D]
+
+
+def _not_causal(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    for name in ("s_aux", "sinks"):  # which sdpa would leave out
+        if kwargs.get(name) is not None:
+            raise UserError(f"the baklava attention does not support {UNSUPPORTED[name]}")
+    return sdpa_attention_forward(
+        module, query, key, value, mask, scaling=scaling, softcap=softcap, is_causal=False, **kwargs
+    )
+
+
+def _check_plain(layer: Attends | None, arguments: dict[str, Any], *, causal: bool) -> None:
+    """Raises `UserError` for attention that is more than keys, queries and a causal mask."""
+    for name, what in UNSUPPORTED.items():
+        if arguments.get(name) is not None:
+            raise UserError(f"the baklava attention does not support models with {what}")
+    if layer is None:
+        return
+    if not causal:
+        raise UserError("the attention of the model looks ahead; BaKlaVa needs a causal decoder")
+    window = arguments.get("sliding_window")
+    if window is not None and layer.seen > window:
+        raise UserError(
+            f"{layer.seen} tokens are more than the sliding window of {window} tokens of a layer whose config says "
+            "that it sees all of them; give the model shorter texts"
+        )
+
+
+def baklava_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Tensor | None:
+    """Visible positions `[B, 1, Q, T]`, only where there is more to say than causality: padding, sliding windows."""
+    if attention_mask is not None and attention_mask.shape[1] < q_offset + q_length:
+        raise UserError(
+            f"the attention mask shows {attention_mask.shape[1]} positions, and {q_offset + q_length} are read with "
+            "these tokens; pass the mask of all of them"
+        )
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    plain = allow_is_causal_skip and not padded and q_offset + q_length == kv_length
+    if plain and (local_size is None or kv_length <= local_size):
+        return None
+    return sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        attention_mask=attention_mask,
+        local_size=local_size,
+        allow_is_causal_skip=plain,
+        **kwargs,
+    )
+
+
+AttentionInterface.register(NAME, baklava_attention)
+AttentionMaskInterface.register(NAME, baklava_mask)

@@ -1,0 +1,261 @@
+"""One layer of a `BudgetedCache`: its context, compressed as soon as it is read, and the tokens since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from baklava.cache.attended import AttendingLayer
+from baklava.cache.attention.dense import attach
+from baklava.cache.attention.ragged import ragged_attention
+from baklava.cache.compress import Compressed, RowSettings, compress
+from baklava.cache.padding import check_context
+from baklava.cache.prefill import ContextLayer
+from baklava.cache.suffix import Tail
+from baklava.decoder.rotation import RotationWatch
+from baklava.errors import UserError
+
+Decoding = Literal["grow", "fixed"]
+
+
+class BudgetedLayer(AttendingLayer):
+    """One layer's entries: those of the context are compressed as soon as it is read; later ones are taken in.
+
+    `decoding` "grow" appends later tokens; "fixed" lets them overwrite entries, the least wanted first.
+    """
+
+    def __init__(
+        self, place: int, layer_index: int, config: PreTrainedConfig, settings: RowSettings, decoding: Decoding
+    ):
+        super().__init__()
+        self._place = place
+        self._layer_index = layer_index
+        self._config = config
+        self._settings = settings
+        self._decoding = decoding
+        self.is_croppable = decoding == "grow"
+        self.reset()
+
+    def reset(self) -> None:
+        self.is_initialized = False
+        self.seen = 0
+        self.waiting = False
+        self.compressed: Compressed | None = None
+        self._tail: Tail | None = None
+        self._rotation: RotationWatch | None = None
+        self.expect(None, None)
+
+    def expect(self, length: int | None, padding: Tensor | None) -> None:
+        """The context has `length` tokens, rows `[B]` with so much padding before them; None: it comes in one pass.
+
+        It may come in chunks, and tokens after it in the same pass as its last ones.
+        """
+        self._context: ContextLayer | None = ContextLayer(
+            self._layer_index, self._config, self._settings.policies, length, padding
+        )
+        self.context_length = length
+        self._beyond: tuple[Tensor, Tensor] | None = None  # keys and values after the context, in its last pass
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the batch, 0 before the first pass."""
+        if self.compressed is not None:
+            return self.compressed.counts.shape[0]
+        return 0 if self._context is None else self._context.n_rows
+
+    def check(self, keys: Tensor, copies: int) -> None:
+        """Raises `UserError` for a pass that does not go with what was read before, or with the budgets."""
+        n_rows, held = keys.shape[0], self.n_rows
+        if not held:
+            self._settings.check_rows(n_rows, copies)
+        elif n_rows != held:
+            repeats = n_rows // held
+            remedy = "make a new BudgetedCache for another batch size"
+            if repeats * held == n_rows:
+                remedy = f"for beams or several sequences of each row call cache.batch_repeat_interleave({repeats})"
+            raise UserError(f"the cache holds {held} rows and was given {n_rows}; {remedy}")
+        if self.is_initialized and keys.dtype != self.dtype:
+            raise UserError(
+                f"the cache holds {self.dtype} and was given {keys.dtype}; read the context with the model as it is now"
+            )
+        if self.compressed is not None and keys.requires_grad and self.compressed.ring.is_inference():
+            raise UserError(
+                "the context was read under torch.inference_mode(); read on under it, or under torch.no_grad()"
+            )
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take in keys and values `[B, Hkv, T, D]`; returns what the attention hands on to `attend`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.took()
+        if self._context is not None:
+            n_new = key_states.shape[2]
+            n = n_new if self.context_length is None else min(n_new, self.context_length - self.seen)
+            if n < n_new:
+                self._beyond = key_states[:, :, n:], value_states[:, :, n:]
+            keys, values = self._context.update(key_states[:, :, :n], value_states[:, :, :n])
+        else:
+            keys, values = self._append(key_states, value_states)
+        self.seen += key_states.shape[2]
+        return attach(keys, self), attach(values, self)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Attention output `[B, Hq, Q, D]` of the tokens just taken in; compresses the context when it is complete."""
+        self.attends()
+        if self._context is None:
+            return self._attend_later(query, key, value, mask, scaling=scaling, softcap=softcap)
+        n_beyond = 0 if self._beyond is None else self._beyond[0].shape[2]
+        n = query.shape[2] - n_beyond
+        part = None if mask is None else mask[:, :, :n, : key.shape[2]]
+        output = self._context.attend(query[:, :, :n], key, value, part, scaling=scaling, softcap=softcap)
+        if self.context_length in (None, self._context.seen):
+            self.compress(self._context, torch.arange(query.shape[0]))
+        if self._beyond is None:
+            return output
+        keys, values = self._append(*self._beyond)
+        self._beyond = None
+        self.seen += n_beyond
+        rest = None if mask is None else mask[:, :, n:]
+        later = self._attend_later(query[:, :, n:], keys, values, rest, scaling=scaling, softcap=softcap)
+        return torch.cat([output, later], 2)
+
+    def _attend_later(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Of tokens after the context; `key` and `value` are those of all of them, or of the newest ("fixed")."""
+        assert self.compressed is not None
+        n_new = query.shape[2]
+        if self._place == 0:
+            try:
+                self._check_later(mask, n_new)
+            except UserError:
+                self._take_back(n_new)
+                raise
+        if mask is not None:
+            mask = mask[..., -key.shape[2] :]
+        if self._tail is not None:
+            mask = self._tail.visible(mask, n_new)
+        output = ragged_attention(
+            query, self.compressed.entries, key, value, scaling=scaling, mask=mask, softcap=softcap
+        )
+        if self._decoding == "fixed":
+            self.compressed.overwrite(key, value)
+        return output
+
+    def _check_later(self, mask: Tensor | None, n_new: int) -> None:
+        """Raises `UserError` for later tokens of another rotation, or a mask that says what attention does not do."""
+        assert self.compressed is not None and self._rotation is not None
+        lengths = self.compressed.lengths
+        if self._tail is None:
+            n_later = torch.full_like(lengths, self.compressed.written + n_new)
+        else:
+            n_later = self._tail.slots()
+        self._rotation.check(int((lengths + n_later).max()))
+        check_context(mask, self.seen - lengths - n_later, n_later, self.seen)
+        if self._decoding == "fixed" and mask is not None and not bool(mask[:, :, -1, -int(n_later[0]) :].all()):
+            raise UserError('decoding "fixed" takes no padding after the context; use decoding="grow"')
+
+    def _take_back(self, n_new: int) -> None:
+        """Forget a pass that is refused."""
+        self.seen -= n_new
+        if self._tail is not None:
+            self._tail.crop(n_new)
+
+    def compress(self, context: ContextLayer, source: Tensor, *, share: bool = False) -> None:
+        """Keep of the rows `source` `[B]` of a context what each row's policy and budgets say."""
+        if not self.is_initialized:
+            assert context.keys is not None and context.values is not None
+            self.lazy_initialization(context.keys, context.values)
+        self.compressed = compress(context, self._settings, self._place, source, share=share)
+        self.seen = context.seen
+        self._rotation = context.rotation
+        self._context = None
+
+    def _append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        if self._decoding == "fixed":
+            return keys, values
+        if self._tail is None:
+            self._tail = Tail(keys[:, :, :0], values[:, :, :0])
+        self._tail.append(keys, values)
+        return self._tail.keys, self._tail.values
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep these batch rows, in this order; a row may occur more than once."""
+        if not self.is_initialized:
+            return
+        if self.compressed is None:
+            raise UserError("the rows of a cache cannot be rearranged while its context is being read")
+        self.compressed = self.compressed.select_rows(rows)
+        if self._tail is not None:
+            self._tail.select_rows(rows)
+
+    def append_rows(self, other: BudgetedLayer) -> None:
+        """Take in the rows of another layer, which read their own context, after the own ones."""
+        if self.compressed is None or other.compressed is None or self._tail is None or other._tail is None:
+            raise UserError('rows join others once both have read on after their context, with decoding="grow"')
+        assert self._rotation is not None and other._rotation is not None
+        if self._rotation.length != other._rotation.length:
+            raise UserError("rows whose rotations are those of texts of other lengths cannot be decoded together")
+        self.compressed = Compressed.joined([self.compressed, other.compressed])
+        self._tail.append_rows(other._tail)
+        self.seen = max(self.seen, other.seen)
+
+    def allocated_bytes(self) -> int:
+        """Bytes of every tensor that holds keys or values, room for growth included."""
+        tensors: list[Tensor | None] = [] if self._tail is None else [*self._tail.tensors]
+        if self._context is not None:
+            tensors += [self._context.keys, self._context.values]
+        if self.compressed is not None:
+            entries = self.compressed.entries
+            tensors += [entries.keys, entries.values]
+            tensors += [tensor for one in entries.shared for tensor in (one.keys, one.values)]
+        return bytes_of(tensors)
+
+    def check_crop(self, n: int) -> None:
+        """Raises `UserError` where the last `n` tokens cannot be taken back."""
+        if n < 0:
+            raise UserError(f"crop takes the number of tokens to remove as a negative number: use crop({-abs(n)})")
+        if not n or not self.is_initialized:
+            return
+        if self._decoding == "fixed":
+            raise UserError('decoding "fixed" overwrites entries, so tokens cannot be taken back; use decoding="grow"')
+        if self._tail is None:
+            raise UserError(f"cannot crop {n} tokens: none came after the compressed context")
+        self._tail.check_crop(n)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, whose number is negative as in transformers; never into the compressed context."""
+        self.check_crop(-tokens_to_remove)
+        if tokens_to_remove and self._tail is not None:
+            self._tail.crop(-tokens_to_remove)
+            self.seen += tokens_to_remove
+
+    def check_recording(self) -> None:
+        """Raises `UserError` where tokens could not be taken back as assisted decoding does."""
+        if self._decoding == "fixed":
+            raise UserError(
+                'assisted and prompt lookup decoding take tokens back, which decoding "fixed" overwrites; '
+                'use decoding="grow"'
+            )
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.select_rows(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows; as for a tensor's rows, a mask or negative numbers will do."""
+        self.select_rows(torch.arange(self.n_rows)[indices.cpu() if isinstance(indices, Tensor) else indices])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.select_rows(torch.arange(self.n_rows).repeat_interleave(repeats))
+
+
+def bytes_of(tensors: Sequence[Tensor | None]) -> int:
+    """Bytes of the storages of tensors, one that is shared counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

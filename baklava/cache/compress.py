@@ -1,0 +1,202 @@
+"""From a context that was read to the entries that each KV cache keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baklava.budgets import Budgets
+from baklava.cache.prefill import ContextLayer, RowGroup
+from baklava.cache.ragged import RaggedEntries, before_each, slots_of
+from baklava.errors import UserError
+from baklava.eviction import EvictionPolicy, policy_named
+from baklava.eviction.base import ranking
+
+
+class RowSettings:
+    """Budgets and eviction policy of every batch row: one for all rows, or one per row."""
+
+    def __init__(self, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy]):
+        if not budgets or len(policies) not in (1, len(budgets)):
+            raise UserError(
+                f"one eviction policy for all rows or one per row: got {len(policies)} for {len(budgets)} budgets"
+            )
+        self._budgets = budgets
+        self.policies = policies
+        self._entries: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    @classmethod
+    def of(
+        cls, budgets: Budgets | Sequence[Budgets], eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy]
+    ) -> RowSettings:
+        """Of what a user gave: either one for all rows, or one per row; policies may be names."""
+        given: list[Any] = list(budgets) if isinstance(budgets, list | tuple) else [budgets]
+        if odd := [one for one in given if not isinstance(one, Budgets)]:
+            raise UserError(f"budgets must be Budgets, or one per row, got {odd[0]!r}; Budgets.load reads a file")
+        chosen: list[Any] = list(eviction) if isinstance(eviction, list | tuple) else [eviction]
+        policies = [policy_named(one) if isinstance(one, str) else one for one in chosen]
+        if odd := [one for one in policies if not isinstance(one, EvictionPolicy)]:
+            raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {odd[0]!r}")
+        return cls(given, policies)
+
+    def check_shape(self, shape: tuple[int, int]) -> None:
+        """Raises `UserError` for budgets that are not for `shape`, (layers that see all tokens, KV heads)."""
+        for one in self._budgets:
+            if one.shape != shape:
+                origin = f" (made for {one.model})" if one.model else ""
+                raise UserError(
+                    f"budgets are [layers, KV heads] {list(one.shape)}{origin}, the model is {list(shape)}; "
+                    "use budgets that were made for this model"
+                )
+
+    def check_rows(self, n_rows: int, copies: int = 1) -> None:
+        """Raises `UserError` unless the rows are those that have budgets, or `copies` of each, one after another."""
+        if len(self._budgets) > 1 and n_rows not in (len(self._budgets), copies * len(self._budgets)):
+            raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {n_rows}")
+
+    def policy(self, row: int, n_rows: int) -> EvictionPolicy:
+        """That of one of `n_rows` rows."""
+        return self.policies[row * len(self.policies) // n_rows]
+
+    def counts(self, place: int, lengths: Sequence[int]) -> Tensor:
+        """Budgets `[B, Hkv]` of the layer at `place`, for contexts of `lengths` tokens per row."""
+        rows = []
+        for row, length in enumerate(lengths):
+            which = row * len(self._budgets) // len(lengths)
+            if (which, length) not in self._entries:  # all layers ask for the same
+                self._entries[which, length] = self._budgets[which].entries(length)
+            rows.append(self._entries[which, length][place])
+        return torch.from_numpy(np.stack(rows))
+
+
+@dataclass
+class Compressed:
+    """What one layer keeps of its context: `counts` `[B, Hkv]` entries, and the order in which to overwrite them.
+
+    `lengths` `[B]` are the tokens of each row's context. `ring` lists, cache by cache, the slots that later tokens may
+    take, the least wanted first; sinks are not in it.
+    """
+
+    counts: Tensor
+    lengths: Tensor
+    entries: RaggedEntries
+    ring: Tensor  # [sum of ring_counts]
+    ring_counts: Tensor  # [B * Hkv]
+    written: int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence[Compressed]) -> Compressed:
+        """The rows of all parts, part after part; equally many tokens were written to all of them."""
+        return cls(
+            torch.cat([one.counts for one in parts]),
+            torch.cat([one.lengths for one in parts]),
+            RaggedEntries.joined([one.entries for one in parts]),
+            torch.cat([one.ring for one in parts]),
+            torch.cat([one.ring_counts for one in parts]),
+            parts[0].written,
+        )
+
+    def select_rows(self, rows: Tensor) -> Compressed:
+        n_kv_heads = self.counts.shape[1]
+        caches = (rows.cpu()[:, None] * n_kv_heads + torch.arange(n_kv_heads)).flatten()
+        new, slots = slots_of(self.ring_counts[caches])
+        before = before_each(self.ring_counts)
+        ring = self.ring[(before[caches][new] + slots).to(self.ring.device)]
+        rows = rows.cpu()
+        return Compressed(
+            self.counts[rows],
+            self.lengths[rows],
+            self.entries.select(caches),
+            ring,
+            self.ring_counts[caches],
+            self.written,
+        )
+
+    def overwrite(self, keys: Tensor, values: Tensor) -> None:
+        """Put new tokens `[B, Hkv, Q, D]` in the place of the entries that are next in each ring."""
+        n_new = keys.shape[2]
+        taken = self.ring_counts.clamp(max=n_new)  # of a long step only the last tokens stay
+        caches, nth = slots_of(taken)
+        token = n_new - taken[caches] + nth
+        before = before_each(self.ring_counts)
+        turn = before[caches] + (self.written + token) % self.ring_counts[caches].clamp(min=1)
+        device = keys.device
+        caches, token = caches.to(device), token.to(device)
+        slots = self.ring[turn.to(device)]
+        self.entries.write(caches, slots, keys.flatten(0, 1)[caches, token], values.flatten(0, 1)[caches, token])
+        self.written += n_new
+
+
+def compress(
+    context: ContextLayer, settings: RowSettings, place: int, source: Tensor, *, share: bool = False
+) -> Compressed:
+    """Each row's and head's best entries, as its policy ranks them and its budget allows.
+
+    Row `b` of the result comes from row `source[b]` of the context. With `share`, KV caches that are kept whole go on
+    reading the context; they cannot be overwritten.
+    """
+    assert context.keys is not None and context.values is not None
+    n_rows = len(source)
+    n_kv_heads, length = context.keys.shape[1:3]
+    lengths = torch.tensor(context.lengths())[source.cpu()]
+    counts = settings.counts(place, lengths.tolist())
+    device = context.keys.device
+    rank = torch.full((n_rows, n_kv_heads, length), length, device=device)
+    sinks = torch.zeros_like(counts)
+    for policy in dict.fromkeys(settings.policies):
+        rows = torch.tensor([row for row in range(n_rows) if settings.policy(row, n_rows) == policy])
+        for group, scores in context.scores(policy):
+            _rank(policy, group, scores, rows, source, counts, rank, sinks)
+    kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
+    entries = RaggedEntries.gather(context.keys, context.values, source.to(device), kept.flatten(0, 1), share=share)
+    ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
+    return Compressed(counts, lengths, entries, _ring(rank[kept], counts.flatten(), ring_counts), ring_counts)
+
+
+def _rank(
+    policy: EvictionPolicy,
+    group: RowGroup,
+    scores: Tensor,
+    rows: Tensor,
+    source: Tensor,
+    counts: Tensor,
+    rank: Tensor,
+    sinks: Tensor,
+) -> None:
+    """Fill in `counts`, `sinks` `[B, Hkv]` and `rank` `[B, Hkv, T]` (0: best) for the rows of one policy and group."""
+    members = group.members(source[rows])  # place in the group's scores, -1 for rows of other groups
+    rows, members = rows[members >= 0], members[members >= 0]
+    if not len(rows):
+        return
+    counts[rows] = policy.distribute(scores[members.to(scores.device)], counts[rows].to(scores.device)).cpu()
+    n_kv_heads, n = scores.shape[1:]
+    protected = {
+        count: (policy.protected_first(count), policy.protected_last(count)) for count in counts[rows].unique().tolist()
+    }
+    for first, last in dict.fromkeys(protected.values()):
+        same = [count for count, one in protected.items() if one == (first, last)]
+        row, head = torch.isin(counts[rows], torch.tensor(same)).nonzero(as_tuple=True)
+        scored, back = (members[row] * n_kv_heads + head).unique(return_inverse=True)
+        ranked = ranking(scores.flatten(0, 1)[scored.to(scores.device)], policy, same[0])  # [P, n]
+        order = ranked.argsort(dim=-1, descending=True, stable=True)
+        places = torch.empty_like(order).scatter_(-1, order, torch.arange(n, device=order.device).expand_as(order))
+        rank[rows[row].to(rank.device), head.to(rank.device), group.padding :] = places[back.to(order.device)]
+        sinks[rows[row], head] = min(first, n)
+
+
+def _ring(rank: Tensor, counts: Tensor, ring_counts: Tensor) -> Tensor:
+    """Slots to overwrite, cache by cache, highest rank (least wanted) first; `rank` `[N]` of the kept, slot by slot."""
+    device = rank.device
+    caches, slots = slots_of(counts.to(device))
+    turn = counts.to(device)[caches] - 1 - rank
+    free = turn < ring_counts.to(device)[caches]
+    before = before_each(ring_counts).to(device)
+    ring = torch.empty(int(ring_counts.sum()), dtype=torch.int64, device=device)
+    ring[before[caches[free]] + turn[free]] = slots[free]
+    return ring

@@ -1,0 +1,194 @@
+"""Reading a context: its full keys and values, and what the eviction policies make of it on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+
+from baklava.cache.attended import AttendedCache, AttendingLayer
+from baklava.cache.attention.dense import attach, dense_attention
+from baklava.cache.padding import padding_shown
+from baklava.decoder.config import Decoder, decoder_of, text_config
+from baklava.decoder.rotation import RotationWatch
+from baklava.eviction import EvictionPolicy
+from baklava.eviction.base import LayerContext
+
+
+@dataclass
+class RowGroup:
+    """Rows of a batch that begin after equally much padding, and what each policy remembers of their queries."""
+
+    rows: Tensor | None  # None: all rows
+    padding: int
+    states: dict[EvictionPolicy, Any] = field(default_factory=dict)
+
+    def of(self, tensor: Tensor, *, skip: int) -> Tensor:
+        """Their part of `[B, ...]`, without the first `skip` entries of the next-to-last dimension."""
+        return (tensor if self.rows is None else tensor[self.rows.to(tensor.device)])[..., skip:, :]
+
+    def members(self, rows: Tensor) -> Tensor:
+        """Place of batch rows `[R]` in this group, -1 for those of another."""
+        if self.rows is None:
+            return rows
+        found = rows[:, None] == self.rows  # [R, G]
+        return torch.where(found.any(-1), found.int().argmax(-1), -1)
+
+
+class ContextLayer(AttendingLayer):
+    """One layer's full keys and values `[B, Hkv, T, D]`, read in one pass or in chunks.
+
+    With `length`, the context's whole length, room is made once instead of at every chunk. `padding` `[B]` is how
+    many tokens before each row's first are none; without it the mask of the first chunk tells.
+    """
+
+    def __init__(
+        self,
+        layer_index: int,
+        config: PreTrainedConfig,
+        policies: Iterable[EvictionPolicy],
+        length: int | None = None,
+        padding: Tensor | None = None,
+    ):
+        super().__init__()
+        self._layer_index = layer_index
+        self._config = config
+        self._policies = tuple(dict.fromkeys(policies))
+        self._length = length
+        self._padding = padding
+        self._groups: list[RowGroup] = []
+        self._scaling = 1.0
+        self._softcap: float | None = None
+        self.rotation = RotationWatch(config)
+        self.seen = 0
+        self.observed = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take in a chunk; returns all keys and values so far, for `attend`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.took()
+        n_new = key_states.shape[2]
+        if self._length is None:
+            self.keys = key_states if self.keys is None else torch.cat([self.keys, key_states], 2)
+            self.values = value_states if self.values is None else torch.cat([self.values, value_states], 2)
+            keys, values = self.keys, self.values
+        else:
+            if self.keys is None or self.values is None:
+                self.keys = key_states.new_empty(*key_states.shape[:2], self._length, key_states.shape[3])
+                self.values = value_states.new_empty(*value_states.shape[:2], self._length, value_states.shape[3])
+            end = self.seen + n_new
+            self.keys[:, :, self.seen : end] = key_states
+            self.values[:, :, self.seen : end] = value_states
+            keys, values = self.keys[:, :, :end], self.values[:, :, :end]
+        self.seen += n_new
+        return attach(keys, self), attach(values, self)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Causal attention of a chunk `[B, Hq, Q, D]`, which the policies watch."""
+        self.attends()
+        if not self._groups:
+            self._groups = _groups(padding_shown(mask) if self._padding is None else self._padding)
+        self.rotation.check(self.seen - min(group.padding for group in self._groups))
+        self._scaling, self._softcap = scaling, softcap
+        for group in self._groups:
+            unread = max(0, group.padding - self.observed)  # padding at the start of this chunk
+            queries = group.of(query, skip=unread)
+            if queries.shape[2]:
+                context = self._context(group, key, value)
+                for policy in self._policies:
+                    group.states[policy] = policy.observe(group.states.get(policy), queries, context)
+        self.observed = self.seen
+        return dense_attention(query, key, value, scaling=scaling, mask=mask, softcap=softcap)
+
+    def _context(self, group: RowGroup, keys: Tensor, values: Tensor) -> LayerContext:
+        return LayerContext(
+            keys=group.of(keys, skip=group.padding),
+            values=group.of(values, skip=group.padding),
+            scaling=self._scaling,
+            softcap=self._softcap,
+            layer_index=self._layer_index,
+            config=self._config,
+            rotated_for=self.rotation.length,
+        )
+
+    def scores(self, policy: EvictionPolicy) -> list[tuple[RowGroup, Tensor]]:
+        """What a policy makes of the context: scores `[rows, Hkv, T - padding]` for each group of rows."""
+        assert self.keys is not None and self.values is not None
+        return [
+            (group, policy.score(self._context(group, self.keys, self.values), group.states.get(policy)))
+            for group in self._groups
+        ]
+
+    @property
+    def n_rows(self) -> int:
+        return 0 if self.keys is None else self.keys.shape[0]
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row, padding not counted."""
+        lengths = [self.seen] * self.n_rows
+        for group in self._groups:
+            for row in range(self.n_rows) if group.rows is None else group.rows.tolist():
+                lengths[row] -= group.padding
+        return lengths
+
+    def reset(self) -> None:
+        self.__init__(self._layer_index, self._config, self._policies)  # type: ignore[misc]
+
+
+def _groups(padding: Tensor | None) -> list[RowGroup]:
+    """Rows by their padding."""
+    if padding is None:
+        return [RowGroup(None, 0)]
+    if len(different := padding.unique().tolist()) == 1:
+        return [RowGroup(None, different[0])]
+    return [RowGroup((padding == n).nonzero().squeeze(-1), n) for n in different]
+
+
+def cache_layers(decoder: Decoder, budgeted: Callable[[int, int], CacheLayerMixin]) -> list[Any]:
+    """A cache layer for every layer of the model: `budgeted(place among them, layer index)` where all tokens are seen.
+
+    Layers with a sliding window get transformers' own.
+    """
+    places = {layer: place for place, layer in enumerate(decoder.budgeted_layers)}
+    return [
+        budgeted(places[i], i) if window is None else DynamicSlidingWindowLayer(sliding_window=window)
+        for i, window in enumerate(decoder.windows)
+    ]
+
+
+class ContextCache(AttendedCache):
+    """A full cache that lets eviction policies watch while a context is read, to be compressed in many ways later.
+
+    See `BudgetedCache.from_context`. The model must use the attention `baklava`. A context that is read in chunks takes
+    its whole `length` and the `padding` `[B]` before its rows.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        policies: Sequence[EvictionPolicy],
+        length: int | None = None,
+        padding: Tensor | None = None,
+    ):
+        decoder, text = decoder_of(config), text_config(config)
+        layers = cache_layers(decoder, lambda _, i: ContextLayer(i, text, policies, length, padding))
+        super().__init__(text, decoder, layers)
+
+    @property
+    def n_rows(self) -> int:
+        layers: list[Any] = self.layers
+        return layers[0].keys.shape[0]
+
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values."""
+        layers: list[Any] = self.layers
+        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)

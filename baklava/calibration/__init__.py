@@ -1,0 +1,1 @@
+"""Calibration prompts: texts with a known continuation."""

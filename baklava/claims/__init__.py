@@ -1,0 +1,1 @@
+"""What an allocator is held to, and whether it was met."""

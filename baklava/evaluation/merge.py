@@ -1,0 +1,27 @@
+"""`baklava merge`: what the shards wrote as one file, the one that a single job would have written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from baklava.evaluation import records, timings
+from baklava.experiment.jobs import MergeJob
+from baklava.system.parquet import read_parquet, write_parquet_rows
+
+
+def merge(job: MergeJob) -> None:
+    """Write the shards' rows one after the other. Raises `UserError` for a missing, broken or newer file."""
+    for shards, whole, kind, what in (
+        (job.records_of_shards, job.records, records, "records"),
+        (job.timings_of_shards, job.timings, timings, "timings"),
+    ):
+        write_parquet_rows(whole, _rows(shards, kind.COLUMNS, kind.SCHEMA, what), kind.COLUMNS, schema=kind.SCHEMA)
+
+
+def _rows(shards: Iterable[Path], columns: pa.Schema, schema: int, what: str) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        yield from read_parquet(shard, columns, schema=schema, what=what, hint="`baklava evaluate`").to_pylist()

@@ -1,0 +1,88 @@
+"""`baklava measure`: memory and speed of every cell by itself, never mixed with accuracy runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from baklava.cache.budgeted import BudgetedCache
+from baklava.decoder.rotation import fixed_rotation
+from baklava.evaluation.measurements import COLUMNS, SCHEMA
+from baklava.evaluation.samples import Compression, cells_of
+from baklava.experiment.jobs import MeasureJob
+from baklava.models.load import LoadedModel, load_model
+from baklava.system.parquet import write_parquet
+
+
+def measure(job: MeasureJob) -> None:
+    """Write one row per cell, medians over the repeats; contexts are random tokens, the same for all cells."""
+    settings = job.measure
+    loaded = load_model(job.model)
+    cells = cells_of(job.cells, job.evictions, n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
+    random = torch.Generator().manual_seed(settings.seed)
+    vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
+    ids = torch.randint(vocabulary, (settings.batch, settings.context), generator=random).to(loaded.device)
+    rows = []
+    for cell in tqdm(cells, desc=f"measure {job.model.name}", unit="cell"):
+        runs = [_run(loaded, cell, ids, settings.tokens) for _ in range(settings.repeats + 1)][1:]  # a warm-up first
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        rows.append(
+            {
+                "model": job.model.name,
+                "allocator": cell.allocator,
+                "eviction": cell.eviction,
+                "ratio": cell.ratio,
+                "device": _device_name(loaded.device),
+                "context": settings.context,
+                "batch": settings.batch,
+                **medians,
+                "kv_bytes": int(medians["kv_bytes"]),
+            }
+        )
+    write_parquet(job.output, pa.Table.from_pylist(rows, schema=COLUMNS), schema=SCHEMA)
+
+
+@torch.inference_mode()
+def _run(loaded: LoadedModel, cell: Compression, ids: Tensor, n_tokens: int) -> dict[str, Any]:
+    cuda = loaded.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(loaded.device)
+    before = torch.cuda.memory_allocated(loaded.device) if cuda else 0
+    cache = BudgetedCache(loaded.model.config, cell.budgets, cell.policy)
+
+    def step(tokens: Tensor) -> Tensor:
+        with fixed_rotation(loaded.model, ids.shape[1] + n_tokens):
+            logits = loaded.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        if cuda:
+            torch.cuda.synchronize(loaded.device)
+        return logits
+
+    started = time.perf_counter()
+    logits = step(ids)
+    read = time.perf_counter()
+    token = logits[:, -1:].argmax(-1)
+    token.tolist()  # on the host, where a user would see it
+    first = time.perf_counter()
+    seconds = []
+    for _ in range(n_tokens):
+        begun = time.perf_counter()
+        token = step(token)[:, -1:].argmax(-1)
+        seconds.append(time.perf_counter() - begun)
+    return {
+        "prefill_seconds": read - started,
+        "first_token_seconds": first - started,
+        "tokens_per_second": len(ids) / statistics.median(seconds),
+        "peak_bytes": torch.cuda.max_memory_allocated(loaded.device) - before if cuda else math.nan,
+        "kv_bytes": cache.kv_bytes(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

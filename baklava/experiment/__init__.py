@@ -1,0 +1,1 @@
+"""What is to be done: the settings, the jobs made of them, and where every file lies."""

@@ -1,0 +1,78 @@
+"""Whose results a folder holds: an experiment writes its settings there, and another one of that name is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from baklava.errors import UserError
+from baklava.experiment.overrides import chosen
+from baklava.experiment.paths import Layout
+from baklava.experiment.schema import ExperimentConfig
+from baklava.system.files import read_json, write_json
+
+SCHEMA = 1
+
+# Where and how results are kept, and what jobs ask of a cluster, is no part of what an experiment is.
+_IGNORED = ("results", "tracking", "plan", "resources")
+
+
+def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
+    """Raise `UserError` where the results folder cannot be written or is another experiment's.
+
+    Settings may change from run to run of one experiment (`experiment=NAME`): the workflow makes again what depends on
+    them. Two experiments of one name would overwrite each other's results by turns.
+    """
+    layout = Layout(config.results, config.name)
+    _check_writable(layout.root)
+    if not layout.experiment_json.exists():
+        return
+    found = read_json(layout.experiment_json, schema=SCHEMA, what="experiment")
+    ours, theirs = chosen(overrides, "experiment"), found.get("experiment")
+    if ours == theirs:
+        return
+    for key, there, here in _differences(found.get("settings"), _settings(config)):
+        raise UserError(
+            f"{layout.experiment_json}: {layout.root} holds results of {_named(theirs)} with {key} = {there!r}, and "
+            f"{_named(ours)} has {here!r}; give it a name of its own (name=...), or remove {layout.experiment_json} to "
+            "let it take the folder over"
+        )
+
+
+def claim_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
+    """Write down which experiment the results folder is for, and its settings; nothing where that is so already."""
+    path = Layout(config.results, config.name).experiment_json
+    values = {"experiment": chosen(overrides, "experiment"), "settings": _settings(config)}
+    if not path.exists() or read_json(path, schema=SCHEMA, what="experiment") != values:
+        write_json(path, values, schema=SCHEMA)
+
+
+def _named(experiment: str | None) -> str:
+    return f"experiment={experiment}" if experiment else "the settings of config.yaml"
+
+
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(_IGNORED))
+
+
+def _differences(there: Any, here: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Keys whose values differ, as dotted names, with both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in dict.fromkeys((*there, *here)):
+            yield from _differences(there.get(name), here.get(name), f"{key}.{name}" if key else name)
+    elif there != here:
+        yield key, there, here
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists() or one.is_symlink())
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"results: {folder}: {error.strerror}; set results=FOLDER to one that can be written") from None
+    if not nearest.is_dir():
+        what = "is a link to nothing" if nearest.is_symlink() and not nearest.exists() else "is not a folder"
+        raise UserError(f"results: {nearest} {what}; set results=FOLDER to one that can be written")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"results: {nearest} cannot be written; set results=FOLDER to one that can")

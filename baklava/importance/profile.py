@@ -1,0 +1,134 @@
+"""The profile of a model: how important each KV cache is, from one prefill per calibration prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from baklava.calibration.run import Calibration, Prompt
+from baklava.errors import UserError
+from baklava.experiment.jobs import ProfileJob
+from baklava.experiment.schema import ProfileConfig
+from baklava.models.files import content
+from baklava.models.load import LoadedModel, load_model
+from baklava.profiling.recorder import Recorder
+from baklava.system.fingerprint import fingerprint
+from baklava.system.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from baklava.importance.loss_curves import Curves
+
+SCHEMA = 3
+HEADS = "head_importance."
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Importance per prompt: `head_importance[estimator]` `[P, L, Hq]`, `layer_importance` `[P, L]`.
+
+    `meta` says what it was measured on: model path and revision, calibration fingerprint, settings, versions.
+    `curves` go with it where an allocator needs them; they depend on the eviction policy and have a file of their own.
+    """
+
+    model: str
+    n_kv_heads: int
+    head_importance: dict[str, NDArray[np.float32]]
+    layer_importance: NDArray[np.float32]
+    meta: dict[str, Any] = field(default_factory=dict)
+    curves: Curves | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest that changes with any importance."""
+        arrays = {**self.head_importance, "layer": self.layer_importance}
+        return fingerprint({name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()})
+
+    @property
+    def n_layers(self) -> int:
+        return self.layer_importance.shape[1]
+
+    @property
+    def n_q_heads(self) -> int:
+        return next(iter(self.head_importance.values())).shape[2]
+
+    def kv_importance(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
+        """Importance per KV cache `[L, Hkv]`: mean over prompts, pooled ("mean" or "max") over the GQA group."""
+        return self._pooled(self.head_importance[estimator].astype(np.float64).mean(0), pool)
+
+    def kv_importance_of_prompts(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
+        """The same for each prompt, `[P, L, Hkv]`."""
+        return self._pooled(self.head_importance[estimator].astype(np.float64), pool)
+
+    def _pooled(self, heads: NDArray[np.float64], pool: str) -> NDArray[np.float64]:
+        groups = heads.reshape(*heads.shape[:-1], self.n_kv_heads, -1)
+        if pool not in ("mean", "max"):
+            raise UserError(f"unknown pooling {pool!r} over the GQA group; known: mean, max")
+        return groups.mean(-1) if pool == "mean" else groups.max(-1)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file with a JSON header, atomically."""
+        arrays = {f"{HEADS}{name}": values for name, values in self.head_importance.items()}
+        arrays["layer_importance"] = self.layer_importance
+        header = {"model": self.model, "n_kv_heads": self.n_kv_heads, **self.meta}
+        write_tensors(path, arrays, header, schema=SCHEMA, what="profile")
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read a profile. Raises `UserError` for a missing, broken or newer file."""
+        meta, arrays = read_tensors(path, schema=SCHEMA, what="profile", hint="`baklava profile`")
+        heads = {name.removeprefix(HEADS): array for name, array in arrays.items() if name.startswith(HEADS)}
+        try:
+            return cls(meta.pop("model"), meta.pop("n_kv_heads"), heads, arrays["layer_importance"], meta)
+        except KeyError as error:
+            raise UserError(f"{path}: not a readable profile ({error})") from None
+
+
+def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:
+    """One prefill per prompt; no `T x T` matrix is ever made, only `N x T` for the `N` look-back positions."""
+    recorder = Recorder(loaded, settings)
+    heads: dict[str, list[Tensor]] = {name: [] for name in settings.estimators}
+    layers = []
+    with recorder.attached():
+        for prompt in tqdm(prompts, desc=f"profile {loaded.name}", unit="prompt"):
+            context, question, answer = prompt.token_ids(loaded)
+            ids = torch.tensor([context + question + answer], device=loaded.device)
+            look_back = prompt.look_back_positions(len(context), len(question) + len(answer))
+            recorder.record(ids, torch.tensor(look_back, device=loaded.device))
+            for name, values in recorder.heads.items():
+                heads[name].append(values.to("cpu", copy=True))
+            layers.append(recorder.layers.to("cpu", copy=True))
+    return Profile(
+        model=loaded.name,
+        n_kv_heads=loaded.n_kv_heads,
+        head_importance={name: torch.stack(values).numpy() for name, values in heads.items()},
+        layer_importance=torch.stack(layers).numpy(),
+    )
+
+
+def profile(job: ProfileJob) -> None:
+    """Profile a model on the calibration prompts and write the profile."""
+    calibration = Calibration.load(job.prompts)
+    loaded = load_model(job.model)
+    measured = profile_prompts(loaded, calibration.profile, job.profile)
+    meta = {
+        "path": job.model.path,
+        "revision": job.model.revision,
+        "content": content(job.model),
+        "dtype": job.model.dtype,
+        "calibration": calibration.fingerprint,
+        "settings": job.profile.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+    Profile(measured.model, measured.n_kv_heads, measured.head_importance, measured.layer_importance, meta).save(
+        job.output
+    )

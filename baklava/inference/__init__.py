@@ -1,0 +1,1 @@
+"""Many compressed caches over one prefill: decoding, and losses of known continuations."""

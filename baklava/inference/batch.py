@@ -1,0 +1,193 @@
+"""Prefill once, then go on from the same contexts with many budgets at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baklava.budgets import Budgets
+from baklava.cache.budgeted import BudgetedCache
+from baklava.cache.prefill import ContextCache
+from baklava.decoder.rotation import fixed_rotation
+from baklava.errors import UserError
+from baklava.eviction import EvictionPolicy
+from baklava.models.load import LoadedModel
+
+# So many logits are held at a time where the loss of a text is measured.
+MOST_LOGITS = 2**26
+IGNORED = -100  # no target
+
+
+@dataclass
+class Sequences:
+    """Rows of a batch and what they have read: a cache, real lengths `[B]`, and which positions are tokens `[B, T]`.
+
+    `mask` is None where no row has padding. Where the rotation depends on the length of a text, all rows are rotated as
+    texts of `rotated_for` tokens from the first token to the last; so no row may go beyond.
+    """
+
+    cache: ContextCache | BudgetedCache
+    lengths: Tensor
+    mask: Tensor | None
+    rotated_for: int | None = None
+
+    def read(self, model: LoadedModel, rows: Sequence[Sequence[int]], *, logits_to_keep: int) -> Tensor:
+        """Read on; rows of different length are padded on the left. Logits `[B, logits_to_keep, vocabulary]`."""
+        length = max(map(len, rows))
+        device = model.device
+        ids = torch.zeros(len(rows), length, dtype=torch.int64)
+        real = torch.zeros(len(rows), length, dtype=torch.int64)
+        for row, tokens in enumerate(rows):
+            ids[row, length - len(tokens) :] = torch.tensor(tokens)
+            real[row, length - len(tokens) :] = 1
+        ids, real = ids.to(device), real.to(device)
+        if self.mask is not None or min(map(len, rows)) < length:
+            before = torch.ones(len(rows), self.cache.get_seq_length(), dtype=torch.int64, device=device)
+            self.mask = torch.cat([before if self.mask is None else self.mask, real], 1)
+        positions = (self.lengths[:, None] + real.cumsum(-1) - 1).clamp(min=0)
+        self.lengths = self.lengths + real.sum(-1)
+        with nullcontext() if self.rotated_for is None else fixed_rotation(model.model, self.rotated_for):
+            output = model.model(
+                ids,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=logits_to_keep,
+            )
+        return output.logits
+
+    @property
+    def budgeted(self) -> BudgetedCache:
+        assert isinstance(self.cache, BudgetedCache)
+        return self.cache
+
+    def kept_entries(self) -> list[int]:
+        """Entries of the context that each row keeps, in all KV caches together."""
+        return self.budgeted.kept_entries().sum((0, 2)).tolist()
+
+    def row_bytes(self) -> list[int]:
+        """Bytes of the compressed context of each row."""
+        return self.budgeted.row_bytes().tolist()
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        self.budgeted.select_rows(rows)
+        self.lengths = self.lengths[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+
+    def restart(self, rows: Sequence[int]) -> None:
+        """Let rows that have ended read on at the first position, so that they never go beyond the last one."""
+        if rows:
+            self.lengths[torch.tensor(rows, device=self.lengths.device)] = 0
+
+    def append_rows(self, other: Sequences) -> None:
+        """Take in the rows of others after the own ones; the shorter get padding before them."""
+        lengths = [one.cache.get_seq_length() for one in (self, other)]
+        if self.mask is not None or other.mask is not None or lengths[0] != lengths[1]:
+            self.mask = torch.cat([one._mask_of(max(lengths)) for one in (self, other)])
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.budgeted.append_rows(other.budgeted)
+
+    def _mask_of(self, length: int) -> Tensor:
+        """The mask of so many positions, the own ones last."""
+        own = self.cache.get_seq_length()
+        mask = self.mask
+        if mask is None:
+            mask = torch.ones(len(self.lengths), own, dtype=torch.int64, device=self.lengths.device)
+        return torch.nn.functional.pad(mask, (length - own, 0))
+
+
+@torch.inference_mode()
+def prefill(
+    model: LoadedModel,
+    contexts: Sequence[Sequence[int]],
+    policies: Sequence[EvictionPolicy],
+    length: int | None = None,
+    chunk: int | None = None,
+) -> Sequences:
+    """Full caches of contexts, watched by the eviction policies that will compress them.
+
+    `length` is that of the longest text, with all that is read after its context; only models whose rotation depends on
+    it must be told. With `chunk`, so many tokens of each context are read at a time. Raises `UserError` for texts of
+    different rotations.
+    """
+    lengths = [len(one) for one in contexts]
+    longest = max(lengths)
+    rotations = {model.rotated_for(n) for n in (lengths if length is None else [length])}
+    if len(rotations) > 1:
+        raise UserError(f"contexts of {min(lengths)} and of {longest} tokens have different rotations; read them apart")
+    if chunk is None or chunk >= longest:
+        cache, step = ContextCache(model.model.config, policies), longest
+    else:
+        padding = torch.tensor([longest - n for n in lengths])
+        cache, step = ContextCache(model.model.config, policies, longest, padding), chunk
+    none = torch.zeros(len(contexts), dtype=torch.int64, device=model.device)
+    sequences = Sequences(cache, none, None, rotations.pop())
+    for start in range(0, longest, step):
+        begins = [start - longest + n for n in lengths]  # of each row, whose first tokens may come in a later chunk
+        part = [one[max(0, at) : max(0, at + step)] for one, at in zip(contexts, begins, strict=True)]
+        sequences.read(model, part, logits_to_keep=1)
+    return sequences
+
+
+def compressed(
+    model: LoadedModel,
+    prefilled: Sequences,
+    budgets: Sequence[Budgets],
+    policies: Sequence[EvictionPolicy],
+    contexts: Sequence[int] | None = None,
+    *,
+    share: bool = False,
+) -> Sequences:
+    """One row per budget, each from one of the prefilled contexts (the first where none is named).
+
+    With `share`, KV caches that a row keeps whole read the prefilled ones instead of copying them.
+    """
+    assert isinstance(prefilled.cache, ContextCache)
+    source = torch.tensor([0] * len(budgets) if contexts is None else list(contexts))
+    config = model.model.config
+    cache = BudgetedCache.from_context(config, prefilled.cache, budgets, policies, contexts=source, share=share)
+    here = source.to(model.device)
+    mask = None if prefilled.mask is None else prefilled.mask[here]
+    return Sequences(cache, prefilled.lengths[here], mask, prefilled.rotated_for)
+
+
+def continuation_losses(model: LoadedModel, rows: Sequences, question: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """Mean negative log-likelihood of the same answer's tokens in every row, `[B]`; the rows read it."""
+    n_rows = len(rows.lengths)
+    return answer_losses(model, rows, [question] * n_rows, [answer] * n_rows)
+
+
+@torch.inference_mode()
+def answer_losses(
+    model: LoadedModel, rows: Sequences, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Tensor:
+    """Mean negative log-likelihood of each row's answer after its question, `[B]`; neither may be empty.
+
+    Read in as many steps as keep the logits below `MOST_LOGITS`.
+    """
+    ids = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]
+    n = max(map(len, ids)) - 1  # columns to read; shorter rows begin later
+    first = n - max(map(len, answers))  # the first of them that predicts an answer token
+    targets = torch.full((len(ids), n), IGNORED)
+    for row, answer in enumerate(answers):
+        targets[row, n - len(answer) :] = torch.tensor(answer)
+    targets = targets.to(model.device)
+    step = max(1, MOST_LOGITS // (len(ids) * model.model.config.get_text_config(decoder=True).vocab_size))
+    totals = torch.zeros(len(ids), device=model.device)
+    start = 0
+    while start < n:
+        end = min(n, max(first, start) + step)
+        part = [row[:-1][max(0, start - n + len(row) - 1) : max(0, end - n + len(row) - 1)] for row in ids]
+        begin = max(first, start)
+        logits = rows.read(model, part, logits_to_keep=end - begin).float()  # [B, end - begin, vocabulary]
+        totals += torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets[:, begin:end], reduction="none", ignore_index=IGNORED
+        ).sum(-1)
+        start = end
+    return (totals / (targets != IGNORED).sum(-1)).cpu()

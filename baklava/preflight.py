@@ -1,0 +1,35 @@
+"""What must hold before any work starts, and can be seen from files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from baklava.errors import UserError
+from baklava.experiment.ownership import check_results
+from baklava.experiment.schema import ExperimentConfig
+from baklava.models.files import check_model
+from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
+
+
+def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: bool = True) -> None:
+    """Raise `UserError` for what would fail later: the results folder, and with `models` each model's files."""
+    if config.name in (DATABASE, ARTIFACTS):
+        raise UserError(f"name: {config.name} is what MLflow's part of the results folder is called; choose another")
+    check_results(config, overrides)
+    if config.tracking.enabled and is_default_store(config.tracking) and "?" in str(config.results):
+        raise UserError(
+            f"results: {config.results} holds a question mark, at which the address of MLflow's database in it would "
+            "end; set results=FOLDER to one without, or tracking.uri"
+        )
+    lengths = {"evaluate.length": config.evaluate.length, "calibration.length": config.calibration.length}
+    for model in config.models.values() if models else ():
+        check_model(model, lengths)
+
+
+def check_patterns(results: Path) -> None:
+    """Raise `UserError` where the results folder cannot be part of the workflow's patterns of file names."""
+    if set(str(results)) & set("{}"):
+        raise UserError(
+            f"results: {results} holds braces, which Snakemake takes for wildcards; set results=FOLDER to one without"
+        )

@@ -1,0 +1,50 @@
+"""Budget of every KV cache, by model and method, with a slider over the ratios."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from baklava.budgets import Budgets
+from baklava.report.page.heat_map import heat_map
+from baklava.report.page.view import Frame, Method, View, uniform_last
+from baklava.report.plots.budgets import chosen
+
+LOSSES = {"these budgets": "loss", "uniform": "loss_uniform", "full cache": "loss_full"}
+
+
+def budgets(found: dict[str, dict[Method, list[Budgets]]]) -> View:
+    return View(
+        id="budgets",
+        title="Budget of every KV cache",
+        text="The share of the context that is kept, in percent; the mean over all KV caches is 100 (1 - r).",
+        controls=("model", "method", "ratio"),
+        frames=tuple(
+            Frame((model, " / ".join(method), f"{one.ratio:g}"), _heat_map(one), _note(one))
+            for model, by_method in found.items()
+            for method in uniform_last(by_method)
+            for one in by_method[method]
+        ),
+        slider="ratio",
+        narrow=True,
+    )
+
+
+def _heat_map(one: Budgets) -> go.Figure:
+    percent = 100 * one.shares
+    n_layers, n_kv_heads = one.shape
+    return heat_map(
+        percent,
+        low=0,
+        high=100,
+        text=".0f",
+        hover=lambda i, j: f"layer {i}, KV head {j}<br>keeps {percent[i, j]:.1f}% of the context",
+        x=("KV head", [str(j) for j in range(n_kv_heads)]),
+        y=("layer", [str(i) for i in range(n_layers)]),
+    )
+
+
+def _note(one: Budgets) -> str:
+    """What the search chose and how well it did on the calibration continuations, where there was a search."""
+    losses = {name: one.provenance.get(key) for name, key in LOSSES.items()}
+    known = [f"{name} {value:.3f}" for name, value in losses.items() if isinstance(value, float)]
+    return f"{chosen(one)}" + (f"; loss on the calibration prompts: {', '.join(known)}" if known else "")

@@ -1,0 +1,126 @@
+"""The headline numbers: per model and method the largest lossless ratio, and the gain over uniform at every ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baklava.analysis.cells import UNIFORM
+from baklava.analysis.headline import Headline, MethodFigures, ModelFigures, RatioFigures
+from baklava.report.plots.curves import methods_of
+from baklava.report.plots.style import looks
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method at a ratio, in words: `gain` is uniform's factor, `delta` the paired difference with its interval."""
+
+    score: str
+    gain: str = ""
+    delta: str = ""
+    lossless: bool = False
+    better: bool = False  # than uniform, by the whole interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of a model."""
+
+    label: str
+    colour: str
+    full: str
+    lossless: str
+    entries: tuple[Entry | None, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One model; `facts` are its headline in a few words, each a number and what it says."""
+
+    model: str
+    facts: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Blocks of rows under ratios, and what the words mean."""
+
+    ratios: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    confidence: str
+    margin: str
+
+
+def headline_table(headline: Headline) -> Table:
+    ratios = sorted({r.ratio for model in headline.models.values() for method in model.methods for r in method.ratios})
+    return Table(
+        ratios=tuple(f"{ratio:g}" for ratio in ratios),
+        blocks=tuple(
+            Block(
+                model,
+                tuple(_facts(figures)),
+                tuple(_row(headline, figures, one, ratios) for one in _in_order(headline, figures)),
+            )
+            for model, figures in headline.models.items()
+        ),
+        confidence=f"{100 * headline.confidence:g}%",
+        margin=f"{headline.margin:g}",
+    )
+
+
+def _in_order(headline: Headline, figures: ModelFigures) -> list[MethodFigures]:
+    order = methods_of(headline)
+    return sorted(figures.methods, key=lambda one: order.index((one.allocator, one.eviction)))
+
+
+def _row(headline: Headline, figures: ModelFigures, method: MethodFigures, ratios: list[float]) -> Row:
+    look = looks(methods_of(headline))[method.allocator, method.eviction]
+    by_ratio = {one.ratio: one for one in method.ratios}
+    return Row(
+        label=look.label,
+        colour=look.colour,
+        full=f"{figures.full:.3f}",
+        lossless=_largest(method),
+        entries=tuple(_entry(method, by_ratio[ratio]) if ratio in by_ratio else None for ratio in ratios),
+    )
+
+
+def _entry(method: MethodFigures, one: RatioFigures) -> Entry:
+    score = f"{one.score:.3f}"
+    if method.allocator == UNIFORM or one.delta_uniform is None:
+        return Entry(score, lossless=one.lossless)
+    low, high = one.delta_uniform_low or 0.0, one.delta_uniform_high or 0.0
+    return Entry(
+        score=score,
+        gain=_gain(one),
+        delta=f"{one.delta_uniform:+.3f} [{low:+.3f}, {high:+.3f}]",
+        lossless=one.lossless,
+        better=low > 0,
+    )
+
+
+def _gain(one: RatioFigures) -> str:
+    if one.gain_over_uniform is None:
+        return "uniform: 0"
+    return f"\N{MULTIPLICATION SIGN}{one.gain_over_uniform:.2f}"
+
+
+def _largest(method: MethodFigures) -> str:
+    return f"r = {method.largest_lossless_ratio:g}" if method.largest_lossless_ratio else "none"
+
+
+def _facts(figures: ModelFigures) -> list[tuple[str, str]]:
+    """How far the best method goes, and what it has left of the score at the highest ratio."""
+    others = [one for one in figures.methods if one.allocator != UNIFORM and one.ratios] or list(figures.methods)
+    if not others or not others[0].ratios:
+        return [(f"{figures.full:.3f}", "score of the full cache; nothing was compressed")]
+    best = max(others, key=lambda one: (one.largest_lossless_ratio, one.ratios[-1].score))
+    name = f"{best.allocator} / {best.eviction}"
+    uniform = [one for one in figures.methods if one.allocator == UNIFORM and one.eviction == best.eviction]
+    beside = f" (uniform: {_largest(uniform[0])})" if uniform and best not in uniform else ""
+    last = best.ratios[-1]
+    against = f"; uniform {last.uniform:.3f}" if last.uniform is not None and best not in uniform else ""
+    return [
+        (_largest(best), f"largest lossless ratio of any method, by {name}{beside}"),
+        (f"{last.score:.3f}", f"score of that method at r = {last.ratio:g} (full cache {figures.full:.3f}{against})"),
+    ]

@@ -1,0 +1,56 @@
+"""Templates to text: everything escaped, nothing loaded from elsewhere, no script but the page's own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from baklava.report.page.view import View, as_json
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def rendered(template: str, **values: Any) -> str:
+    """`template` with `values`; the JSON that the script reads is escaped for HTML too."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
+    environment.globals.update(own=_own, plotly=Markup(get_plotlyjs()), policy=_policy, data=_data)
+    return environment.get_template(template).render(**values)
+
+
+def _own(name: str) -> Markup:
+    """A style sheet or script of ours, as it is."""
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def _policy(*scripts: Markup) -> str:
+    """What a browser is told to refuse: anything from elsewhere, and any script but these."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _data(views: list[View], cells: pd.DataFrame) -> dict[str, Any]:
+    """The figures, and all rows of the summary; JSON has no NaN, so a gap is null."""
+    rows = [
+        [None if isinstance(value, float) and math.isnan(value) else value for value in row]
+        for row in cells.astype(object).to_numpy().tolist()
+    ]
+    return {"views": [as_json(view) for view in views], "columns": list(cells.columns), "rows": rows}

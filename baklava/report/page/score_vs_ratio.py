@@ -1,0 +1,35 @@
+"""Score against compression ratio, by model and task."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from baklava.analysis.headline import Headline
+from baklava.report.page.curves import curves, score_axis, traces
+from baklava.report.page.view import Frame, View, figure
+
+
+def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> View:
+    frames = tuple(
+        Frame(
+            at=(model, task),
+            figure=figure(
+                traces(points, headline, "ratio", across=(0.0, 1.0)),
+                height=440,
+                x={
+                    "title": {"text": "compression ratio r: part of the KV entries that is removed"},
+                    "range": [-0.02, 1.0],
+                },
+                y=score_axis(points),
+            ),
+        )
+        for model, task, points in curves(summary, headline)
+    )
+    return View(
+        id="score-vs-ratio",
+        title="Score against compression ratio",
+        text=f"Bands are {100 * headline.confidence:g}% bootstrap intervals. Click a method in the legend to hide it, "
+        "double-click to see it alone.",
+        controls=("model", "task"),
+        frames=frames,
+    )

@@ -1,0 +1,106 @@
+"""Score against the memory that the KV caches take: one panel per model, means over its tasks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from baklava.analysis.headline import Headline, ModelFigures
+from baklava.report.plots.curves import mean_curves, methods_of
+from baklava.report.plots.style import CROWD, FULL_CACHE, INK, MUTED, Look, headings, looks, method_legend, score_axis
+
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
+
+
+def score_vs_kv_bytes(headline: Headline) -> Figure:
+    """Memory on a logarithmic axis, with the compression ratio above it; the diamond is the full cache."""
+    styles = looks(methods_of(headline))
+    n_models = len(headline.models)
+    columns = min(3, n_models)
+    lines = math.ceil(n_models / columns)
+    width = max(7.2, 4.6 * columns + 0.4)
+    figure = Figure(figsize=(width, 3.9 * lines + 0.75), layout="constrained")
+    headings(
+        figure,
+        "Score against KV cache memory",
+        f"means over tasks, per sample; bands: {100 * headline.confidence:g}% bootstrap intervals",
+    )
+    method_legend(figure, styles.values())
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for panel, (model, figures) in zip(axes.ravel(), headline.models.items(), strict=False):
+        _panel(panel, model, figures, styles)
+    for unused in axes.ravel()[n_models:]:
+        unused.set_axis_off()
+    for first in axes[:, 0]:
+        first.set_ylabel("score")
+    return figure
+
+
+def unit_of(n_bytes: float) -> tuple[str, int]:
+    """The largest unit that `n_bytes` fill, and its size in bytes."""
+    return next(((name, size) for name, size in UNITS if n_bytes >= size), UNITS[-1])
+
+
+def _panel(axes: Axes, model: str, figures: ModelFigures, styles: dict[tuple[str, str], Look]) -> None:
+    unit, size = unit_of(figures.kv_bytes_full)
+    axes.axhline(figures.full, **FULL_CACHE)
+    largest = figures.full
+    for curve in mean_curves(figures):
+        curve.draw(axes, curve.kv_bytes / size, styles[curve.method], crowded=len(styles) > CROWD)
+        largest = max(largest, float(curve.score.max()))
+    axes.plot([figures.kv_bytes_full / size], [figures.full], marker="D", markersize=7, color=INK, linestyle="none")
+    axes.set_title(model, fontweight="bold", fontsize=12)
+    if len(figures.methods) <= CROWD:
+        _gain(axes, figures, size)
+    _memory_axis(axes, figures, unit, size)
+    score_axis(axes, largest)
+
+
+def _gain(axes: Axes, figures: ModelFigures, size: int) -> None:
+    """An arrow from uniform to the method where that gains most in score at the same memory, if it surely gains."""
+    sure = [r for method in figures.methods for r in method.ratios if (r.delta_uniform_low or 0) > 0 and r.kv_bytes > 0]
+    if not sure:
+        return
+    most = max(sure, key=lambda r: r.delta_uniform or 0)
+    memory = most.kv_bytes / size
+    axes.annotate(
+        *("", (memory, most.score), (memory, most.uniform or 0)),
+        arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 1.2, "shrinkA": 5, "shrinkB": 5},
+    )
+    gain = f"{most.gain_over_uniform:.1f} x uniform" if most.gain_over_uniform else "uniform: 0"
+    text = f"+{most.delta_uniform:.2f}\n{gain}"
+    place = (memory, most.score - 0.6 * (most.score - (most.uniform or 0)))  # low: where curves leave room on the left
+    style: dict[str, Any] = {"va": "center", "ha": "right", "color": MUTED, "fontsize": 9}
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
+    axes.annotate(text, place, (-8, 0), textcoords="offset points", bbox=box, **style)
+
+
+def _memory_axis(axes: Axes, figures: ModelFigures, unit: str, size: int) -> None:
+    memory = {0.0: figures.kv_bytes_full / size}
+    points = (r for method in figures.methods for r in method.ratios)
+    memory.update((r.ratio, r.kv_bytes / size) for r in points if r.kv_bytes > 0)  # nothing has no place on the axis
+    low, high = min(memory.values()), max(memory.values())
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.xaxis.set_major_locator(FixedLocator(_round_numbers(low, high)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(f"KV cache per sample ({unit}, logarithmic)")
+    above = axes.secondary_xaxis("top")
+    above.xaxis.set_major_locator(FixedLocator(list(memory.values())))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.set_xticklabels([f"{ratio:g}" for ratio in memory])
+    above.tick_params(labelcolor=MUTED, labelsize=8.5, length=3)
+    above.spines["top"].set_visible(False)
+    above.set_xlabel("compression ratio r", color=MUTED, fontsize=8.5)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, ... from `low` to `high`, one step beyond on either side for narrow ranges."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    numbers = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    return [number for number in numbers if low / 1.15 <= number <= high * 1.15] or [low, high]

@@ -1,0 +1,107 @@
+"""Continuation loss, that is perplexity: how well a text is predicted after its compressed beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from baklava.errors import UserError
+from baklava.tasks.base import Count, CountTokens, Sample, Task
+from baklava.tasks.text.documents import Documents, check_source, open_documents, pieces, split_tokens
+from baklava.tasks.text.essay import STAND_IN
+
+
+class _Reader:
+    """Pieces by their number: the next one is read on to, for an earlier one the text is begun again."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._pieces: Iterator[str] = iter(())
+        self.n_read = 0
+
+    def piece(self, number: int, key: object, begin: Iterator[str]) -> str | None:
+        """Piece `number` of those that `begin` gives; None where there are not so many. Equal keys, equal pieces."""
+        if key != self._key or number < self.n_read:
+            self._key, self._pieces, self.n_read = key, begin, 0
+        for piece in self._pieces:
+            self.n_read += 1
+            if self.n_read > number:
+                return piece
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation(Task):
+    """Pieces of a text: all but the last `max_new_tokens` tokens are the context, these are scored, not generated.
+
+    They are read after the compressed context at their true positions, teacher-forced. The score is `exp(-loss)`, the
+    geometric mean of the probabilities of their tokens, which is 1 / perplexity and in [0, 1]; the loss is recorded
+    beside it. `data` is a text or JSONL file, a folder of text files, or a path for `datasets.load_dataset` (then
+    `data_name`, `data_split`, `data_revision`); `field` is the text of a row. Pieces of one split do not overlap; those
+    of different splits may, as may those of `calibration=text` from the same text: calibrate on another one.
+    """
+
+    family: ClassVar[str] = "continuation"
+    by_loss: ClassVar[bool] = True
+
+    data: str | None = None
+    data_name: str | None = None
+    data_split: str = "test"
+    data_revision: str | None = None
+    field: str = "text"
+    max_new_tokens: Count = 128
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """For messages: who asks for the text, and the setting that gives it."""
+        return {"who": f"task {self.name}", "key": f"tasks.{self.name}.data"}
+
+    def check(self) -> None:
+        if check_source(self, **self._names) == STAND_IN and STAND_IN not in self.name:
+            raise UserError(
+                f"task {self.name}: data: {STAND_IN} is the CPython language reference, so the name of the task must "
+                f"contain {STAND_IN!r}; choose the task continuation_{STAND_IN}"
+            )
+
+    @cached_property
+    def _documents(self) -> Documents:
+        return open_documents(self, **self._names)
+
+    @cached_property
+    def _reader(self) -> _Reader:
+        return _Reader()
+
+    def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
+        if length < 2 * self.max_new_tokens:
+            raise UserError(
+                f"task {self.name}: length {length} is too short: {self.max_new_tokens} tokens are scored, which "
+                f"leaves less than half as context; ask for a length of at least {2 * self.max_new_tokens}"
+            )
+        rng = self.random_stream(split=split, seed=seed, index=0)  # of the order of all pieces
+        found = pieces(self._documents, length=length, count_tokens=count_tokens, rng=rng)
+        piece = self._reader.piece(index, (split, seed, length), found)
+        if piece is None:
+            raise UserError(
+                f"task {self.name}: sample {index} asked for, but {self.data} has {self._reader.n_read} pieces of "
+                f"{length} tokens; ask for at most {self._reader.n_read}, or give more text"
+            )
+        sizes = (length - self.max_new_tokens, self.max_new_tokens)
+        special = count_tokens("")  # before the context only
+        context, continuation = split_tokens(piece, sizes, (count_tokens, lambda text: count_tokens(text) - special))
+        return Sample(
+            index=index,
+            context=context,
+            question="",
+            answer_prefix="",
+            answers=(continuation,),
+            max_new_tokens=self.max_new_tokens,
+            chat="none",
+        )
+
+    def metric_name(self) -> str:
+        raise UserError(f"task {self.name}: its score is a loss of the model itself; there are no predictions to score")
+
+    def reference_answer(self, sample: Sample) -> str:
+        return sample.answers[0]

@@ -1,0 +1,186 @@
+"""Needle in a haystack: RULER's `niah` family (arXiv 2404.06654, section 3)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from baklava.errors import UserError
+from baklava.tasks.base import Count, CountTokens, Sample, Task
+from baklava.tasks.text.essay import DEPTHS, check_essay, essay_words, places_at_depths, sentences
+from baklava.tasks.text.fit_length import fill
+from baklava.tasks.text.noise import NOISE_LINE, in_noise, places_between, put
+from baklava.tasks.text.words import words
+
+# What keys and values are made of, in RULER's words.
+Kind = Literal["words", "numbers", "uuids"]
+
+HEADER = (
+    "{some} special magic {kind} hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {what} afterwards.\n"
+)
+
+
+def word_keys(n: int, rng: random.Random) -> list[str]:
+    """`n` different keys of the form adjective-noun."""
+    adjectives, nouns = words("adjectives"), words("nouns")
+    keys: dict[str, None] = {}
+    while len(keys) < n:
+        keys[f"{rng.choice(adjectives)}-{rng.choice(nouns)}"] = None
+    return list(keys)
+
+
+def draw(kind: Kind, rng: random.Random, *, n_digits: int = 7) -> str:
+    """One key or value."""
+    if kind == "words":
+        return word_keys(1, rng)[0]
+    if kind == "uuids":
+        return str(UUID(int=rng.getrandbits(128), version=4))
+    return str(rng.randint(10 ** (n_digits - 1), 10**n_digits - 1))
+
+
+def draw_keys(n: int, kind: Kind, rng: random.Random, *, n_digits: int = 7) -> list[str]:
+    """`n` different keys."""
+    keys: dict[str, None] = {}
+    while len(keys) < n:
+        keys[draw(kind, rng, n_digits=n_digits)] = None
+    return list(keys)
+
+
+def _enumerate(keys: list[str]) -> str:
+    return keys[0] if len(keys) == 1 else ", ".join(keys[:-1]) + ", and " + keys[-1]
+
+
+def needle(key: str, value: str, *, kind: Kind = "numbers") -> str:
+    return f"One of the special magic {kind} for {key} is: {value}."
+
+
+def header(*, plural: bool, kind: Kind = "numbers") -> str:
+    if plural:
+        return HEADER.format(some="Some", kind=f"{kind} are", what=kind)
+    return HEADER.format(some="A", kind=f"{kind[:-1]} is", what=kind[:-1])
+
+
+def question(keys: list[str], *, plural: bool, kind: Kind = "numbers") -> tuple[str, str]:
+    """The question about `keys` and the beginning of its answer."""
+    asked = _enumerate(keys)
+    if plural:
+        return (
+            f"What are all the special magic {kind} for {asked} mentioned in the provided text?",
+            f" The special magic {kind} for {asked} mentioned in the provided text are",
+        )
+    return (
+        f"What is the special magic {kind[:-1]} for {asked} mentioned in the provided text?",
+        f" The special magic {kind[:-1]} for {asked} mentioned in the provided text is",
+    )
+
+
+def values_of(asked: list[str], pairs: list[tuple[str, str]]) -> tuple[str, ...]:
+    """Values of the asked keys in the order of the text; RULER's scores do not look at the order."""
+    return tuple(value for key, value in pairs if key in asked)
+
+
+def answer(values: tuple[str, ...]) -> str:
+    return " " + ", ".join(values) + "."
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleInHaystack(Task):
+    """Find the values that belong to the asked keys.
+
+    The haystack is a line of noise, repeated; needles of other keys; or an essay, read from the text that `essay` names
+    (see `baklava.tasks.text.essay`). RULER's eight tasks are settings of the haystack, the three counts and the two kinds:
+    `conf/task/ruler/niah_*.yaml`. `conf/task/niah_*.yaml` hide them all in noise, which needs no file.
+    """
+
+    family: ClassVar[str] = "niah"
+
+    n_keys: Count = 1
+    n_values: Count = 1
+    n_queries: Count = 1
+    n_digits: Count = 7
+    key_kind: Kind = "words"
+    value_kind: Kind = "numbers"
+    haystack: Literal["noise", "needle", "essay"] = "noise"
+    essay: str | None = None
+    essay_split: str = "train"
+    essay_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_queries > self.n_keys:
+            raise UserError(f"n_queries ({self.n_queries}) must not be more than n_keys ({self.n_keys})")
+        n_needles = self.n_keys * self.n_values
+        if self.haystack == "essay" and n_needles > len(DEPTHS):
+            raise UserError(f"haystack: an essay takes at most {len(DEPTHS)} needles, n_keys x n_values is {n_needles}")
+
+    def check(self) -> None:
+        if self.haystack == "essay":
+            check_essay(self.essay, task=self.name)
+
+    def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
+        rng = self.random_stream(split=split, seed=seed, index=index)
+        keys = draw_keys(self.n_keys, self.key_kind, rng, n_digits=self.n_digits)
+        pairs = [
+            (key, draw(self.value_kind, rng, n_digits=self.n_digits)) for key in keys for _ in range(self.n_values)
+        ]
+        rng.shuffle(pairs)
+        needles = [needle(key, value, kind=self.value_kind) for key, value in pairs]
+        asked = rng.sample(keys, self.n_queries)
+        plural = self.n_queries * self.n_values > 1
+        asked_text, answer_prefix = question(asked, plural=plural, kind=self.value_kind)
+        seed_of_text = rng.getrandbits(64)
+
+        def context(n: int) -> str:
+            hay = self._hay(n, avoid=keys, seed=seed_of_text)
+            places = self.places(len(needles), len(hay), rng=random.Random(seed_of_text), index=index)
+            joined = (" " if self.haystack == "essay" else "\n").join(put(needles, places, hay))
+            return header(plural=plural, kind=self.value_kind) + joined + "\n"
+
+        sample = Sample(
+            index=index,
+            context="",
+            question=asked_text,
+            answer_prefix=answer_prefix,
+            answers=values_of(asked, pairs),
+            max_new_tokens=self.max_new_tokens,
+        )
+        if self.haystack == "noise":
+            return in_noise(sample, context, task=self.name, length=length, count_tokens=count_tokens)
+        n = fill(
+            lambda n: context(n) + asked_text + answer_prefix,
+            unit="words of the essay" if self.haystack == "essay" else "other needles",
+            task=self.name,
+            length=length,
+            max_new_tokens=self.max_new_tokens,
+            count_tokens=count_tokens,
+        )
+        return replace(sample, context=context(n))
+
+    def places(self, n_needles: int, n_pieces: int, *, rng: random.Random, index: int) -> list[int]:
+        """Before which pieces of hay the needles go, in rising order."""
+        return (places_at_depths if self.haystack == "essay" else places_between)(n_needles, n_pieces, rng)
+
+    def _hay(self, n: int, *, avoid: Container[str], seed: int) -> list[str]:
+        """`n` lines of noise, `n` needles of keys that nobody asks for, or the sentences of `n` words."""
+        if self.haystack == "noise":
+            return [NOISE_LINE] * n
+        if self.haystack == "needle":
+            return list(islice(self._other_needles(avoid, random.Random(f"other needles/{seed}")), n))
+        essay = check_essay(self.essay, task=self.name)
+        return sentences(essay_words(essay, self.essay_split, self.essay_revision), n)
+
+    def _other_needles(self, avoid: Container[str], rng: random.Random) -> Iterator[str]:
+        while True:
+            key, value = (draw(kind, rng, n_digits=self.n_digits) for kind in (self.key_kind, self.value_kind))
+            if key not in avoid:
+                yield needle(key, value, kind=self.value_kind)
+
+    def metric_name(self) -> str:
+        return "string_match_all"
+
+    def reference_answer(self, sample: Sample) -> str:
+        return answer(sample.answers)

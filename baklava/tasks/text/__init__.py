@@ -1,0 +1,1 @@
+"""Text that samples are made of: noise, essays, documents, and fitting them to a length."""

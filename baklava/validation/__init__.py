@@ -1,0 +1,1 @@
+"""How far a profile can be relied on."""

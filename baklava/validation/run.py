@@ -1,0 +1,76 @@
+"""`baklava validate`: how far a profile can be relied on, and how well each estimator ranks the KV caches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from baklava.budgets import Budgets
+from baklava.calibration.run import Calibration, calibration_prompts
+from baklava.experiment.jobs import ValidateJob
+from baklava.experiment.schema import CalibrationConfig
+from baklava.importance.loss_curves import Curves
+from baklava.importance.profile import Profile, profile_prompts
+from baklava.inference.continuation_loss import Replay
+from baklava.models.load import LoadedModel, load_model
+from baklava.system.parquet import write_parquet_rows
+from baklava.validation import consistency, ranking, regret
+from baklava.validation.plots import draw_validation
+
+MEASURED = "measured"  # the ranking by measured losses, beside the estimators
+
+
+def validate(job: ValidateJob) -> None:
+    """Write consistency, ranking quality and regret of one model, and draw them."""
+    loaded, profile = load_model(job.model), Profile.load(job.profile)
+    curves = {name: Curves.load(path, profile, job.evictions[name]) for name, path in job.curves.items()}
+    top = job.settings.top
+    ranked = [row for one in curves.values() for row in ranking.against_measured(profile, one, top=top)]
+    write_parquet_rows(job.ranking, ranked, ranking.COLUMNS, schema=ranking.SCHEMA)
+    agreed = _consistency(job, loaded, profile)
+    write_parquet_rows(job.consistency, agreed, consistency.COLUMNS, schema=consistency.SCHEMA)
+    lost = _regrets(job, loaded, profile, curves)
+    write_parquet_rows(job.regret, lost, regret.COLUMNS, schema=regret.SCHEMA)
+    draw_validation(job)
+
+
+def _consistency(job: ValidateJob, loaded: LoadedModel, profile: Profile) -> Iterator[dict[str, Any]]:
+    """Within the profile; then between sets at the length of the calibration, and between lengths of its set.
+
+    Every set has a seed of its own, so that two sets share no prompt of the same task.
+    """
+    top = job.settings.top
+
+    def profiled(settings: CalibrationConfig, **changed: int) -> Profile:
+        settings = settings.model_copy(update=changed)
+        prompts = list(calibration_prompts(settings, job.settings.n_prompts, loaded.tokenizer, loaded))
+        return profile_prompts(loaded, prompts, job.profiling)
+
+    sets = job.settings.calibrations
+    seeds = {name: one.seed + place for place, (name, one) in enumerate(sets.items())}
+    by_set = {name: profiled(one, length=job.calibration.length, seed=seeds[name]) for name, one in sets.items()}
+    by_length = {f"{length:,}": profiled(job.calibration, length=length) for length in job.settings.lengths}
+    yield from consistency.between_prompts(profile, top=top)
+    yield from consistency.between_profiles(by_set, between="sets", top=top)
+    yield from consistency.between_profiles(by_length, between="lengths", top=top)
+
+
+def _regrets(
+    job: ValidateJob, loaded: LoadedModel, profile: Profile, curves: dict[str, Curves]
+) -> Iterator[dict[str, Any]]:
+    prompts = Calibration.load(job.prompts).search
+    estimators = {name: profile.kv_importance(name) for name in profile.head_importance}
+    for eviction, policy in job.evictions.items():
+        methods: dict[float, dict[str, Budgets]] = defaultdict(dict)
+        for cell in job.cells:
+            if cell.eviction == eviction:
+                methods[cell.ratio][cell.allocator] = Budgets.load(cell.path)
+        yield from regret.regrets(
+            {**estimators, MEASURED: curves[eviction].importance()},
+            methods,
+            Replay(loaded, policy.build(), batch_rows=job.batch_rows),
+            prompts,
+            model=profile.model,
+            eviction=eviction,
+        )

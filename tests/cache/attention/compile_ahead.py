@@ -1,0 +1,56 @@
+"""Compiles the kernel for GPUs that need not be there; prints the shared memory that each program takes, as JSON.
+
+A process of its own: `test_compiles.py` runs in one whose Triton interprets.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from triton import compile as compile_kernel
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from baklava.cache.attention import triton_decode as ragged_decode
+
+# GPU (compute capability), dtype, head dimension, query rows, whether with a mask and soft-capped scores.
+VARIANTS = (
+    (80, torch.bfloat16, 128, 4, False),
+    (90, torch.float16, 64, 1000, False),
+    (80, torch.bfloat16, 256, 1000, True),
+    (90, torch.float32, 256, 20, True),
+)
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+OTHERS = {
+    **dict.fromkeys(("items", "bounds"), "*i32"),
+    **dict.fromkeys(("results", "log_sums"), "*fp32"),
+    **dict.fromkeys(("scaling", "softcap"), "fp32"),
+    "mask": "*i1",
+}
+
+
+def compiled(kernel: Any, capability: int, dtype: torch.dtype, fixed: dict[str, Any], stages: int) -> Any:
+    """As a launch compiles it: `fixed` are its compile-time arguments, pointers are aligned."""
+    model = dict.fromkeys(("query", "keys", "values", "tail_keys", "tail_values", "output"), TYPES[dtype])
+    types = {**model, **OTHERS, **dict.fromkeys(fixed, "constexpr")}
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    places = {name: (i,) for i, name in enumerate(kernel.arg_names)}
+    aligned = {places[name]: [["tt.divisibility", 16]] for name, kind in signature.items() if kind.startswith("*")}
+    source = ASTSource(kernel, signature, {places[name]: value for name, value in fixed.items()}, aligned)
+    return compile_kernel(source, GPUTarget("cuda", capability, 32), {"num_warps": 4, "num_stages": stages})
+
+
+def shared_bytes(capability: int, dtype: torch.dtype, dim: int, n_rows: int, special: bool) -> int:
+    blocks = ragged_decode.block_sizes(n_rows, dim, dim, dtype)
+    heads = {"GROUP": 4, "KV_HEADS": 8}
+    fixed = {**heads, **blocks, "MASKED": special, "CAPPED": special, **({} if special else {"mask": None})}
+    attend = compiled(ragged_decode._attend, capability, dtype, fixed, ragged_decode.STAGES)
+    values = {name: blocks[name] for name in ("VALUE_DIM", "VALUE_DIM_PADDED")}
+    merge = {**heads, **values, "BLOCK_RESULTS": ragged_decode.BLOCK_RESULTS}
+    return max(attend.metadata.shared, compiled(ragged_decode._merge, capability, dtype, merge, 2).metadata.shared)
+
+
+if __name__ == "__main__":
+    print(json.dumps([[str(variant), variant[0], shared_bytes(*variant)] for variant in VARIANTS]))

@@ -1,0 +1,240 @@
+"""Claims: made-up records with known verdicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import cell_records, experiment_records, write_records
+
+from baklava.analysis.comparison import Comparison
+from baklava.claims.criteria import Bar
+from baklava.claims.run import Claims, claims
+from baklava.experiment.jobs import ClaimsJob
+from baklava.experiment.schema import ClaimsConfig, SummaryConfig
+
+N = 50
+BARS = {
+    "lossless_at": (),
+    "gain_at": {},
+    "gain_up_to": {},
+    "no_worse_at": (),
+}
+
+
+def right(n: float) -> list[float]:
+    """Scores of N samples, of which the first `n` are 1 and the others 0."""
+    return [1.0] * round(n) + [0.0] * (N - round(n))
+
+
+def cell(allocator: str, ratio: float, n_right: float, **changed) -> pd.DataFrame:
+    return cell_records(right(n_right), allocator=allocator, ratio=ratio, **changed)
+
+
+def claimed(folder: Path, *frames: pd.DataFrame, summary: dict | None = None, **bars) -> Claims:
+    """Claims of records in which the full cache answers every sample of every task and model rightly."""
+    cells = pd.concat(frames)
+    full = [cell_records(right(N), model=m, task=t) for m, t in cells[["model", "task"]].drop_duplicates().values]
+    job = ClaimsJob(
+        claims=ClaimsConfig(**{**BARS, **bars}),
+        summary=SummaryConfig(**{"n_bootstrap": 300, **(summary or {})}),
+        records=(write_records(folder / "records.parquet", pd.concat([*full, cells])),),
+        output=folder / "claims.json",
+        markdown=folder / "claims.md",
+    )
+    claims(job)
+    return Claims.load(job.output)
+
+
+def only(found: Claims) -> Bar:
+    [bar] = found.bars
+    return bar
+
+
+def row(found: Claims, allocator: str, *, task: str = "mean", eviction: str = "streaming_llm") -> Comparison:
+    [one] = [one for one in found.comparisons if (one.allocator, one.task, one.eviction) == (allocator, task, eviction)]
+    return one
+
+
+class TestLossless:
+    def test_within_the_margin_is_met(self, tmp_path: Path) -> None:
+        bar = only(claimed(tmp_path, cell("baklava", 0.7, N), lossless_at=[0.7]))
+        assert (bar.verdict, bar.model, bar.eviction) == ("met", "tiny-llama", "streaming_llm")
+        assert bar.asked.startswith("lossless at r = 0.7")
+        assert bar.figures == "difference +0.0 [+0.0, +0.0] points"
+
+    def test_the_interval_decides_not_the_mean(self, tmp_path: Path) -> None:
+        """One lost of fifty is two points; the interval reaches further."""
+        bar = only(claimed(tmp_path, cell("baklava", 0.7, N - 1), lossless_at=[0.7], summary={"margin": 0.03}))
+        assert bar.verdict == "missed"
+        assert bar.figures.startswith("difference -2.0 [")
+
+    def test_other_allocators_and_evictions_are_not_asked(self, tmp_path: Path) -> None:
+        cells = (cell("baklava", 0.7, N), cell("uniform", 0.7, 0), cell("baklava", 0.7, 0, eviction="snapkv"))
+        assert only(claimed(tmp_path, *cells, lossless_at=[0.7])).verdict == "met"
+
+
+class TestGain:
+    @pytest.mark.parametrize(("uniform", "verdict"), [(10, "met"), (11, "missed")])
+    def test_the_multiple_of_uniform_decides(self, tmp_path: Path, uniform: int, verdict: str) -> None:
+        bar = only(claimed(tmp_path, cell("baklava", 0.8, 40), cell("uniform", 0.8, uniform), gain_at={0.8: 4}))
+        assert bar.verdict == verdict
+        assert bar.figures == f"{40 / uniform:.1f}x at r = 0.8 (0.800 against {uniform / N:.3f})"
+
+    def test_somewhere_means_the_best_ratio_up_to_the_given_one(self, tmp_path: Path) -> None:
+        cells = [
+            one
+            for ratio, own, uniform in ((0.8, 40, 20), (0.9, 36, 3), (0.95, 30, 1))
+            for one in (cell("baklava", ratio, own), cell("uniform", ratio, uniform))
+        ]
+        found = claimed(tmp_path, *cells, gain_up_to={0.9: 10})
+        assert only(found).verdict == "met"
+        assert only(found).figures.startswith("12.0x at r = 0.9 ")
+        assert only(claimed(tmp_path, *cells, gain_up_to={0.8: 10})).verdict == "missed"
+
+    def test_a_uniform_that_scores_nothing_counts_as_one_right_answer(self, tmp_path: Path) -> None:
+        """Else a single right answer would be an endless gain."""
+        cells = (cell("baklava", 0.9, 5), cell("uniform", 0.9, 0))
+        bar = only(claimed(tmp_path, *cells, gain_at={0.9: 6}))
+        assert bar.verdict == "missed"
+        assert bar.figures == "5.0x at r = 0.9 (0.100 against 0.000, which counts as one right answer)"
+        assert only(claimed(tmp_path, *cells, gain_at={0.9: 5})).verdict == "met"
+
+    def test_without_uniform_it_is_not_measured(self, tmp_path: Path) -> None:
+        assert only(claimed(tmp_path, cell("baklava", 0.8, N), gain_at={0.8: 4})).verdict == "not measured"
+
+
+class TestNoWorse:
+    def test_a_difference_above_the_margin_is_met(self, tmp_path: Path) -> None:
+        cells = (cell("baklava", 0.5, 48), cell("duo", 0.5, 49), cell("uniform", 0.5, 10))
+        bar = only(claimed(tmp_path, *cells, no_worse_at=[0.5], no_worse_margin=0.03))
+        assert bar.verdict == "met"
+        assert bar.figures.startswith("least lead over duo -2.0 [")
+
+    def test_a_difference_of_just_the_margin_is_missed(self, tmp_path: Path) -> None:
+        cells = (cell("baklava", 0.5, 48), cell("duo", 0.5, 49))
+        assert only(claimed(tmp_path, *cells, no_worse_at=[0.5], no_worse_margin=0.02)).verdict == "missed"
+
+    def test_everyone_who_is_better_is_named(self, tmp_path: Path) -> None:
+        cells = [cell(name, 0.5, n) for name, n in (("baklava", 40), ("duo", 45), ("headkv", 50), ("random", 10))]
+        bar = only(claimed(tmp_path, *cells, no_worse_at=[0.5]))
+        assert bar.verdict == "missed"
+        assert "duo -10.0 [" in bar.figures
+        assert "headkv -20.0 [" in bar.figures
+        assert "random" not in bar.figures
+
+    def test_every_model_and_eviction_policy_is_judged_apart(self, tmp_path: Path) -> None:
+        cells = []
+        for model, eviction, rival in (
+            ("tiny-llama", "snapkv", 10),
+            ("tiny-llama", "h2o", 50),
+            ("tiny-qwen2", "snapkv", 50),
+            ("tiny-qwen2", "h2o", 10),
+        ):
+            where = {"model": model, "eviction": eviction}
+            cells += [cell("baklava", 0.5, 40, **where), cell("duo", 0.5, rival, **where)]
+        found = claimed(tmp_path, *cells, no_worse_at=[0.5])
+        assert {(bar.model, bar.eviction): bar.verdict for bar in found.bars} == {
+            ("tiny-llama", "snapkv"): "met",
+            ("tiny-llama", "h2o"): "missed",
+            ("tiny-qwen2", "snapkv"): "missed",
+            ("tiny-qwen2", "h2o"): "met",
+        }
+
+
+@pytest.mark.parametrize(
+    "bars", [{"lossless_at": [0.6]}, {"gain_at": {0.6: 2}}, {"gain_up_to": {0.3: 2}}, {"no_worse_at": [0.6]}]
+)
+def test_a_ratio_that_was_not_evaluated_is_not_measured(tmp_path: Path, bars: dict) -> None:
+    bar = only(claimed(tmp_path, cell("baklava", 0.5, N), cell("uniform", 0.5, N), **bars))
+    assert (bar.verdict, bar.figures) == ("not measured", "")
+
+
+def test_an_eviction_policy_that_was_not_evaluated_is_not_measured(tmp_path: Path) -> None:
+    found = claimed(tmp_path, cell("baklava", 0.5, N), evictions=["h2o"], lossless_at=[0.5])
+    assert (only(found).eviction, only(found).verdict) == ("h2o", "not measured")
+
+
+def test_leads_are_paired_differences_of_the_mean_of_tasks_and_of_each_task(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).random(N)  # alike in both cells but for a shift, so that pairing leaves no noise
+    cells = [
+        cell_records(scores - shift * (allocator == "duo"), task=task, allocator=allocator, ratio=0.5)
+        for task, shift in (("a", 0.1), ("b", 0.3))
+        for allocator in ("baklava", "duo")
+    ]
+    found = claimed(tmp_path, *cells)
+    for task, expected in (("mean", 0.2), ("a", 0.1), ("b", 0.3)):
+        [lead] = row(found, "duo", task=task).leads
+        assert (lead.ratio, lead.difference, lead.low, lead.high) == pytest.approx((0.5, expected, expected, expected))
+    assert row(found, "baklava").leads == ()
+    assert (row(found, "duo").n, row(found, "duo", task="a").n) == (2 * N, N)
+
+
+def test_the_largest_lossless_ratio_of_a_task_is_that_tasks_own(tmp_path: Path) -> None:
+    cells = [
+        cell("baklava", ratio, n, task=task)
+        for task, some in (("a", (N, N)), ("b", (N, 20)))
+        for ratio, n in zip((0.5, 0.7), some, strict=True)
+    ]
+    found = claimed(tmp_path, *cells)
+    assert {task: row(found, "baklava", task=task).figures.largest_lossless_ratio for task in ("a", "b", "mean")} == {
+        "a": 0.7,
+        "b": 0.5,
+        "mean": 0.5,
+    }
+
+
+def test_the_same_records_give_the_same_bytes_whatever_else_is_there(tmp_path: Path) -> None:
+    records = experiment_records()
+    records = records[(records["allocator"] != "full") & (records["sample"] < N)]
+    first = claimed(tmp_path / "1", records.sample(frac=1, random_state=0), summary={"n_bootstrap": 100})
+    again = claimed(tmp_path / "2", records, summary={"n_bootstrap": 100})
+    assert (tmp_path / "1" / "claims.json").read_bytes() == (tmp_path / "2" / "claims.json").read_bytes()
+    fewer = claimed(tmp_path / "3", records[records["model"] == "tiny-qwen2"], summary={"n_bootstrap": 100})
+    assert fewer.comparisons == tuple(one for one in first.comparisons if one.model == "tiny-qwen2")
+    assert again == first
+
+
+def test_bars_table_and_gap_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [
+        cell(allocator, ratio, n, task=task)
+        for task in ("a", "b")
+        for ratio in (0.5, 0.8)
+        for allocator, n in (("baklava", 40), ("uniform", 10), ("baklava_measured", 45))
+    ]
+    bars = {"gain_at": {0.8: 4}, "no_worse_at": [0.5], "lossless_at": [0.7], "yardstick": "baklava_measured"}
+    claimed(tmp_path, *cells, **bars)
+    printed = capsys.readouterr().out
+    page = (tmp_path / "claims.md").read_text()
+    for text in (printed, page):
+        assert "met: tiny-llama, streaming_llm: at least 4x uniform at r = 0.8: 4.0x at r = 0.8 (0.800 against" in text
+        assert "MISSED: tiny-llama, streaming_llm: no worse than any other allocator at r = 0.5" in text
+        assert "not measured: tiny-llama, streaming_llm: lossless at r = 0.7" in text
+        assert "baklava minus baklava_measured, tiny-llama, streaming_llm: -10.0 [" in text
+        assert "0.800 4.0x" in text
+    [line] = [line for line in printed.splitlines() if line.split()[2:4] == ["uniform", "0"]]
+    assert line.split() == ["tiny-llama", "streaming_llm", "uniform", "0", *["0.200", "1.0x"] * 2]
+    assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Mean over the tasks", "## a", "## b"]
+    assert json.loads((tmp_path / "claims.json").read_text())["schema_version"] == 1
+
+
+def test_models_with_different_ratios_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claimed(tmp_path, cell("baklava", 0.5, N), cell("baklava", 0.9, N, model="tiny-qwen2"))
+    lines = [line.split("|") for line in (tmp_path / "claims.md").read_text().splitlines() if "baklava |" in line]
+    assert [[part.strip(" *") for part in line[5:7]] for line in lines[:2]] == [["1.000", ""], ["", "1.000"]]
+
+
+def test_where_nothing_is_compressed_there_is_nothing_to_judge(tmp_path: Path) -> None:
+    job = ClaimsJob(
+        claims=ClaimsConfig(),
+        summary=SummaryConfig(n_bootstrap=100),
+        records=(write_records(tmp_path / "records.parquet", cell_records([1.0])),),
+        output=tmp_path / "claims.json",
+        markdown=tmp_path / "claims.md",
+    )
+    claims(job)
+    found = Claims.load(job.output)
+    assert (found.comparisons, found.bars) == ((), ())

@@ -1,0 +1,279 @@
+"""Answers do not depend on what is computed together; entries and bytes are the true ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baklava.budgets import Budgets
+from baklava.errors import UserError
+from baklava.evaluation import engine as engine_module
+from baklava.evaluation.engine import Engine
+from baklava.evaluation.samples import MOST_PADDING, MOST_TOGETHER, Compression, Work, batches
+from baklava.eviction import POLICIES
+from baklava.experiment.schema import EvaluateConfig, ModelConfig
+from baklava.inference.batch import Sequences
+from baklava.models.load import LoadedModel, load_model
+from baklava.tasks import NeedleInHaystack, Sample
+from baklava.tasks.perplexity import Continuation
+
+LENGTH = 400
+TASK = NeedleInHaystack(name="needle", max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model(ModelConfig(name="tiny-llama", path="reference:tiny-llama", dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def cells(loaded: LoadedModel) -> list[Compression]:
+    shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
+    methods = [("streaming_llm", 0.3), ("streaming_llm", 0.9), ("snapkv", 0.6), ("h2o", 0.6), ("adakv", 0.8)]
+    return [
+        Compression.full(**shape),
+        *(
+            Compression("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
+            for name, ratio in methods
+        ),
+    ]
+
+
+def config(**changed: Any) -> EvaluateConfig:
+    return EvaluateConfig(n_samples=1, length=LENGTH, **changed)
+
+
+def sample(loaded: LoadedModel, index: int, *, length: int = LENGTH) -> Sample:
+    return TASK.sample(split="train", seed=0, index=index, length=length, count_tokens=loaded.count_tokens)
+
+
+def records(
+    loaded: LoadedModel, cells: list[Compression], samples: list[Sample], **settings: Any
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """Records by (sample, cell), without the seconds."""
+    engine = Engine(loaded, TASK, config(**settings))
+    found = {}
+    for answers in engine.answers(engine.work(one, cells) for one in samples):
+        for one in answers:
+            kept = {key: value for key, value in one.record.items() if key != "seconds"}
+            found[one.work.sample.index, one.cell.label] = kept
+    return found
+
+
+def sizes_of(monkeypatch: pytest.MonkeyPatch, name: str, place: int) -> list[int]:
+    """Lengths of the argument at `place` in the engine's calls of a function, as they come."""
+    sizes: list[int] = []
+    whole = getattr(engine_module, name)
+    monkeypatch.setattr(engine_module, name, lambda *a: sizes.append(len(a[place])) or whole(*a))
+    return sizes
+
+
+def test_answers_do_not_depend_on_batches_chunks_or_order(loaded: LoadedModel, cells: list[Compression]) -> None:
+    samples = [sample(loaded, index, length=length) for index, length in enumerate((400, 392, 400, 390))]
+    alone = records(loaded, cells, samples, batch_rows=1)
+    assert len(alone) == len(cells) * len(samples)
+    assert records(loaded, cells[::-1], samples, batch_rows=4, prefill_chunk=150) == alone
+    assert records(loaded, cells[2:], samples[::-1], batch_rows=64) == {
+        key: value for key, value in alone.items() if key[1] in {cell.label for cell in cells[2:]}
+    }
+
+
+def test_samples_of_unequal_length_are_read_together_where_cells_are_few(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = sizes_of(monkeypatch, "prefill", 1)
+    samples = [sample(loaded, index, length=length) for index, length in enumerate((520, 490, 300, 300, 310))]
+    together = records(loaded, cells[:2], samples, batch_rows=6)
+    assert sizes == [2, 3]
+    assert together == records(loaded, cells[:2], samples, batch_rows=1)
+
+
+def test_little_memory_splits_the_rows_and_changes_nothing(loaded: LoadedModel, cells: list[Compression]) -> None:
+    samples = [sample(loaded, 5)]
+    plenty = records(loaded, cells, samples)
+    assert records(loaded, cells, samples, memory_gib=1e-9) == plenty
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[str, int]] = []
+    whole = {"prefill": engine_module.prefill, "compressed": engine_module.compressed}
+
+    def limited(what: str, most: int) -> Any:
+        def run(*arguments: Any) -> Any:
+            n = len(arguments[1] if what == "prefill" else arguments[2])
+            sizes.append((what, n))
+            if n > most:
+                raise torch.OutOfMemoryError
+            return whole[what](*arguments)
+
+        return run
+
+    samples = [sample(loaded, index) for index in range(2)]
+    expected = records(loaded, cells, samples)
+    monkeypatch.setattr(engine_module, "prefill", limited("prefill", 1))
+    monkeypatch.setattr(engine_module, "compressed", limited("compressed", 2))
+    assert records(loaded, cells, samples) == expected
+    alone = [("prefill", 1), *[("compressed", 1)] * 6]
+    one_sample = [("prefill", 1), ("compressed", 6), ("prefill", 1), ("compressed", 3), *alone]
+    assert sizes == [("prefill", 2), *one_sample, *one_sample]
+
+
+def test_a_context_that_does_not_fit_is_read_in_chunks_that_do(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: list[int | None] = []
+    whole = engine_module.prefill
+
+    def limited(*arguments: Any) -> Any:
+        chunks.append(arguments[4])
+        if arguments[4] is None or arguments[4] > 100:
+            raise torch.OutOfMemoryError
+        return whole(*arguments)
+
+    samples = [sample(loaded, index) for index in range(2)]
+    expected = records(loaded, cells, samples)
+    n = max(len(Engine(loaded, TASK, config()).work(one, cells).context) for one in samples)
+    monkeypatch.setattr(engine_module, "prefill", limited)
+    monkeypatch.setattr(engine_module, "LEAST_CHUNK", n // 4)
+    assert records(loaded, cells, samples, batch_rows=1) == expected
+    assert chunks == [None, n // 2, n // 4, n // 4]
+    monkeypatch.setattr(engine_module, "LEAST_CHUNK", n // 2)
+    failed = [
+        one
+        for some in Engine(loaded, TASK, config()).answers([Engine(loaded, TASK, config()).work(samples[0], cells)])
+        for one in some
+    ]
+    assert [one.failed for one in failed] == [
+        f"{n} tokens of context do not fit into memory; lower evaluate.length"
+    ] * 6
+
+
+def test_no_answer_is_lost_where_memory_runs_out_as_rows_leave_or_join(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [sample(loaded, index) for index in range(3)]
+    expected = records(loaded, cells, samples)
+    for name in ("select_rows", "append_rows"):
+        whole = getattr(Sequences, name)
+        calls = 0
+
+        def scarce(self: Sequences, other: Any, whole: Any = whole) -> None:
+            nonlocal calls
+            calls += 1
+            if calls % 2:
+                raise torch.OutOfMemoryError
+            whole(self, other)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Sequences, name, scarce)
+            assert records(loaded, cells, samples, batch_rows=8) == expected
+        assert calls > 1
+
+
+def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
+    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = sizes_of(monkeypatch, "compressed", 2)
+    samples = [sample(loaded, index) for index in range(2)]
+    works = [Work(one, [0] * 20, [0] * n, cells[:2]) for one, n in zip(samples, (3, 4), strict=True)]
+    for windows, expected in ((False, [4]), (True, [2, 2])):
+        sizes.clear()
+        monkeypatch.setattr(LoadedModel, "has_windows", windows)
+        assert sum(map(len, Engine(loaded, TASK, config()).answers(works))) == 4
+        assert sizes == expected
+
+
+def test_entries_and_bytes_are_those_of_the_ratio(loaded: LoadedModel, cells: list[Compression]) -> None:
+    found = records(loaded, cells, [sample(loaded, 0)])
+    for cell in cells:
+        record = found[0, cell.label]
+        total = loaded.n_layers * loaded.n_kv_heads * record["context_tokens"]
+        assert record["total_entries"] == total
+        assert record["kept_entries"] == round((1 - cell.ratio) * total)
+        entry = 2 * loaded.model.config.head_dim * 4
+        assert record["kv_bytes"] == record["kept_entries"] * entry
+        assert record["kv_bytes_full"] == total * entry
+
+
+def test_the_full_cell_answers_as_plain_generate(loaded: LoadedModel, cells: list[Compression]) -> None:
+    one = sample(loaded, 3)
+    ids = loaded.encode(one.context, begin=True) + loaded.encode(one.question + one.answer_prefix)
+    made = loaded.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
+    expected = loaded.tokenizer.decode(made, skip_special_tokens=True)
+    assert records(loaded, cells[:1], [one])[3, "full"]["prediction"] == expected
+
+
+def test_question_aware_compresses_the_question_too(loaded: LoadedModel) -> None:
+    works = [
+        Engine(loaded, TASK, config(protocol=protocol)).work(sample(loaded, 0), [])
+        for protocol in ("question_agnostic", "question_aware")
+    ]
+    assert works[0].context + works[0].question == works[1].context + works[1].question
+    assert len(works[1].context) > len(works[0].context)
+
+
+def test_something_is_left_to_read_after_compression(loaded: LoadedModel) -> None:
+    empty = Sample(
+        index=0, context="The sky is blue.", question=" Why?", answer_prefix="", answers=(), max_new_tokens=1
+    )
+    work = Engine(loaded, TASK, config(protocol="question_aware")).work(empty, [])
+    assert len(work.question) == 1
+    assert work.context + work.question == loaded.encode("The sky is blue. Why?", begin=True)
+
+
+@settings(max_examples=80)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 8)), max_size=30), st.integers(1, 20))
+def test_batches_keep_order_rows_and_padding_within_bounds(sizes: list[tuple[int, int]], rows: int) -> None:
+    works = [Work(None, [0] * length, [0], [None] * cells) for length, cells in sizes]  # type: ignore[arg-type, list-item]
+    made = list(batches(works, rows))
+    assert [one for batch in made for one in batch] == works
+    for batch in made:
+        lengths = [len(one.context) for one in batch]
+        assert len(batch) == 1 or sum(len(one.cells) for one in batch) <= rows
+        assert len(batch) <= MOST_TOGETHER
+        padded = len(batch) * max(lengths)
+        assert padded - sum(lengths) <= MOST_PADDING * padded
+
+
+def short(index: int, context: str, question: str) -> Sample:
+    return Sample(index=index, context=context, question=question, answer_prefix="", answers=("1",), max_new_tokens=1)
+
+
+@pytest.mark.parametrize("protocol", ["question_agnostic", "question_aware"])
+def test_the_shortest_samples_are_answered(loaded: LoadedModel, cells: list[Compression], protocol: str) -> None:
+    samples = [short(0, "a", " b"), short(1, "The sky is blue.", ""), short(2, "a", " b")]
+    found = records(loaded, cells, samples, protocol=protocol)
+    assert len(found) == len(samples) * len(cells)
+    for record in found.values():
+        assert 0 <= record["kept_entries"] <= record["total_entries"]
+    assert found[0, "full"]["total_entries"] == loaded.n_layers * loaded.n_kv_heads
+    alone = records(loaded, cells[:1], samples[:1], protocol=protocol)
+    assert alone == {(0, "full"): found[0, "full"]}
+
+
+def test_without_samples_or_cells_there_are_no_answers(loaded: LoadedModel, cells: list[Compression]) -> None:
+    assert records(loaded, cells, []) == {}
+    assert records(loaded, [], [sample(loaded, 0)]) == {}
+    engine = Engine(loaded, TASK, config())
+    works = [engine.work(sample(loaded, index), cells[:n]) for index, n in enumerate((0, 1, 0))]
+    assert [one.work.sample.index for some in engine.answers(works) for one in some] == [1]
+
+
+@pytest.mark.parametrize(("context", "question"), [("", "Why?"), ("", ""), ("a", "")])
+def test_a_sample_without_a_context_is_refused(loaded: LoadedModel, context: str, question: str) -> None:
+    with pytest.raises(UserError, match=r"^task needle: sample 7 has no context to compress; leave it out$"):
+        Engine(loaded, TASK, config()).work(short(7, context, question), [])
+
+
+def test_a_text_without_tokens_to_score_is_refused(loaded: LoadedModel) -> None:
+    task = Continuation(name="text", max_new_tokens=2)
+    nothing = replace(short(7, "The sky is blue.", ""), answers=("",))
+    with pytest.raises(UserError, match=r"^task text: sample 7 has no tokens to score; leave it out$"):
+        Engine(loaded, task, config()).work(nothing, [])

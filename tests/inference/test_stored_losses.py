@@ -1,0 +1,111 @@
+"""Losses that were measured are known again, and only where all that determines them is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tqdm import tqdm
+
+from baklava.budgets import Budgets
+from baklava.calibration.run import Prompt
+from baklava.experiment.schema import EvictionConfig, ModelConfig
+from baklava.inference.stored_losses import KeptLosses, MeanLosses
+from baklava.system.append_log import HEADER
+
+MODEL = ModelConfig(name="m", path="some/model", dtype="float32")
+POLICY = EvictionConfig(name="streaming_llm", family="streaming_llm")
+PROMPT = Prompt("none", 0, "context", "question", "answer")
+BUDGETS = [Budgets.uniform(n_layers=1, n_kv_heads=2, ratio=ratio) for ratio in (0.0, 0.5, 0.9)]
+
+
+class FakeReplay:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
+        self.asked += 1
+        return np.array([np.nan if one.ratio == 0.9 else one.ratio / 3 for one in budgets])
+
+
+@pytest.fixture
+def replay() -> FakeReplay:
+    return FakeReplay()
+
+
+def measured(
+    path: Path, replay: FakeReplay, prompt=PROMPT, budgets=BUDGETS, model=MODEL, policy=POLICY
+) -> tuple[list[float], float]:
+    """As another process would: losses and seconds."""
+    with KeptLosses.at(path, model, policy, lambda: replay) as kept:  # type: ignore[arg-type, return-value]
+        return kept.losses(prompt, budgets).tolist(), kept.seconds
+
+
+def test_they_are_measured_once_and_are_the_same_to_the_last_bit(tmp_path: Path, replay: FakeReplay) -> None:
+    first = measured(tmp_path / "a.losses", replay)
+    assert first[0] == [0.0, 0.5 / 3, np.inf]
+    assert measured(tmp_path / "a.losses", replay) == first
+    assert replay.asked == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": replace(PROMPT, answer="another")},
+        {"budgets": BUDGETS[:2]},
+        {"budgets": BUDGETS[::-1]},
+        {"model": MODEL.model_copy(update={"dtype": "bfloat16"})},
+        {"policy": EvictionConfig(name="streaming_llm", family="streaming_llm", n_sink=2)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_determines_them_is_part_of_what_they_are_known_by(
+    tmp_path: Path, replay: FakeReplay, changed: dict
+) -> None:
+    measured(tmp_path / "a.losses", replay)
+    measured(tmp_path / "a.losses", replay, **changed)
+    assert replay.asked == 2
+
+
+def test_a_line_that_was_cut_short_is_measured_again(tmp_path: Path, replay: FakeReplay, capfd) -> None:
+    first, _ = measured(tmp_path / "a.losses", replay)
+    content = (tmp_path / "a.losses").read_bytes()
+    (tmp_path / "a.losses").write_bytes(content[:-5])
+    assert measured(tmp_path / "a.losses", replay)[0] == first
+    assert replay.asked == 2
+
+
+def test_without_budgets_nothing_is_measured_or_kept(tmp_path: Path, replay: FakeReplay) -> None:
+    assert measured(tmp_path / "a.losses", replay, budgets=[]) == ([], 0.0)
+    assert replay.asked == 0
+    assert (tmp_path / "a.losses").read_bytes() == HEADER
+
+
+class MeansOfShares:
+    """Losses that are known: what is missing of all shares, and more on later prompts."""
+
+    def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
+        assert budgets
+        return np.array([1 - one.shares.mean() + prompt.index for one in budgets])
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3), max_size=4),
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    n_prompts=st.integers(1, 3),
+)
+def test_means_are_those_of_every_allocation_however_few(
+    sizes: list[int], shape: tuple[int, int], n_prompts: int
+) -> None:
+    random = np.random.default_rng(sum(sizes))
+    rows = {float(place): [random.random(shape[0] * shape[1]) for _ in range(n)] for place, n in enumerate(sizes)}
+    prompts = [replace(PROMPT, index=index) for index in range(n_prompts)]
+    found = MeanLosses(MeansOfShares(), prompts, shape, tqdm(disable=True))(rows)  # type: ignore[arg-type]
+    assert list(found) == list(rows)
+    for ratio, some in rows.items():
+        expected = [np.mean([1 - one.mean() + prompt.index for prompt in prompts]) for one in some]
+        assert found[ratio].tolist() == pytest.approx(expected)

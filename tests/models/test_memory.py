@@ -1,0 +1,92 @@
+"""Dividing a GPU's memory: what is promised to fit fits, and a little more would not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baklava.models.memory import KV_OVERHEAD, Workload, activation_bytes, divide
+from baklava.models.shape import ModelShape
+
+LLAMA_3_8B = ModelShape(
+    n_layers=32,
+    n_windowed=0,
+    window=0,
+    n_q_heads=32,
+    n_kv_heads=8,
+    head_dim=128,
+    window_numbers=8 * 128,
+    hidden=4096,
+    intermediate=14336,
+    vocabulary=128256,
+)
+GIB = 2**30
+WORK = Workload(context=32768, new_tokens=256, batch=8, rows=1, chunk=1024)
+
+
+def test_kv_caches_are_two_vectors_per_layer_head_and_token() -> None:
+    """Llama-3-8B: 128 KiB per token in 16-bit arithmetic, so 4 GiB for 32,768 tokens."""
+    found = divide(LLAMA_3_8B, WORK, available=9 * GIB, itemsize=2)
+    assert found.kv_full == 8 * 4 * GIB
+
+
+@given(
+    available=st.integers(1, 80 * GIB),
+    context=st.integers(1, 200_000),
+    batch=st.integers(1, 16),
+    rows=st.integers(1, 4),
+    chunk=st.integers(1, 8192),
+)
+def test_what_fits_fits_and_more_would_not(available: int, context: int, batch: int, rows: int, chunk: int) -> None:
+    work = Workload(context=context, new_tokens=100, batch=batch, rows=min(rows, batch), chunk=chunk)
+    found = divide(LLAMA_3_8B, work, available=available, itemsize=2)
+    sequence = context * 32 * LLAMA_3_8B.kv_bytes_per_token(2)
+
+    def peak(share: float) -> float:
+        compressed = KV_OVERHEAD * share * sequence
+        decoding = batch * compressed + activation_bytes(LLAMA_3_8B, batch, itemsize=2, rows=batch)
+        n_compressed = batch - work.rows if found.chunked else batch
+        return found.kept_whole + max(decoding, n_compressed * compressed + found.reading)
+
+    if 0 < found.share < 1:
+        assert peak(found.share * (1 - 1e-6)) <= available * (1 + 1e-9)
+        assert peak(found.share * (1 + 1e-6)) >= available * (1 - 1e-9)
+        assert -1e-9 <= found.ratio - (1 - found.share) <= 0.001 + 1e-9
+    elif found.share >= 1:
+        assert found.ratio == 0
+    else:
+        assert found.ratio == 1
+
+
+def test_chunks_are_taken_where_they_leave_more() -> None:
+    """A pass needs activations for all tokens of a sequence, chunks its whole KV cache."""
+    short = replace(WORK, context=4096, batch=1)
+    assert not divide(LLAMA_3_8B, short, available=GIB, itemsize=2).chunked
+    assert divide(LLAMA_3_8B, replace(WORK, batch=8), available=16 * GIB, itemsize=2).chunked
+    thin = replace(LLAMA_3_8B, intermediate=1, n_q_heads=8, hidden=64)  # so little to activate that a pass is cheaper
+    assert not divide(thin, WORK, available=16 * GIB, itemsize=2).chunked
+
+
+def test_more_memory_never_needs_a_higher_ratio() -> None:
+    ratios = [divide(LLAMA_3_8B, WORK, available=n * GIB, itemsize=2).ratio for n in range(1, 60)]
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[0] == 1
+    assert ratios[-1] == 0
+
+
+def test_layers_with_a_window_take_the_window_only() -> None:
+    hybrid = replace(LLAMA_3_8B, n_layers=16, n_windowed=16, window=1024)
+    found = divide(hybrid, replace(WORK, new_tokens=0), available=20 * GIB, itemsize=2)
+    assert found.kv_full == 8 * 2 * GIB
+    assert found.kept_whole == 8 * 16 * 1024 * hybrid.kv_bytes_per_token(2)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_activations_grow_with_tokens_and_logits_with_rows(rows: int) -> None:
+    one, two = (activation_bytes(LLAMA_3_8B, n, itemsize=2, rows=rows) for n in (1000, 2000))
+    logits = rows * 128256 * 6
+    assert two - logits == 2 * (one - logits)
+    assert one - logits == 1000 * 2 * (2 * 4096 + 3 * 14336)  # the MLP is the widest part

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import (
+    MODELS,
+    RATIOS,
+    TASKS,
+    cell_records,
+    importance,
+    measurements,
+    search_trace,
+    write_needle_grid,
+    write_records,
+    write_results,
+)
+
+from baklava.analysis.cells import read_cells
+from baklava.analysis.depth_by_length import read_depth_by_length
+from baklava.analysis.headline import Headline
+from baklava.analysis.headline import headline as headline_of
+from baklava.analysis.results import read_summary
+from baklava.budgets import Budgets
+from baklava.experiment.jobs import ReportJob
+from baklava.experiment.paths import Layout
+from baklava.experiment.schema import SummaryConfig, compose
+from baklava.importance.profile import Profile
+from baklava.report.figure_list import report_figures
+from baklava.report.plots import report
+from baklava.report.plots.budgets import budgets as budgets_figure
+from baklava.report.plots.importance import importance as importance_figure
+from baklava.report.plots.measured import measured
+from baklava.report.plots.needle_grid import needle_grid
+from baklava.report.plots.score_vs_kv_bytes import score_vs_kv_bytes
+from baklava.report.plots.score_vs_ratio import score_vs_ratio, score_vs_ratio_of_task
+from baklava.report.plots.search_history import search_history
+from baklava.report.plots.search_importance import importances, search_importance
+from baklava.report.plots.style import looks, save
+from baklava.validation.plots_ranking import ranking as ranking_figure
+from baklava.validation.ranking import COLUMNS as RANKING
+
+EVERYTHING = ["experiment=demo", "task=[niah_single_1,niah_multikey_1,vt,needle_grid]", "measure.enabled=true"]
+
+
+def report_job(layout: Layout, *overrides: str, **changed) -> ReportJob:
+    return ReportJob.of(compose(["experiment=demo", *overrides]), layout).model_copy(update=changed)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory) -> Layout:
+    """A finished experiment with its figures."""
+    layout = Layout(tmp_path_factory.mktemp("results"), "demo")
+    write_results(layout, compose(["experiment=demo", "summary.n_bootstrap=100"]))
+    report(report_job(layout))
+    return layout
+
+
+@pytest.fixture(scope="module")
+def summary(layout) -> pd.DataFrame:
+    return read_summary(layout.summary_parquet)
+
+
+@pytest.fixture(scope="module")
+def headline(layout) -> Headline:
+    return Headline.load(layout.headline)
+
+
+def lines_of(axes) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Points of the curves, without reference lines and single markers."""
+    return [tuple(map(np.asarray, line.get_data())) for line in axes.lines if len(line.get_xdata()) > 2]
+
+
+def panels(figure) -> dict[str, object]:
+    return {title_of(axes): axes for axes in figure.get_axes() if title_of(axes)}
+
+
+def title_of(axes) -> str:
+    return (axes.get_title(loc="left") or axes.get_title()).strip()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_figure_is_there_as_svg_and_png(layout):
+    found = files(layout.figures)
+    names = [figure.name for figure in report_figures(compose(["experiment=demo"]))]
+    assert set(found) == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
+    for name, content in found.items():
+        assert content.startswith(b"\x89PNG" if name.endswith(".png") else b"<?xml")
+
+
+def test_grids_and_measurements_have_figures_where_there_are_any(tmp_path, monkeypatch):
+    config, layout, drawn = compose([*EVERYTHING, "summary.n_bootstrap=100"]), Layout(tmp_path, "demo"), []
+    write_results(layout, config)
+    monkeypatch.setattr("baklava.report.plots.save", lambda figure, folder, name: drawn.append(name))
+    report(ReportJob.of(config, layout))
+    assert sorted(drawn) == sorted(figure.name for figure in report_figures(config))
+    assert {"needle_grid/tiny-llama/needle_grid", "measured/tiny-qwen2"} <= set(drawn)
+
+
+def test_the_same_results_give_the_same_bytes(layout, tmp_path):
+    report(report_job(layout, "model=tiny-llama", figures=tmp_path))
+    again, before = files(tmp_path), files(layout.figures)
+    assert again == {name: before[name] for name in again}
+
+
+def test_drawing_leaves_matplotlib_as_it_was(layout, tmp_path, monkeypatch):
+    before = dict(matplotlib.rcParams)
+    monkeypatch.setattr("baklava.report.plots.save", lambda *_: None)
+    report(report_job(layout, figures=tmp_path))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_score_against_ratio_draws_the_summary(summary, headline):
+    blocks = score_vs_ratio(summary, headline).subfigs
+    assert len(blocks) == len(MODELS)
+    for block, model in zip(blocks, sorted(MODELS), strict=True):
+        axes = panels(block)
+        assert list(axes) == ["mean over 3 tasks", *TASKS]
+        for task in TASKS:
+            rows = summary[(summary["model"] == model) & (summary["task"] == task)].sort_values("ratio")
+            full = rows[rows.allocator == "full"]["score"].item()
+            uniform, baklava = lines_of(axes[task])
+            for (x, y), allocator in ((uniform, "uniform"), (baklava, "baklava")):
+                assert list(x) == [0.0, *RATIOS]
+                assert list(y) == [full, *rows[rows.allocator == allocator]["score"]]
+        mean = lines_of(axes["mean over 3 tasks"])
+        by_hand = summary[summary["model"] == model].groupby(["allocator", "ratio"])["score"].mean()
+        for (_, y), allocator in zip(mean, ("uniform", "baklava"), strict=True):
+            assert list(y) == pytest.approx([by_hand["full"][0.0], *by_hand[allocator]])
+
+
+def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):
+    rows = summary[(summary["model"] == "tiny-llama") & (summary["task"] == "vt")]
+    [axes] = score_vs_ratio_of_task(rows, headline).get_axes()
+    together = panels(score_vs_ratio(summary, headline).subfigs[0])["vt"]
+    for alone, one in zip(lines_of(axes), lines_of(together), strict=True):
+        assert np.array_equal(alone, one)
+
+
+def test_a_needle_grid_shows_depth_by_length_for_every_cell(tmp_path):
+    layout = Layout(tmp_path, "demo")
+    write_needle_grid(layout, "tiny-llama")
+    grid = read_depth_by_length(layout.records("tiny-llama", "needle_grid"))
+    drawn = [axes for axes in needle_grid("tiny-llama", "needle_grid", grid).get_axes() if title_of(axes)]
+    line = ["full cache", *(f"r = {ratio:g}" for ratio in RATIOS)]
+    assert [title_of(axes) for axes in drawn] == line * 2
+    uniform, baklava = (np.asarray(drawn[place].collections[0].get_array()) for place in (1, 7))
+    assert uniform.tolist() == [[1, 1], [1, 0], [1, 1]]
+    assert (baklava == 0.75).all()
+    assert [label.get_text() for label in drawn[0].get_xticklabels()] == ["512", "1024"]
+    assert [label.get_text() for label in drawn[0].get_yticklabels()] == ["0", "0.5", "1"]
+
+
+def test_measurements_are_drawn_from_the_full_cache_on_and_what_is_not_known_is_left_out():
+    rows = measurements("tiny-llama")
+    axes = panels(measured("tiny-llama", rows))
+    assert list(axes) == ["prefill, s", "time to first token, s", "decoding, tokens/s", "KV cache held, MiB"]
+    for x, y in lines_of(axes["KV cache held, MiB"]):
+        assert list(x) == [0.0, *RATIOS]
+        assert list(y) == pytest.approx([10 * (1 - ratio) for ratio in (0.0, *RATIOS)])
+    peaks = panels(measured("tiny-llama", rows.assign(peak_bytes=rows["kv_bytes"] * 3.0)))
+    assert "peak above the weights, MiB" in peaks
+
+
+def test_score_against_memory_is_in_units_that_read_well(headline, summary):
+    axes = panels(score_vs_kv_bytes(headline))
+    assert list(axes) == sorted(MODELS)
+    for model, panel in axes.items():
+        assert panel.get_xscale() == "log"
+        assert "MiB" in panel.get_xlabel()
+        rows = summary[(summary["model"] == model) & (summary.task == "vt")].sort_values("ratio")
+        expected = [rows["kv_bytes_full"].iloc[0], *rows[rows.allocator == "baklava"]["kv_bytes"]]
+        x, _ = lines_of(panel)[1]
+        assert list(x * 2**20) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_importance_has_a_panel_per_estimator_with_layer_0_at_the_top(layout, model):
+    profile = Profile.load(layout.profile(model))
+    axes = panels(importance_figure(profile))
+    assert list(axes) == ["value_output_cosine", "eviction_shift_cosine", "eviction_shift", "layer_cosine"]
+    assert np.allclose(axes["layer_cosine"].collections[0].get_array()[:, 0], profile.layer_importance.mean(0))
+    for name in list(axes)[:-1]:
+        mesh = axes[name].collections[0]
+        assert np.allclose(mesh.get_array(), profile.kv_importance(name))
+        assert axes[name].get_ylim() == (MODELS[model][0], 0)
+
+
+def test_the_estimator_of_whole_layers_is_drawn_once(layout):
+    profile = Profile.load(layout.profile("tiny-llama"))
+    of_layers = np.repeat(profile.layer_importance[:, :, None], 8, axis=2)
+    both = replace(profile, head_importance={"layer_cosine": of_layers, **profile.head_importance})
+    assert list(panels(importance_figure(both))) == list(panels(importance_figure(profile)))
+    alone = panels(importance_figure(replace(profile, head_importance={"layer_cosine": of_layers})))
+    assert list(alone) == ["layer_cosine"]
+    assert alone["layer_cosine"].get_ylabel() == "layer"
+
+
+def test_budgets_show_every_ratio_and_name_the_estimator():
+    found = [
+        Budgets.from_shares(shares := np.clip(importance("tiny-llama"), 0, 1), parameters={"estimator": estimator})
+        for estimator in ("eviction_shift", "value_output_cosine")
+    ]
+    uniform = Budgets.uniform(n_layers=6, n_kv_heads=4, ratio=0.5)
+    figure = budgets_figure("m", {("uniform", "x"): [uniform], ("baklava", "x"): found, ("baklava", "y"): found[:1]})
+    drawn = [axes for axes in figure.get_axes() if title_of(axes)]
+    assert [title_of(axes) for axes in drawn] == [f"r = {found[0].ratio:g}"] * 3
+    named = [{text.get_text() for text in axes.texts} & {"eviction_shift", "value_output_cosine"} for axes in drawn]
+    assert named == [{"eviction_shift"}, {"value_output_cosine"}, {"eviction_shift"}]
+    for axes in drawn:
+        assert np.allclose(axes.collections[0].get_array(), 100 * shares)
+        assert axes.get_ylim() == (6, 0)
+
+
+def test_uniform_budgets_are_drawn_where_there_are_no_others():
+    uniform = Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)
+    assert list(panels(budgets_figure("m", {("uniform", "x"): [uniform]}))) == ["r = 0.5"]
+    assert panels(budgets_figure("m", {})) == {}
+
+
+def test_the_history_of_a_search_has_a_panel_per_ratio_with_every_trial_once():
+    trace = search_trace()
+    axes = panels(search_history(trace))
+    assert list(axes) == [f"r = {ratio:g}" for ratio in RATIOS]
+    for ratio, panel in zip(RATIOS, axes.values(), strict=True):
+        trials = trace[trace["ratio"] == ratio]
+        full, uniform, dropped, complete, best = (line.get_data() for line in panel.lines)
+        assert set(full[1]) == {0.05} and set(uniform[1]) == {2.0 + ratio}
+        for (x, y), part in ((complete, trials[trials["complete"]]), (dropped, trials[~trials["complete"]])):
+            assert list(x) == list(part["trial"])
+            assert list(y) == list(part["loss"])
+        assert list(best[1]) == list(np.minimum.accumulate(complete[1]))
+        assert best[1][-1] == trials[trials["chosen"]]["loss"].item()
+
+
+def test_the_parameter_that_decides_is_the_important_one():
+    trace = search_trace(n_trials=60)
+    for _, trials in trace.groupby("ratio"):
+        found = importances(trials)
+        assert sum(found.values()) == pytest.approx(1)
+        assert found["pool"] == 0  # never varied
+        assert found["estimator"] > found["floor"]
+    [drawn] = [axes for axes in search_importance(trace).get_axes() if axes.get_xlabel() == "compression ratio"]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["estimator", "pool", "floor"]
+    assert [label.get_text() for label in drawn.get_xticklabels()] == [f"{ratio:g}" for ratio in RATIOS]
+    assert np.allclose(drawn.collections[0].get_array().sum(0), 1)
+
+
+def test_methods_are_told_apart():
+    methods = [(a, e) for a in ("uniform", "baklava", "measured", "pyramid") for e in ("streaming_llm", "snapkv")]
+    found = looks(methods)
+    assert len({(look.colour, look.dashes) for look in found.values()}) == len(methods)
+    assert found["measured", "snapkv"].label == "measured / snapkv"
+    assert looks([("uniform", "snapkv"), ("baklava", "snapkv")])["baklava", "snapkv"].label == "baklava"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1)])
+@pytest.mark.parametrize("estimators", [["eviction_shift"], ["layer_cosine"], ["random"]])
+def test_importance_of_the_smallest_models_has_a_figure(tmp_path, shape, estimators):
+    heads = {name: np.random.default_rng(0).random((1, *shape)).astype(np.float32) for name in estimators}
+    figure = importance_figure(Profile("m", shape[1], heads, np.ones((1, shape[0]), np.float32)))
+    save(figure, tmp_path, "f")
+    panels = [axes.get_title().strip() for axes in figure.axes if axes.get_title()]
+    assert panels == [*(name for name in estimators if name != "layer_cosine"), "layer_cosine"]
+    assert (tmp_path / "f.svg").stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ratios", [(0.5,), (0.5, 0.9)])
+def test_a_method_that_keeps_nothing_has_no_place_on_the_axis_of_memory(tmp_path, ratios):
+    """At the last of the ratios no entry is kept, and a logarithm of 0 is no place."""
+    kept = [1000, 0][-len(ratios) :]
+    cells = [
+        cell_records([1.0, 0.0], allocator="uniform", ratio=ratio, kept_entries=n, kv_bytes=n * 256)
+        for ratio, n in zip(ratios, kept, strict=True)
+    ]
+    records = write_records(tmp_path / "r.parquet", pd.concat([cell_records([1.0, 1.0]), *cells]))
+    figure = score_vs_kv_bytes(headline_of(read_cells([records]), SummaryConfig(n_bootstrap=100)))
+    save(figure, tmp_path, "f")
+    [panel] = [axes for axes in figure.axes if axes.get_title() == "tiny-llama"]
+    low, high = panel.get_xlim()
+    assert 0 < low < high < np.inf
+
+
+def test_a_ranking_without_measured_losses_says_so():
+    figure = ranking_figure(pd.DataFrame([], columns=RANKING.names))
+    assert "no losses were measured" in [text.get_text() for text in figure.texts]
