@@ -71,7 +71,7 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
     """Run a stage's jobs, with changes to their fields; returns how many pieces of work failed without ending it."""
     from baklava.experiment import jobs
     from baklava.experiment.ownership import claim_results
-    from baklava.experiment.paths import Layout
+    from baklava.experiment.paths import ExperimentPaths
     from baklava.experiment.schema import check, compose
     from baklava.preflight import check_ready
     from baklava.system.malloc import keep_freed_memory
@@ -92,7 +92,7 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
         config = compose(overrides)
         check_ready(config, overrides, models=stage.output is not None)
         claim_results(config, overrides)
-        work = list(getattr(jobs, f"{name}_jobs")(config, Layout(config.results, config.name)))
+        work = list(getattr(jobs, f"{name}_jobs")(config, ExperimentPaths(config.results, config.name)))
     run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
     work = [one.model_copy(update=changes) for one in work]
     if stage.output is not None:

@@ -30,7 +30,7 @@ from sweep import RATIOS, TASK, cells, swept
 
 from baklava.analysis.bootstrap import Bootstrap
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.samples import Compression
+from baklava.evaluation.samples import CellSpec
 from baklava.experiment.schema import EvaluateConfig, ModelConfig
 from baklava.models import reference_model_path
 from baklava.models.load import load_model
@@ -39,7 +39,7 @@ from baklava.tasks import Sample
 SWEPT = ("streaming_llm", "snapkv", "knorm")
 
 
-def with_kvpress(samples: Sequence[Sample], some: Sequence[Compression], arguments: Namespace) -> dict[str, Any]:
+def with_kvpress(samples: Sequence[Sample], some: Sequence[CellSpec], arguments: Namespace) -> dict[str, Any]:
     """Seconds, and predictions by cell and sample, of a process in kvpress' environment."""
     job = {
         "model": str(reference_model_path(arguments.model)),

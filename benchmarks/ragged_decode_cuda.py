@@ -34,7 +34,7 @@ from transformers.cache_utils import DynamicCache
 
 from baklava import BudgetedCache, Budgets
 from baklava.cache.attention.triton_decode import ragged_decode
-from baklava.cache.ragged import Layout, RaggedEntries
+from baklava.cache.ragged import RaggedEntries, RaggedLayout
 
 N_KV_HEADS = 2
 KINDS = ("even", "one long", "random", "some empty", "one entry")
@@ -93,7 +93,7 @@ def counts_of(case: Case, longest: int) -> Tensor:
 
 def error_of(case: Case, longest: int, device: str) -> float:
     """Largest error of an output, of the largest output; NaN where the kernel left something out."""
-    layout = Layout.of(counts_of(case, longest), torch.device(device))
+    layout = RaggedLayout.of(counts_of(case, longest), torch.device(device))
     n_tail = case.n_queries + 37
     options: dict[str, Any] = {"device": device, "dtype": DTYPES[case.dtype]}
     entries = RaggedEntries(*(torch.randn(layout.n_entries, case.dim, **options) for _ in range(2)), layout)

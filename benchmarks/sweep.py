@@ -18,7 +18,7 @@ import measure
 
 from baklava.budgets import Budgets
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.samples import Compression
+from baklava.evaluation.samples import CellSpec
 from baklava.eviction import POLICIES
 from baklava.experiment.schema import EvaluateConfig, ModelConfig
 from baklava.models.load import LoadedModel, load_model
@@ -33,16 +33,16 @@ TASK = NeedleInHaystack(name="niah_multikey_1", n_keys=4)
 Records = dict[tuple[int, str], dict[str, Any]]
 
 
-def cells(loaded: LoadedModel, ratios: Sequence[float], policies: Sequence[str] = POLICIES_SWEPT) -> list[Compression]:
+def cells(loaded: LoadedModel, ratios: Sequence[float], policies: Sequence[str] = POLICIES_SWEPT) -> list[CellSpec]:
     shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
     return [
-        Compression("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
+        CellSpec("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
         for ratio in ratios
         for name in policies
     ]
 
 
-def swept(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression]) -> Records:
+def swept(engine: Engine, samples: Sequence[Sample], some: Sequence[CellSpec]) -> Records:
     """Records of all samples and cells, without the seconds."""
     works = (engine.work(sample, some) for sample in samples)
     return {
@@ -52,7 +52,7 @@ def swept(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression]
     }
 
 
-def timed(engine: Engine, samples: Sequence[Sample], some: Sequence[Compression]) -> tuple[float, Records]:
+def timed(engine: Engine, samples: Sequence[Sample], some: Sequence[CellSpec]) -> tuple[float, Records]:
     started = time.perf_counter()
     records = swept(engine, samples, some)
     return time.perf_counter() - started, records

@@ -16,7 +16,7 @@ import pytest
 from baklava import cli
 from baklava.cli import STAGES, main
 from baklava.experiment import jobs
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 
 COMMANDS = (*STAGES, "plan", "table", "train-reference")
@@ -130,7 +130,9 @@ class TestMistakes:
         assert expected in said
 
     def test_bad_value_in_a_job_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
-        job = json.loads(jobs.ProfileJob.of(compose(), Layout(Path("results"), "e"), "tiny-llama").model_dump_json())
+        job = json.loads(
+            jobs.ProfileJob.of(compose(), ExperimentPaths(Path("results"), "e"), "tiny-llama").model_dump_json()
+        )
         job["model"]["dtype"] = "int8"
         said = complaint(["profile", "--job", json.dumps(job)], capsys)
         assert "--job: model.dtype: " in said
@@ -177,7 +179,7 @@ class TestStages:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         config = compose(["experiment=demo"])
-        expected = list(getattr(jobs, f"{stage}_jobs")(config, Layout(config.results, config.name)))
+        expected = list(getattr(jobs, f"{stage}_jobs")(config, ExperimentPaths(config.results, config.name)))
         done: list[Any] = []
         install(monkeypatch, stage, done.append)
         assert main([stage, "experiment=demo"]) == 0

@@ -10,7 +10,7 @@ from small_experiment import write_model
 from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.cli import main
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 from baklava.report.figure_list import report_figures
 from baklava.system.parquet import read_parquet
@@ -47,7 +47,7 @@ def test_every_command_ends_well(model: Path, tmp_path: Path, allocator: str, ev
     for stage in STAGES:
         assert main([stage, *SETTINGS, *given]) == 0, stage
     config = compose([*SETTINGS, *given])
-    layout = Layout(config.results, config.name)
+    layout = ExperimentPaths(config.results, config.name)
     methods = [(name, eviction) for name in config.allocators] if ratio else []
     summary = read_summary(layout.summary_parquet)
     assert list(zip(summary["allocator"], summary["eviction"], strict=True)) == [("full", "none"), *methods]

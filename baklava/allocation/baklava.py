@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from baklava.allocation.base import Allocator, Estimator, Part, Point, Pool, kv_importance
+from baklava.allocation.base import Allocator, Estimator, Fraction, Pool, SearchPoint, kv_importance
 from baklava.allocation.uniform import Uniform
-from baklava.allocation.water_filling import fill
+from baklava.allocation.water_filling import water_fill
 from baklava.errors import UserError
 from baklava.importance import CONTROLS
 
@@ -49,10 +49,10 @@ class Baklava(Allocator):
     search: bool = True
     estimator: Estimator = "eviction_shift"
     pool: Pool = "mean"
-    layer_mix: Part = 0.0
+    layer_mix: Fraction = 0.0
     slope: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 2.0
-    floor: Part = 0.02
-    whole: Part = 0.0
+    floor: Fraction = 0.02
+    whole: Fraction = 0.0
     refine: Annotated[int, Field(ge=0)] = 5
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
@@ -66,7 +66,7 @@ class Baklava(Allocator):
         total = (1.0 - ratio) * importance.size
         rank = np.argsort(np.argsort(-importance, kind="stable"), kind="stable")
         start = np.clip(self.whole * total - rank, 0.0, 1.0)
-        shares = fill(importance**self.slope, total=total, floor=self.floor, start=start)
+        shares = water_fill(importance**self.slope, total=total, floor=self.floor, start=start)
         return shares.reshape(profile.n_layers, profile.n_kv_heads)
 
     @property
@@ -87,7 +87,7 @@ class Baklava(Allocator):
             **{name: FloatDistribution(0.0, max(high, own[name])) for name, high in HIGHEST.items()},
         }
 
-    def starts(self, profile: Profile) -> Sequence[Point]:
+    def starts(self, profile: Profile) -> Sequence[SearchPoint]:
         """Uniform, the configured values with every estimator, and with their own filling in order of importance."""
         own = self._point(profile)
         uniform = {**own, "layer_mix": 0.0, "steepness": 0.0, "whole": 0.0}
@@ -95,14 +95,14 @@ class Baklava(Allocator):
         in_order = [{**own, "steepness": HIGHEST["steepness"]}, {**own, "steepness": 1.0, "whole": 0.7}]
         return [uniform, own, *others, *in_order]
 
-    def at(self, point: Point) -> Allocator:
+    def at(self, point: SearchPoint) -> Allocator:
         if not point["steepness"] and not point["whole"]:
             return Uniform(name="uniform")
         slope = round(2.0 ** point["steepness"] - 1.0, 9)
         others = {name: value for name, value in point.items() if name != "steepness"}
         return replace(self, slope=slope, **others)
 
-    def _point(self, profile: Profile) -> Point:
+    def _point(self, profile: Profile) -> SearchPoint:
         """The configured values, with the first estimator that the profile holds where it does not hold theirs."""
         known = self._estimators(profile)
         return {

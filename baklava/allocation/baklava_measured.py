@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from baklava.allocation.base import Allocator, Part
+from baklava.allocation.base import Allocator, Fraction
 from baklava.allocation.knapsack import falling, knapsack
 from baklava.errors import UserError
 
@@ -24,7 +24,8 @@ class BaklavaMeasured(Allocator):
     `shares` is the knapsack over the lower convex hulls of the curves (`baklava curves`), for every ratio at once; no
     cache gains when the total shrinks. It takes losses for a sum of what each KV cache loses alone, which redundant
     ones do not obey: each can be missed, but not all. So `rounds` of a joint refinement follow (0: none; see
-    `baklava/search/local_search.py`). They begin at whichever loses least on the search prompts: the knapsack, the uniform share
+    `baklava/search/local_search.py`). They begin at whichever loses least on the search prompts: the knapsack, the
+    uniform share
     and, as `start` says, nothing else ("curves"), plain mappings of importance ("fillings"), or what the search of
     `baklava` finds ("search"). Each round measures what every cache gains and loses by `step` more and less *at the
     allocation at hand*, and moves budget where that pays. What comes out never loses more than its start on the search
@@ -34,7 +35,7 @@ class BaklavaMeasured(Allocator):
     family: ClassVar[str] = "baklava_measured"
     needs_curves: ClassVar[bool] = True
 
-    floor: Part = 0.02
+    floor: Fraction = 0.02
     rounds: Annotated[int, Field(ge=0)] = 4
     step: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     start: Literal["curves", "fillings", "search"] = "fillings"

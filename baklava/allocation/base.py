@@ -26,11 +26,11 @@ def _known_estimator(name: str) -> str:
 
 
 # Kinds of parameters that several allocators have.
-Part = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Estimator = Annotated[str, AfterValidator(_known_estimator)]
 Pool = Literal["mean", "max"]
 
-Point = dict[str, Any]  # a value for every parameter of a search space
+SearchPoint = dict[str, Any]  # a value for every parameter of a search space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,11 @@ class Allocator:
         """What the search may change, with ranges; continuous on scales on which all parts deserve a try."""
         raise NotImplementedError
 
-    def starts(self, profile: Profile) -> Sequence[Point]:
+    def starts(self, profile: Profile) -> Sequence[SearchPoint]:
         """Points to try first: the uniform allocation, this allocator as it is, then any others."""
         raise NotImplementedError
 
-    def at(self, point: Point) -> Allocator:
+    def at(self, point: SearchPoint) -> Allocator:
         """The allocator with the parameters of a point of the space."""
         raise NotImplementedError
 

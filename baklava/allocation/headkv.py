@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from baklava.allocation.base import Allocator, Estimator, Pool, kv_importance
-from baklava.allocation.water_filling import fill
+from baklava.allocation.water_filling import water_fill
 
 if TYPE_CHECKING:
     from baklava.importance.profile import Profile
@@ -36,5 +36,5 @@ class HeadKV(Allocator):
         importance = kv_importance(profile, self.estimator, pool=self.pool, allocator=self.name).ravel()
         mean = 1.0 - ratio
         base = mean * (1.0 - 1.0 / self.beta)
-        shares = fill(np.maximum(importance, 0.0), total=mean * importance.size, floor=base)
+        shares = water_fill(np.maximum(importance, 0.0), total=mean * importance.size, floor=base)
         return shares.reshape(profile.n_layers, profile.n_kv_heads)

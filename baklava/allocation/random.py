@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from baklava.allocation.base import Allocator
-from baklava.allocation.water_filling import fill
+from baklava.allocation.water_filling import water_fill
 
 if TYPE_CHECKING:
     from baklava.importance.profile import Profile
@@ -26,4 +26,4 @@ class Random(Allocator):
 
     def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
         drawn = np.random.default_rng(self.seed).random((profile.n_layers, profile.n_kv_heads))
-        return fill(drawn.ravel(), total=(1.0 - ratio) * drawn.size, floor=0.0).reshape(drawn.shape)
+        return water_fill(drawn.ravel(), total=(1.0 - ratio) * drawn.size, floor=0.0).reshape(drawn.shape)

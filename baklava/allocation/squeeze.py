@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from baklava.allocation.base import Allocator
-from baklava.allocation.water_filling import fill
+from baklava.allocation.water_filling import water_fill
 
 if TYPE_CHECKING:
     from baklava.importance.profile import Profile
@@ -36,7 +36,7 @@ class Squeeze(Allocator):
         squeezed = importance <= smallest_group(importance, n_groups=3)
         n = len(importance)
         others = (n - squeezed.sum() * self.p) / max(1, n - squeezed.sum())
-        layers = fill(np.where(squeezed, self.p, others), total=(1.0 - ratio) * n, floor=0.0)
+        layers = water_fill(np.where(squeezed, self.p, others), total=(1.0 - ratio) * n, floor=0.0)
         return np.repeat(layers[:, None], profile.n_kv_heads, axis=1)
 
 

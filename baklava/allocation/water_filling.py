@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 NEGLIGIBLE = 1e-200
 
 
-def fill(
+def water_fill(
     weights: NDArray[np.float64], *, total: float, floor: float, start: NDArray[np.float64] | float = 0.0
 ) -> NDArray[np.float64]:
     """Shares `max(floor, start) + c * weight`, cut at 1, with `c` such that they sum to `total`.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from baklava.analysis.headline import MethodFigures, RatioFigures
 from baklava.experiment.paths import ratio_name
-from baklava.experiment.schema import Strict
+from baklava.experiment.schema import FrozenModel
 
 MEAN = "mean"  # over the tasks, in place of a task's name
 
 
-class Lead(Strict):
+class PairedDifference(FrozenModel):
     """How much more the claimant scores than a method at a ratio: the mean paired difference and its interval."""
 
     ratio: float
@@ -18,7 +18,7 @@ class Lead(Strict):
     high: float
 
 
-class Comparison(Strict):
+class Comparison(FrozenModel):
     """A method of a model, on one task or on the mean of all; `n` samples in total.
 
     `leads` holds a lead per ratio, and none for the claimant itself.
@@ -28,7 +28,7 @@ class Comparison(Strict):
     task: str
     n: int
     figures: MethodFigures
-    leads: tuple[Lead, ...]
+    leads: tuple[PairedDifference, ...]
 
     @property
     def allocator(self) -> str:
@@ -42,7 +42,7 @@ class Comparison(Strict):
         """Its figures at a ratio, None where it was not evaluated there."""
         return next((one for one in self.figures.ratios if ratio_name(one.ratio) == ratio_name(ratio)), None)
 
-    def lead(self, ratio: float) -> Lead | None:
+    def lead(self, ratio: float) -> PairedDifference | None:
         """The claimant's lead at a ratio."""
         return next((one for one in self.leads if ratio_name(one.ratio) == ratio_name(ratio)), None)
 

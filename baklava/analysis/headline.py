@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from baklava.analysis.bootstrap import Bootstrap, Interval
 from baklava.analysis.cells import FULL, Cell, Cells
 from baklava.errors import UserError
-from baklava.experiment.schema import Strict, SummaryConfig, check
+from baklava.experiment.schema import FrozenModel, SummaryConfig, check
 from baklava.system.files import read_json, write_json
 
 SCHEMA = 1
 TIE = 1e-9  # what rounding may take off a difference that equals the margin
 
 
-class RatioFigures(Strict):
+class RatioFigures(FrozenModel):
     """One method at one ratio; scores, differences and bytes are means over the tasks.
 
     `uniform`, the differences to it and the gain are null where uniform was not evaluated; the gain (score divided by
@@ -45,7 +45,7 @@ class RatioFigures(Strict):
     kv_bytes: float
 
 
-class MethodFigures(Strict):
+class MethodFigures(FrozenModel):
     """One method of a model. `largest_lossless_ratio` is 0 where no ratio is lossless.
 
     It is the largest ratio up to which every ratio is lossless: a fixed-sequence test. Ratios are tested from the
@@ -60,7 +60,7 @@ class MethodFigures(Strict):
     ratios: tuple[RatioFigures, ...]
 
 
-class ModelFigures(Strict):
+class ModelFigures(FrozenModel):
     """One model: the full cache, then each method."""
 
     n: dict[str, int]
@@ -71,7 +71,7 @@ class ModelFigures(Strict):
     methods: tuple[MethodFigures, ...]
 
 
-class Headline(Strict):
+class Headline(FrozenModel):
     """What `headline.json` holds, with the settings that the figures depend on. `n` is in samples per task."""
 
     margin: float

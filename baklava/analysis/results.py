@@ -45,7 +45,7 @@ COLUMNS = pa.schema(
 )
 
 
-class Compression(NamedTuple):
+class BudgetKey(NamedTuple):
     """How a model's KV caches were compressed; `ratio` as it appears in file names, so that equal means equal."""
 
     model: str
@@ -54,7 +54,7 @@ class Compression(NamedTuple):
     ratio: str
 
     @classmethod
-    def of(cls, model: str, allocator: str, eviction: str, ratio: float) -> Compression:
+    def of(cls, model: str, allocator: str, eviction: str, ratio: float) -> BudgetKey:
         return cls(model, allocator, eviction, ratio_name(ratio))
 
 
@@ -63,15 +63,15 @@ def read_summary(path: Path) -> pd.DataFrame:
     return read_parquet(path, COLUMNS, schema=SCHEMA, what="summary", hint="`baklava summarize`").to_pandas()
 
 
-def budgets_by_compression(paths: Iterable[Path]) -> dict[Compression, Path]:
+def budgets_by_key(paths: Iterable[Path]) -> dict[BudgetKey, Path]:
     """Budgets files by what they are for, which is where they lie: `<model>/<allocator>/<eviction>/<ratio>.json`."""
-    return {Compression(*path.with_suffix("").parts[-4:]): path for path in paths}
+    return {BudgetKey(*path.with_suffix("").parts[-4:]): path for path in paths}
 
 
 def budgets_by_method(paths: Iterable[Path]) -> dict[str, dict[tuple[str, str], list[Budgets]]]:
     """Budgets of each model by method (allocator, eviction), in the order of the ratios."""
     found: dict[str, dict[tuple[str, str], list[Budgets]]] = defaultdict(lambda: defaultdict(list))
-    for compression, path in budgets_by_compression(paths).items():
+    for compression, path in budgets_by_key(paths).items():
         found[compression.model][compression.allocator, compression.eviction].append(Budgets.load(path))
     for by_method in found.values():
         for some in by_method.values():

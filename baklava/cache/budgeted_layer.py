@@ -15,7 +15,7 @@ from baklava.cache.attention.ragged import ragged_attention
 from baklava.cache.compress import Compressed, RowSettings, compress
 from baklava.cache.padding import check_context
 from baklava.cache.prefill import ContextLayer
-from baklava.cache.suffix import Tail
+from baklava.cache.suffix import Suffix
 from baklava.decoder.rotation import RotationWatch
 from baklava.errors import UserError
 
@@ -45,7 +45,7 @@ class BudgetedLayer(AttendingLayer):
         self.seen = 0
         self.waiting = False
         self.compressed: Compressed | None = None
-        self._tail: Tail | None = None
+        self._tail: Suffix | None = None
         self._rotation: RotationWatch | None = None
         self.expect(None, None)
 
@@ -181,7 +181,7 @@ class BudgetedLayer(AttendingLayer):
         if self._decoding == "fixed":
             return keys, values
         if self._tail is None:
-            self._tail = Tail(keys[:, :, :0], values[:, :, :0])
+            self._tail = Suffix(keys[:, :, :0], values[:, :, :0])
         self._tail.append(keys, values)
         return self._tail.keys, self._tail.values
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 # A KV cache is stored in as many pieces of the first length as fit, then of the second; what is left is shorter.
 # Pieces of all KV caches lie side by side, so that they are one batch of equal products, however uneven the budgets.
-PIECES = (512, 64)
+BLOCK_SIZES = (512, 64)
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Blocks:
     """`P` equally long pieces of KV caches: entries `start` to `start + P * length` of the storage."""
 
     start: int
@@ -25,7 +25,7 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Rest:
+class Remainder:
     """What is left of the KV caches that do not end with a piece: entries `index` `[P, W]`, `hidden` past their end."""
 
     owners: Tensor  # [P]
@@ -47,14 +47,14 @@ class WorkItems:
         return self.table.shape[0]
 
 
-class Layout:
+class RaggedLayout:
     """Where the entries of `C` KV caches lie in storage; `counts` `[C]` are their numbers (int64, on the CPU)."""
 
     def __init__(
         self,
         counts: Tensor,
         device: torch.device,
-        pieces: Sequence[Pieces],
+        pieces: Sequence[Blocks],
         starts: list[Tensor],
         ends: list[Tensor],
         n_entries: int,
@@ -68,30 +68,30 @@ class Layout:
         self._items: dict[int, WorkItems] = {}
 
     @classmethod
-    def of(cls, counts: Tensor, device: torch.device) -> Layout:
+    def of(cls, counts: Tensor, device: torch.device) -> RaggedLayout:
         """For KV caches of so many entries."""
         left = counts
         start = 0
         pieces, starts, ends = [], [], []
         caches = torch.arange(len(counts))
-        for length in PIECES:
+        for length in BLOCK_SIZES:
             n_pieces = left // length
             starts.append(start + length * before_each(n_pieces))
             ends.append(counts - left + length * n_pieces)
-            pieces.append(Pieces(start, length, caches.repeat_interleave(n_pieces).to(device)))
+            pieces.append(Blocks(start, length, caches.repeat_interleave(n_pieces).to(device)))
             start += length * int(n_pieces.sum())
             left = left - length * n_pieces
         starts.append(start + before_each(left))
         return cls(counts, device, pieces, starts, [*ends, counts], start + int(left.sum()))
 
     @classmethod
-    def joined(cls, layouts: Sequence[Layout]) -> Layout:
+    def joined(cls, layouts: Sequence[RaggedLayout]) -> RaggedLayout:
         """Of storages one after another."""
-        pieces: list[Pieces] = []
+        pieces: list[Blocks] = []
         starts: list[list[Tensor]] = []
         n_caches = n_entries = 0
         for one in layouts:
-            pieces += (Pieces(n_entries + each.start, each.length, n_caches + each.owners) for each in one._pieces)
+            pieces += (Blocks(n_entries + each.start, each.length, n_caches + each.owners) for each in one._pieces)
             starts.append([n_entries + each for each in one._starts])
             n_caches += len(one.counts)
             n_entries += one.n_entries
@@ -118,18 +118,18 @@ class Layout:
             begin = end
         return position
 
-    def pieces(self) -> Iterator[Pieces]:
+    def pieces(self) -> Iterator[Blocks]:
         return (one for one in self._pieces if len(one.owners))
 
     @cached_property
-    def rest(self) -> Rest | None:
+    def rest(self) -> Remainder | None:
         remaining = self.counts - self._ends[-2]
         owners = remaining.nonzero().squeeze(-1)
         if not len(owners):
             return None
         left, column = remaining[owners, None], torch.arange(int(remaining.max()))
         index = self._starts[-1][owners, None] + column.clamp(max=left - 1)  # [P, W]
-        return Rest(owners.to(self.device), index.to(self.device), (column >= left)[:, None].to(self.device))
+        return Remainder(owners.to(self.device), index.to(self.device), (column >= left)[:, None].to(self.device))
 
     def work_items(self, most: int) -> WorkItems:
         """All of storage in stretches of at most `most` entries, in the order in which they lie; kept for next time."""
@@ -187,7 +187,7 @@ class RaggedEntries:
     A cache in `shared` has no entries here; it reads those of the context.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, layout: Layout, shared: Sequence[Shared] = ()):
+    def __init__(self, keys: Tensor, values: Tensor, layout: RaggedLayout, shared: Sequence[Shared] = ()):
         self.keys = keys
         self.values = values
         self.layout = layout
@@ -209,7 +209,7 @@ class RaggedEntries:
                     owners = (whole.view(-1, n_kv_heads)[:, head] & (rows == row)).nonzero().squeeze(-1)
                     if len(owners):
                         shared.append(Shared(keys[row, head], values[row, head], owners * n_kv_heads + head))
-        layout = Layout.of(kept.sum(-1).cpu(), keys.device)
+        layout = RaggedLayout.of(kept.sum(-1).cpu(), keys.device)
         caches, at = kept.nonzero(as_tuple=True)  # cache by cache
         _, slots = slots_of(layout.counts.to(keys.device))
         source = torch.empty_like(at)
@@ -225,7 +225,7 @@ class RaggedEntries:
         return cls(
             torch.cat([one.keys for one in parts]),
             torch.cat([one.values for one in parts]),
-            Layout.joined([one.layout for one in parts]),
+            RaggedLayout.joined([one.layout for one in parts]),
             [
                 Shared(each.keys, each.values, n + each.owners)
                 for n, one in zip(before, parts, strict=False)
@@ -235,7 +235,7 @@ class RaggedEntries:
 
     def select(self, caches: Tensor) -> RaggedEntries:
         """These KV caches `[C']`, in this order; one may occur more than once."""
-        layout = Layout.of(self.layout.counts[caches.cpu()], self.keys.device)
+        layout = RaggedLayout.of(self.layout.counts[caches.cpu()], self.keys.device)
         new, slots = slots_of(layout.counts.to(self.keys.device))
         places = caches.to(self.keys.device)
         source = torch.empty_like(new)
@@ -258,13 +258,13 @@ class RaggedEntries:
         self.keys[where] = keys
         self.values[where] = values
 
-    def of(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
+    def of(self, pieces: Blocks) -> tuple[Tensor, Tensor]:
         """Keys and values `[P, length, D]` of pieces, without a copy."""
         end = pieces.start + pieces.length * len(pieces.owners)
         shape = (len(pieces.owners), pieces.length, -1)
         return self.keys[pieces.start : end].view(shape), self.values[pieces.start : end].view(shape)
 
-    def gathered(self, rest: Rest) -> tuple[Tensor, Tensor]:
+    def gathered(self, rest: Remainder) -> tuple[Tensor, Tensor]:
         """A copy `[P, W, D]` of the keys and values of what is left of KV caches, hidden ones among them."""
         where = rest.index.flatten()  # whole rows at once, which `keys[rest.index]` does not copy
         shape = (*rest.index.shape, -1)

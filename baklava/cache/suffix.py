@@ -11,7 +11,7 @@ from baklava.errors import UserError
 GROWTH = 64  # room is made for so many tokens at a time, or for a quarter of those at hand
 
 
-class Tail:
+class Suffix:
     """Keys and values `[B, Hkv, M, D]` of `length` tokens, room for more behind them.
 
     All rows end at the same slot. Of rows that joined longer ones, the first `padding` `[B]` slots are no tokens.
@@ -79,7 +79,7 @@ class Tail:
         self._keys, self._values = self._keys[rows], self._values[rows]
         self._pad(None if self._padding is None else self._padding[rows])
 
-    def append_rows(self, other: Tail) -> None:
+    def append_rows(self, other: Suffix) -> None:
         """Take in the rows of another tail after the own ones."""
         length = max(self.length, other.length)
         padding = torch.cat([one._shown_padding() + (length - one.length) for one in (self, other)])

@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from baklava.calibration.look_back import positions_that_look_back
 from baklava.errors import UserError
-from baklava.evaluation.prompt import Tokens
 from baklava.experiment.jobs import CalibrateJob
 from baklava.experiment.schema import CalibrationConfig, ModelConfig, TextConfig
-from baklava.models.encoder import Encoder
+from baklava.models.encoder import Encoder, Tokens
 from baklava.models.load import LoadedModel, load_model, load_tokenizer
 from baklava.models.shape import read_shape
 from baklava.system.files import read_json, write_json

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from baklava.analysis.comparison import MEAN, Comparison, Lead
+from baklava.analysis.comparison import MEAN, Comparison, PairedDifference
 from baklava.analysis.headline import TIE
-from baklava.experiment.schema import ClaimsConfig, Strict, SummaryConfig
+from baklava.experiment.schema import ClaimsConfig, FrozenModel, SummaryConfig
 
 Verdict = Literal["met", "missed", "not measured"]
 
 
-class Bar(Strict):
+class Criterion(FrozenModel):
     """One bar for one model and eviction policy; `figures` says in words what the verdict rests on."""
 
     model: str
@@ -27,7 +27,9 @@ def in_points(difference: float, low: float, high: float) -> str:
     return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def judged(comparisons: Sequence[Comparison], settings: ClaimsConfig, summary: SummaryConfig) -> Iterator[Bar]:
+def evaluate_criteria(
+    comparisons: Sequence[Comparison], settings: ClaimsConfig, summary: SummaryConfig
+) -> Iterator[Criterion]:
     """Every bar for every model, on the mean of the tasks.
 
     What no records say anything about is "not measured".
@@ -55,7 +57,7 @@ class _Judge:
         self._others = [one for one in some if one.allocator != settings.allocator]
         self._claimant = next((one for one in some if one.allocator == settings.allocator), None)
 
-    def lossless(self, ratio: float, margin: float) -> Bar:
+    def lossless(self, ratio: float, margin: float) -> Criterion:
         asked = f"lossless at r = {ratio:g} (interval of the difference to the full cache above {-100 * margin:g})"
         figures = self._claimant.at(ratio) if self._claimant else None
         if figures is None:
@@ -63,15 +65,15 @@ class _Judge:
         delta = in_points(figures.delta_full, figures.delta_full_low, figures.delta_full_high)
         return self._bar(asked, figures.lossless, f"difference {delta} points")
 
-    def gain(self, ratio: float, least: float) -> Bar:
+    def gain(self, ratio: float, least: float) -> Criterion:
         return self._largest_gain(f"at least {least:g}x uniform at r = {ratio:g}", [ratio], least)
 
-    def gain_up_to(self, most: float, least: float) -> Bar:
+    def gain_up_to(self, most: float, least: float) -> Criterion:
         ratios = [one.ratio for one in self._claimant.figures.ratios] if self._claimant else []
         some = [ratio for ratio in ratios if ratio <= most + TIE]
         return self._largest_gain(f"at least {least:g}x uniform at some r up to {most:g}", some, least)
 
-    def _largest_gain(self, asked: str, ratios: Sequence[float], least: float) -> Bar:
+    def _largest_gain(self, asked: str, ratios: Sequence[float], least: float) -> Criterion:
         claimant = self._claimant
         gains = {ratio: gain for ratio in ratios if claimant and (gain := claimant.gain(ratio)) is not None}
         if claimant is None or not gains:
@@ -83,7 +85,7 @@ class _Judge:
         words = f"{gains[best]:.1f}x at r = {best:g} ({figures.score:.3f} against {figures.uniform:.3f}{nothing})"
         return self._bar(asked, gains[best] >= least - TIE, words)
 
-    def no_worse(self, ratio: float) -> Bar:
+    def no_worse(self, ratio: float) -> Criterion:
         margin = self._settings.no_worse_margin
         asked = f"no worse than any other allocator at r = {ratio:g} (difference above {-100 * margin:g})"
         leads = {one.allocator: lead for one in self._others if (lead := one.lead(ratio))}
@@ -95,13 +97,13 @@ class _Judge:
         words = "behind " if behind else "least lead over "
         return self._bar(asked, not behind, words + "; ".join(_lead_words(*one) for one in sorted(shown.items())))
 
-    def _bar(self, asked: str, met: bool, figures: str) -> Bar:
+    def _bar(self, asked: str, met: bool, figures: str) -> Criterion:
         verdict: Verdict = "met" if met else "missed"
-        return Bar(model=self._model, eviction=self._eviction, asked=asked, verdict=verdict, figures=figures)
+        return Criterion(model=self._model, eviction=self._eviction, asked=asked, verdict=verdict, figures=figures)
 
-    def _not_measured(self, asked: str) -> Bar:
-        return Bar(model=self._model, eviction=self._eviction, asked=asked, verdict="not measured", figures="")
+    def _not_measured(self, asked: str) -> Criterion:
+        return Criterion(model=self._model, eviction=self._eviction, asked=asked, verdict="not measured", figures="")
 
 
-def _lead_words(allocator: str, lead: Lead) -> str:
+def _lead_words(allocator: str, lead: PairedDifference) -> str:
     return f"{allocator} {in_points(lead.difference, lead.low, lead.high)}"

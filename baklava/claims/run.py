@@ -12,24 +12,24 @@ from rich.text import Text
 
 from baklava.analysis.bootstrap import Bootstrap
 from baklava.analysis.cells import FULL, Cell, Cells, read_cells
-from baklava.analysis.comparison import MEAN, Comparison, Lead
+from baklava.analysis.comparison import MEAN, Comparison, PairedDifference
 from baklava.analysis.headline import ModelFigures, headline
-from baklava.claims.criteria import Bar, judged
+from baklava.claims.criteria import Criterion, evaluate_criteria
 from baklava.claims.table import markdown, terminal
 from baklava.experiment.jobs import ClaimsJob
-from baklava.experiment.schema import ClaimsConfig, Strict, SummaryConfig, check
+from baklava.experiment.schema import ClaimsConfig, FrozenModel, SummaryConfig, check
 from baklava.system.files import atomic, read_json, write_json
 
 SCHEMA = 1
 
 
-class Claims(Strict):
+class Claims(FrozenModel):
     """What `claims.json` holds: the settings, one comparison per model, task (and their mean) and method, the bars."""
 
     claims: ClaimsConfig
     summary: SummaryConfig
     comparisons: tuple[Comparison, ...]
-    bars: tuple[Bar, ...]
+    bars: tuple[Criterion, ...]
 
     def save(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"), schema=SCHEMA)
@@ -47,7 +47,7 @@ def claims(job: ClaimsJob) -> None:
         claims=job.claims,
         summary=job.summary,
         comparisons=comparisons,
-        bars=tuple(judged(comparisons, job.claims, job.summary)),
+        bars=tuple(evaluate_criteria(comparisons, job.claims, job.summary)),
     )
     found.save(job.output)
     with atomic(job.markdown) as unfinished:
@@ -77,7 +77,7 @@ class _Method(NamedTuple):
 
 
 def _of_model(
-    model: str, scope: str, figures: ModelFigures, leads: dict[_Method, dict[float, Lead]]
+    model: str, scope: str, figures: ModelFigures, leads: dict[_Method, dict[float, PairedDifference]]
 ) -> Iterator[Comparison]:
     for method in sorted(figures.methods, key=lambda one: (one.eviction, one.allocator)):
         own = leads[_Method(model, method.allocator, method.eviction)]
@@ -90,16 +90,20 @@ def _of_model(
         )
 
 
-def _leads(cells: Cells, scope: str, claimant: str, settings: SummaryConfig) -> dict[_Method, dict[float, Lead]]:
+def _leads(
+    cells: Cells, scope: str, claimant: str, settings: SummaryConfig
+) -> dict[_Method, dict[float, PairedDifference]]:
     """How far the claimant is ahead of every other method with its eviction policy, at every ratio both have."""
     bootstrap = Bootstrap(settings.n_bootstrap, settings.confidence, settings.seed)
     points: dict[tuple[_Method, float], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.allocator not in (FULL, claimant) and cell._replace(allocator=claimant) in cells:
             points[_Method(cell.model, *cell.method), cell.ratio].append(cell)
-    leads: dict[_Method, dict[float, Lead]] = defaultdict(dict)
+    leads: dict[_Method, dict[float, PairedDifference]] = defaultdict(dict)
     for (method, ratio), some in points.items():
         ahead = [cells[one._replace(allocator=claimant)].score - cells[one].score for one in some]
         interval = bootstrap.mean_of_means(ahead, "lead", claimant, scope, *method, ratio)
-        leads[method][ratio] = Lead(ratio=ratio, difference=interval.estimate, low=interval.low, high=interval.high)
+        leads[method][ratio] = PairedDifference(
+            ratio=ratio, difference=interval.estimate, low=interval.low, high=interval.high
+        )
     return leads

@@ -9,29 +9,29 @@ from itertools import groupby
 from rich.table import Table
 
 from baklava.analysis.comparison import MEAN, Comparison
-from baklava.claims.criteria import Bar, in_points
+from baklava.claims.criteria import Criterion, in_points
 from baklava.experiment.paths import ratio_name
 from baklava.experiment.schema import ClaimsConfig, SummaryConfig
-from baklava.report.table import Cell, Grid
+from baklava.report.table import TableCell, TextTable
 
 NAMES = ("model", "eviction", "allocator", "lossless to")
 
 
 def terminal(
-    comparisons: Sequence[Comparison], bars: Sequence[Bar], settings: ClaimsConfig, summary: SummaryConfig
+    comparisons: Sequence[Comparison], bars: Sequence[Criterion], settings: ClaimsConfig, summary: SummaryConfig
 ) -> tuple[Table, list[str]]:
     """The table of the mean over the tasks, and the lines under it."""
     table = grid([one for one in comparisons if one.task == MEAN], between="\n").terminal()
     table.title = f"{settings.allocator} against every other allocator, mean over the tasks"
     table.title_justify = "left"
-    return table, [*_legend(settings, summary), *gap_lines(comparisons, settings), "", *bar_lines(bars)]
+    return table, [*_legend(settings, summary), *gap_lines(comparisons, settings), "", *criterion_lines(bars)]
 
 
 def markdown(
-    comparisons: Sequence[Comparison], bars: Sequence[Bar], settings: ClaimsConfig, summary: SummaryConfig
+    comparisons: Sequence[Comparison], bars: Sequence[Criterion], settings: ClaimsConfig, summary: SummaryConfig
 ) -> str:
     """The bars, the mean over the tasks, and each task."""
-    parts = [f"# Claims of `{settings.allocator}`", "\n".join(f"- {line}" for line in bar_lines(bars))]
+    parts = [f"# Claims of `{settings.allocator}`", "\n".join(f"- {line}" for line in criterion_lines(bars))]
     for task in dict.fromkeys(one.task for one in comparisons):
         some = [one for one in comparisons if one.task == task]
         title = "Mean over the tasks" if task == MEAN else task
@@ -41,7 +41,7 @@ def markdown(
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def grid(comparisons: Sequence[Comparison], *, between: str) -> Grid:
+def grid(comparisons: Sequence[Comparison], *, between: str) -> TextTable:
     """A row per model, eviction policy and allocator; per ratio the score, the gain, and the claimant's lead."""
     ratios = sorted({one.ratio for comparison in comparisons for one in comparison.figures.ratios})
     blocks = []
@@ -50,23 +50,23 @@ def grid(comparisons: Sequence[Comparison], *, between: str) -> Grid:
         scores = {ratio: [one.score for row in some if (one := row.at(ratio))] for ratio in ratios}
         best = {ratio: max(found, default=math.nan) for ratio, found in scores.items()}
         blocks.append(tuple(tuple(_row(one, best, between)) for one in some))
-    return Grid((*NAMES, *(f"r = {ratio_name(ratio)}" for ratio in ratios)), 3, tuple(blocks))
+    return TextTable((*NAMES, *(f"r = {ratio_name(ratio)}" for ratio in ratios)), 3, tuple(blocks))
 
 
-def _row(comparison: Comparison, best: dict[float, float], between: str) -> Iterator[Cell]:
+def _row(comparison: Comparison, best: dict[float, float], between: str) -> Iterator[TableCell]:
     lossless = f"{comparison.figures.largest_lossless_ratio:g}"
-    yield from map(Cell, (comparison.model, comparison.eviction, comparison.allocator, lossless))
+    yield from map(TableCell, (comparison.model, comparison.eviction, comparison.allocator, lossless))
     for ratio, highest in best.items():
         figures, gain, lead = comparison.at(ratio), comparison.gain(ratio), comparison.lead(ratio)
         if figures is None:
-            yield Cell("")
+            yield TableCell("")
             continue
         score = f"{figures.score:.3f}" + ("" if gain is None else f" {gain:.1f}x")
         parts = [score, *([in_points(lead.difference, lead.low, lead.high)] if lead else [])]
-        yield Cell(between.join(parts), figures.score == highest)
+        yield TableCell(between.join(parts), figures.score == highest)
 
 
-def bar_lines(bars: Iterable[Bar]) -> list[str]:
+def criterion_lines(bars: Iterable[Criterion]) -> list[str]:
     """One line per bar, its verdict first."""
     return [
         f"{bar.verdict.upper() if bar.verdict == 'missed' else bar.verdict}: {bar.model}, {bar.eviction}: {bar.asked}"

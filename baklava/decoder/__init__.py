@@ -1,1 +1,1 @@
-"""What a model's config and modules say of its decoder: layers, heads, rotation, output projection; or why it is refused."""
+"""What a model's config and modules say of its decoder: layers, heads, rotation, output projection; or why not."""

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 
 from baklava.errors import UserError
-from baklava.evaluation.prompt import Prompts, Tokens
-from baklava.evaluation.samples import Answer, Compression, Work, batches, without_memory, works_of
+from baklava.evaluation.prompt import Prompts
+from baklava.evaluation.samples import CellResult, CellSpec, EncodedSample, batches, without_memory, works_of
 from baklava.experiment.schema import EvaluateConfig
-from baklava.inference.batch import Sequences, answer_losses, compressed, prefill
-from baklava.inference.decoding import Pool, Row
+from baklava.inference.batch import BatchState, answer_losses, compress_rows, prefill
+from baklava.inference.decoding import DecodingBatch, DecodingRow
+from baklava.models.encoder import Tokens
 from baklava.models.load import LoadedModel
 from baklava.models.shape import shape_of
 from baklava.tasks import Sample, Task
 
-MEMORY_PART = 0.5  # of the memory that is free, for the rows that are decoded together
-ROOM_PART = 0.5  # of the rows decoded together; once so many have ended, others begin
+MEMORY_FRACTION = 0.5  # of the memory that is free, for the rows that are decoded together
+ROOM_FRACTION = 0.5  # of the rows decoded together; once so many have ended, others begin
 LEAST_CHUNK = 512  # a context for which memory runs out is read in ever shorter chunks, down to so many tokens
 
 
@@ -44,7 +45,7 @@ class Engine:
                 "positions; ask for at most so many"
             )
 
-    def work(self, sample: Sample, cells: Sequence[Compression], tokens: Tokens | None = None) -> Work:
+    def work(self, sample: Sample, cells: Sequence[CellSpec], tokens: Tokens | None = None) -> EncodedSample:
         """The sample in tokens, split as the protocol says, where they are not given.
 
         Raises `UserError` where it takes more positions than the model has, and where a part of it is empty.
@@ -60,12 +61,12 @@ class Engine:
                 f"task {self.task.name}: sample {sample.index} takes {needed} tokens, but model {self.loaded.name} "
                 f"has {self.loaded.n_positions} positions; lower evaluate.length"
             )
-        work = Work(sample, context, question, cells, answer)
+        work = EncodedSample(sample, context, question, cells, answer)
         return replace(work, rotated_for=self.loaded.rotated_for(self._length(work)))
 
     def answers(
-        self, works: Iterable[Work], most: int | None = None, chunk: int | None = None
-    ) -> Iterator[list[Answer]]:
+        self, works: Iterable[EncodedSample], most: int | None = None, chunk: int | None = None
+    ) -> Iterator[list[CellResult]]:
         """All cells' answers, as they are finished, from at most `most` rows at a time (None: as the settings say).
 
         Contexts are read in one pass, or in chunks of `chunk` tokens (None: as the settings say). Where memory runs
@@ -89,11 +90,11 @@ class Engine:
             if answers:
                 yield answers
 
-    def record(self, begun: _Begun, found: dict[str, Any], seconds: float) -> Answer:
+    def record(self, begun: _Begun, found: dict[str, Any], seconds: float) -> CellResult:
         """Of a row that is finished, with what was `found`: prediction, score, loss."""
         work = begun.work
         if not math.isfinite(found["score"]):
-            return Answer(work, begun.cell, {}, f"its score is {found['score']}; try another model.dtype")
+            return CellResult(work, begun.cell, {}, f"its score is {found['score']}; try another model.dtype")
         total = self.n_caches * len(work.context)
         record = {
             **found,
@@ -106,21 +107,23 @@ class Engine:
             "kv_bytes": begun.kv_bytes,
             "seconds": seconds,
         }
-        return Answer(work, begun.cell, record)
+        return CellResult(work, begun.cell, record)
 
-    def n_after(self, work: Work) -> int:
+    def n_after(self, work: EncodedSample) -> int:
         """Tokens that are read together after the context."""
         return len(work.question) + len(work.answer)
 
-    def _length(self, work: Work) -> int:
+    def _length(self, work: EncodedSample) -> int:
         """Of the whole text: up to the end of a known answer, or to the last token that the model may have to read."""
         generated = 0 if self.task.by_loss else work.sample.max_new_tokens - 1
         return len(work.context) + self.n_after(work) + generated
 
-    def n_fitting(self, rows: Sequence[tuple[Work, Compression]], going: Sequence[tuple[Work, Compression]]) -> int:
+    def n_fitting(
+        self, rows: Sequence[tuple[EncodedSample, CellSpec]], going: Sequence[tuple[EncodedSample, CellSpec]]
+    ) -> int:
         """How many of the rows, from the first on, fit into memory beside those that are decoded already."""
         if self._settings.memory_gib is None:
-            memory = MEMORY_PART * self.loaded.free_memory()
+            memory = MEMORY_FRACTION * self.loaded.free_memory()
         else:
             memory = self._settings.memory_gib * 2**30 - sum(self._row_bytes(*one) for one in going)
         for n, one in enumerate(rows):
@@ -129,7 +132,7 @@ class Engine:
                 return n
         return len(rows)
 
-    def _row_bytes(self, work: Work, cell: Compression) -> float:
+    def _row_bytes(self, work: EncodedSample, cell: CellSpec) -> float:
         """The most that a row takes, about: twice what it keeps and reads, as rows are copied when others leave."""
         after = len(work.question) + work.sample.max_new_tokens
         return 2 * ((1 - cell.budgets.ratio) * len(work.context) + after) * self.n_caches * self._entry_bytes
@@ -149,8 +152,8 @@ class Engine:
 class _Begun:
     """A row whose context is compressed, to so many entries and bytes."""
 
-    work: Work
-    cell: Compression
+    work: EncodedSample
+    cell: CellSpec
     kept_entries: int
     kv_bytes: int
 
@@ -159,39 +162,39 @@ class _Begun:
 class _Batch:
     """Samples that are read together, and their rows that have not begun: (place among the samples, cell)."""
 
-    works: Sequence[Work]
-    waiting: list[tuple[int, Compression]]
-    prefilled: Sequences | None = None
+    works: Sequence[EncodedSample]
+    waiting: list[tuple[int, CellSpec]]
+    prefilled: BatchState | None = None
     seconds: float = 0.0  # of reading, per row
 
     @classmethod
-    def of(cls, works: Sequence[Work]) -> _Batch:
+    def of(cls, works: Sequence[EncodedSample]) -> _Batch:
         return cls(works, [(place, cell) for place, work in enumerate(works) for cell in work.cells])
 
     @property
-    def rows(self) -> list[tuple[Work, Compression]]:
+    def rows(self) -> list[tuple[EncodedSample, CellSpec]]:
         return [(self.works[place], cell) for place, cell in self.waiting]
 
 
 class _Run:
     """Work under way: rows that are decoded together, and samples of which rows wait for others to end."""
 
-    def __init__(self, engine: Engine, works: Iterable[Work], most: int, chunk: int | None):
+    def __init__(self, engine: Engine, works: Iterable[EncodedSample], most: int, chunk: int | None):
         self._engine = engine
         self._batches = batches((work for work in works if work.cells), most)
         self._batch: _Batch | None = None
-        self._pool: Pool[_Begun] = Pool(engine.loaded)
+        self._pool: DecodingBatch[_Begun] = DecodingBatch(engine.loaded)
         self.most = most
         self.chunk = chunk
 
     @property
-    def _going(self) -> list[tuple[Work, Compression]]:
+    def _going(self) -> list[tuple[EncodedSample, CellSpec]]:
         return [(row.what.work, row.what.cell) for row in self._pool.going]
 
-    def advance(self) -> list[Answer] | None:
+    def advance(self) -> list[CellResult] | None:
         """Do what is next: read, begin or decode. The answers that are finished by it, None after the last."""
         n_going = len(self._pool.going)
-        if self._batch is None and n_going <= self.most * (1 - ROOM_PART):
+        if self._batch is None and n_going <= self.most * (1 - ROOM_FRACTION):
             works = next(self._batches, None)
             self._batch = _Batch.of(works) if works else None
         if self._batch is not None:
@@ -216,7 +219,7 @@ class _Run:
             return 0
         wanted = self._n_alike(batch)
         n = min(wanted, self.most - n_going)
-        if n_going and n < min(wanted, self.most * ROOM_PART):
+        if n_going and n < min(wanted, self.most * ROOM_FRACTION):
             return 0
         fitting = self._engine.n_fitting(batch.rows[:n], self._going)
         return fitting if n_going else max(1, fitting)
@@ -228,13 +231,13 @@ class _Run:
         lengths = [self._engine.n_after(work) for work, _ in batch.rows]
         return next((place for place, length in enumerate(lengths) if length != lengths[0]), len(lengths))
 
-    def _begin(self, batch: _Batch, n: int) -> list[Answer]:
+    def _begin(self, batch: _Batch, n: int) -> list[CellResult]:
         """Compress for the first rows that wait, and read their questions."""
         started = time.perf_counter()
         assert batch.prefilled is not None
         rows = batch.waiting[:n]
         cells, places = [cell for _, cell in rows], [place for place, _ in rows]
-        sequences = compressed(
+        sequences = compress_rows(
             self._engine.loaded,
             batch.prefilled,
             [cell.budgets for cell in cells],
@@ -248,14 +251,16 @@ class _Run:
             answers = self._by_loss(sequences, begun, batch.seconds, started)
         else:
             seconds = batch.seconds + (time.perf_counter() - started) / n
-            answering = [Row(one, one.work.sample.max_new_tokens, one.work.sample.one_line, seconds) for one in begun]
+            answering = [
+                DecodingRow(one, one.work.sample.max_new_tokens, one.work.sample.one_line, seconds) for one in begun
+            ]
             answers = self._answers(self._pool.add(sequences, [work.question for work in works], answering))
         del batch.waiting[:n]
         if not batch.waiting:
             self._batch = None
         return answers
 
-    def _answers(self, rows: Sequence[Row[_Begun]]) -> list[Answer]:
+    def _answers(self, rows: Sequence[DecodingRow[_Begun]]) -> list[CellResult]:
         """Predictions and their scores."""
         answers = []
         for row in rows:
@@ -265,7 +270,9 @@ class _Run:
             answers.append(self._engine.record(row.what, {"prediction": text, "score": score}, row.seconds))
         return answers
 
-    def _by_loss(self, sequences: Sequences, begun: Sequence[_Begun], seconds: float, started: float) -> list[Answer]:
+    def _by_loss(
+        self, sequences: BatchState, begun: Sequence[_Begun], seconds: float, started: float
+    ) -> list[CellResult]:
         """Losses per token of the answers, and the geometric mean probabilities that are their scores."""
         loaded = self._engine.loaded
         questions, answers = [one.work.question for one in begun], [one.work.answer for one in begun]
@@ -274,7 +281,7 @@ class _Run:
         found = [{"prediction": "", "score": math.exp(-loss), "loss": loss} for loss in losses]
         return [self._engine.record(one, each, seconds) for one, each in zip(begun, found, strict=True)]
 
-    def give_up(self) -> tuple[list[Work], list[Work]]:
+    def give_up(self) -> tuple[list[EncodedSample], list[EncodedSample]]:
         """After memory ran out: what has failed, and what is to begin anew with fewer rows. Both are forgotten here."""
         going, batch = self._going, self._batch
         waiting = batch.rows if batch else []
@@ -288,11 +295,11 @@ class _Run:
             return works_of(waiting), []
         if self.most == 1:
             if going:
-                self._pool = Pool(self._engine.loaded)
+                self._pool = DecodingBatch(self._engine.loaded)
                 return works_of(going), []
             assert batch is not None
             del batch.waiting[:1]
             self._batch = batch if batch.waiting else None
             return works_of(waiting[:1]), []
-        self._pool, self._batch = Pool(self._engine.loaded), None
+        self._pool, self._batch = DecodingBatch(self._engine.loaded), None
         return [], works_of(going + waiting)

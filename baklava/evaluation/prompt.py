@@ -14,7 +14,7 @@ from baklava.errors import DataError
 from baklava.experiment.chat_settings import DATE, TemplateValue
 from baklava.experiment.schema import EvaluateConfig
 from baklava.models.chat import ChatTemplate, chat_template
-from baklava.models.encoder import Encoder
+from baklava.models.encoder import Encoder, Tokens
 from baklava.tasks import Sample, Task
 
 Protocol = Literal["question_agnostic", "question_aware"]
@@ -26,19 +26,6 @@ class Parts(NamedTuple):
     context: str
     rest: str
     begin: bool
-
-
-class Tokens(NamedTuple):
-    """What is compressed, what is read after it, and the answer, where it is not generated but read too."""
-
-    context: list[int]
-    question: list[int]
-    answer: list[int]
-
-    @classmethod
-    def of(cls, context: list[int], question: list[int], answer: list[int]) -> Tokens:
-        """At least one token is read after compression, though it be the end of the context."""
-        return cls(context, question, answer) if question else cls(context[:-1], context[-1:], answer)
 
 
 def split_prompt(

@@ -17,12 +17,13 @@ from baklava.budgets import Budgets
 from baklava.errors import DataError, UserError
 from baklava.evaluation import timings
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.prompt import Prompts, Tokens
+from baklava.evaluation.prompt import Prompts
 from baklava.evaluation.records import COLUMNS, SCHEMA, failed_record
-from baklava.evaluation.samples import Answer, Compression, Work, cells_of
+from baklava.evaluation.samples import CellResult, CellSpec, EncodedSample, cell_specs
 from baklava.experiment.jobs import EvaluateJob
+from baklava.models.encoder import Tokens
 from baklava.models.load import LoadedModel, identity, load_model, load_tokenizer
-from baklava.system.append_log import Store
+from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
 from baklava.system.parquet import write_parquet_rows
 from baklava.tasks import Sample
@@ -93,7 +94,7 @@ class _Run:
         digest = fingerprint(asdict(sample), tokens)
         return [f"{one}-{digest}" for one in self._fingerprints]
 
-    def missing(self) -> Iterator[Work]:
+    def missing(self) -> Iterator[EncodedSample]:
         """What the store does not hold yet, sample by sample."""
         for index in self._samples:
             try:
@@ -127,7 +128,7 @@ class _Run:
         missing = self.missing()
         if (first := next(missing, None)) is None:
             return
-        answered: list[Answer] = []
+        answered: list[CellResult] = []
         saved = time.monotonic()
         try:
             for answers in self.engine.answers(chain([first], missing)):
@@ -148,7 +149,7 @@ class _Run:
             count_tokens=self._prompts.encoder.count,
         )
 
-    def keep(self, answers: list[Answer]) -> None:
+    def keep(self, answers: list[CellResult]) -> None:
         """Put answers in the store, and show how the scores stand."""
         entries = {}
         for one in answers:
@@ -187,19 +188,19 @@ class _Run:
                 yield {**constant, **which, **record}
 
 
-def _store(job: EvaluateJob) -> Store:
+def _store(job: EvaluateJob) -> AppendLog:
     """Each shard adds to a file of its own, so that no two jobs write to one, and looks into all."""
     whole, folder = job.store, job.store.with_suffix("")
     own = whole if job.shard.of == 1 else folder / f"{job.shard}.lines"
     others = [path for path in (whole, *sorted(folder.glob("*.lines"))) if path != own and path.is_file()]
-    return Store(own, others, alone=True)
+    return AppendLog(own, others, alone=True)
 
 
-def _cells(job: EvaluateJob) -> list[Compression]:
+def _cells(job: EvaluateJob) -> list[CellSpec]:
     """The full cache, then the job's cells; their budgets tell the model's shape without loading it."""
     if job.cells:
         n_layers, n_kv_heads = Budgets.load(job.cells[0].path).shape
     else:
         loaded = load_model(job.model)
         n_layers, n_kv_heads = loaded.n_layers, loaded.n_kv_heads
-    return cells_of(job.cells, job.evictions, n_layers=n_layers, n_kv_heads=n_kv_heads)
+    return cell_specs(job.cells, job.evictions, n_layers=n_layers, n_kv_heads=n_kv_heads)

@@ -17,12 +17,12 @@ from baklava.tasks import Sample
 # Part of every fingerprint: raise it with a change after which the engine may give other answers.
 VERSION = 2
 
-MOST_PADDING = 0.1  # samples are read together while padding is at most this part of what is read
-MOST_TOGETHER = 16
+MAX_PADDING = 0.1  # samples are read together while padding is at most this part of what is read
+MAX_SAMPLES_TOGETHER = 16
 
 
 @dataclass(frozen=True)
-class Compression:
+class CellSpec:
     """A way to compress; `full` is the uncompressed cache."""
 
     allocator: str
@@ -32,7 +32,7 @@ class Compression:
     policy: EvictionPolicy
 
     @classmethod
-    def full(cls, *, n_layers: int, n_kv_heads: int) -> Compression:
+    def full(cls, *, n_layers: int, n_kv_heads: int) -> CellSpec:
         budgets = Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)
         return cls("full", "none", 0.0, budgets, StreamingLLM())
 
@@ -47,21 +47,21 @@ class Compression:
         return fingerprint(VERSION, shares, self.budgets.ratio, policy, *more)
 
 
-def cells_of(
+def cell_specs(
     methods: Iterable[MethodBudgets], evictions: Mapping[str, EvictionConfig], *, n_layers: int, n_kv_heads: int
-) -> list[Compression]:
+) -> list[CellSpec]:
     """The full cache, then the cells of a job. Raises `UserError` for budgets of another ratio than asked for."""
-    cells = [Compression.full(n_layers=n_layers, n_kv_heads=n_kv_heads)]
+    cells = [CellSpec.full(n_layers=n_layers, n_kv_heads=n_kv_heads)]
     for one in methods:
         budgets = Budgets.load(one.path)
         if budgets.ratio != one.ratio:
             raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
-        cells.append(Compression(one.allocator, one.eviction, one.ratio, budgets, evictions[one.eviction].build()))
+        cells.append(CellSpec(one.allocator, one.eviction, one.ratio, budgets, evictions[one.eviction].build()))
     return cells
 
 
 @dataclass(frozen=True)
-class Work:
+class EncodedSample:
     """A sample, its tokens that are compressed and those that are read after them, and the cells that answer it.
 
     Where the model's rotation depends on the length of a text, `rotated_for` stands for it; such works are computed
@@ -71,31 +71,31 @@ class Work:
     sample: Sample
     context: list[int]
     question: list[int]
-    cells: Sequence[Compression]
+    cells: Sequence[CellSpec]
     answer: Sequence[int] = ()  # where it is read, not generated
     rotated_for: int | None = None
 
 
 @dataclass(frozen=True)
-class Answer:
+class CellResult:
     """What one cell made of one sample, or why it made nothing."""
 
-    work: Work
-    cell: Compression
+    work: EncodedSample
+    cell: CellSpec
     record: dict[str, Any]
     failed: str = ""
 
 
-def batches(works: Iterable[Work], n_rows: int) -> Iterator[list[Work]]:
+def batches(works: Iterable[EncodedSample], n_rows: int) -> Iterator[list[EncodedSample]]:
     """Work in the order given, samples of about equal length together until they make `n_rows` rows."""
-    batch: list[Work] = []
+    batch: list[EncodedSample] = []
     for work in works:
         lengths = [len(one.context) for one in (*batch, work)]
         padded = max(lengths) * len(lengths)
         rows = sum(len(one.cells) for one in (*batch, work))
-        full = rows > n_rows or len(lengths) > MOST_TOGETHER
+        full = rows > n_rows or len(lengths) > MAX_SAMPLES_TOGETHER
         other = bool(batch) and work.rotated_for != batch[0].rotated_for
-        if batch and (full or other or padded - sum(lengths) > MOST_PADDING * padded):
+        if batch and (full or other or padded - sum(lengths) > MAX_PADDING * padded):
             yield batch
             batch = []
         batch.append(work)
@@ -103,17 +103,17 @@ def batches(works: Iterable[Work], n_rows: int) -> Iterator[list[Work]]:
         yield batch
 
 
-def works_of(rows: Iterable[tuple[Work, Compression]]) -> list[Work]:
+def works_of(rows: Iterable[tuple[EncodedSample, CellSpec]]) -> list[EncodedSample]:
     """Each sample with those of its cells that are among the rows."""
-    works: dict[int, Work] = {}
+    works: dict[int, EncodedSample] = {}
     for work, cell in rows:
         known = works.get(work.sample.index)
         works[work.sample.index] = replace(work, cells=[cell] if known is None else [*known.cells, cell])
     return list(works.values())
 
 
-def without_memory(work: Work, cell: Compression) -> Answer:
+def without_memory(work: EncodedSample, cell: CellSpec) -> CellResult:
     """Of a sample that could not be read, or answered, for want of memory."""
-    return Answer(
+    return CellResult(
         work, cell, {}, f"{len(work.context)} tokens of context do not fit into memory; lower evaluate.length"
     )

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from baklava.cache.budgeted import BudgetedCache
 from baklava.decoder.rotation import fixed_rotation
 from baklava.evaluation.measurements import COLUMNS, SCHEMA
-from baklava.evaluation.samples import Compression, cells_of
+from baklava.evaluation.samples import CellSpec, cell_specs
 from baklava.experiment.jobs import MeasureJob
 from baklava.models.load import LoadedModel, load_model
 from baklava.system.parquet import write_parquet
@@ -25,7 +25,7 @@ def measure(job: MeasureJob) -> None:
     """Write one row per cell, medians over the repeats; contexts are random tokens, the same for all cells."""
     settings = job.measure
     loaded = load_model(job.model)
-    cells = cells_of(job.cells, job.evictions, n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
+    cells = cell_specs(job.cells, job.evictions, n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
     random = torch.Generator().manual_seed(settings.seed)
     vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
     ids = torch.randint(vocabulary, (settings.batch, settings.context), generator=random).to(loaded.device)
@@ -50,7 +50,7 @@ def measure(job: MeasureJob) -> None:
 
 
 @torch.inference_mode()
-def _run(loaded: LoadedModel, cell: Compression, ids: Tensor, n_tokens: int) -> dict[str, Any]:
+def _run(loaded: LoadedModel, cell: CellSpec, ids: Tensor, n_tokens: int) -> dict[str, Any]:
     cuda = loaded.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(loaded.device)

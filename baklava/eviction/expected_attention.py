@@ -55,7 +55,8 @@ class ExpectedAttention(EvictionPolicy):
     none of ten needle prompts, in kvpress too; with 1e-2 it answers eight.
 
     As kvpress 0.5.5, whose queries come from the hidden states; here the rotation of the queries is undone, for the
-    model types in `baklava.decoder.rotary`. kvpress ignores soft-capped logits; here the cap bounds the expected exponent.
+    model types in `baklava.decoder.rotary`. kvpress ignores soft-capped logits; here the cap bounds the expected
+    exponent.
     """
 
     family: ClassVar[str] = "expected_attention"

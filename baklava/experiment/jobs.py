@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import (
     AllocatorConfig,
     CalibrationConfig,
@@ -22,16 +22,16 @@ from baklava.experiment.schema import (
     EvaluateConfig,
     EvictionConfig,
     ExperimentConfig,
+    FrozenModel,
     MeasureConfig,
     ModelConfig,
     ProfileConfig,
     SearchConfig,
-    Strict,
     SummaryConfig,
     TaskConfig,
     TrackingConfig,
     ValidateConfig,
-    walk,
+    methods,
 )
 
 
@@ -40,7 +40,7 @@ def _without_template(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"chat_template_kwargs": {}})
 
 
-class CalibrateJob(Strict):
+class CalibrateJob(FrozenModel):
     """Write the calibration prompts in the model's tokens."""
 
     model: ModelConfig
@@ -48,13 +48,13 @@ class CalibrateJob(Strict):
     prompts: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> CalibrateJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths, model: str) -> CalibrateJob:
         return cls(
             model=_without_template(config.models[model]), calibration=config.calibration, prompts=layout.prompts(model)
         )
 
 
-class ProfileJob(Strict):
+class ProfileJob(FrozenModel):
     """Estimate the importance of every KV cache in one prefill per prompt."""
 
     model: ModelConfig
@@ -63,7 +63,7 @@ class ProfileJob(Strict):
     output: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> ProfileJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths, model: str) -> ProfileJob:
         return cls(
             model=_without_template(config.models[model]),
             profile=config.profile,
@@ -72,7 +72,7 @@ class ProfileJob(Strict):
         )
 
 
-class CurvesJob(Strict):
+class CurvesJob(FrozenModel):
     """Measure how the loss rises as each KV cache alone keeps less, under one eviction policy."""
 
     model: ModelConfig
@@ -82,7 +82,7 @@ class CurvesJob(Strict):
     output: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str, eviction: str) -> CurvesJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths, model: str, eviction: str) -> CurvesJob:
         return cls(
             model=_without_template(config.models[model]),
             eviction=config.evictions[eviction],
@@ -92,7 +92,7 @@ class CurvesJob(Strict):
         )
 
 
-class AllocateJob(Strict):
+class AllocateJob(FrozenModel):
     """Turn a profile into budgets, for all ratios of one method; `curves` are there where its allocator needs them."""
 
     model: ModelConfig
@@ -108,7 +108,9 @@ class AllocateJob(Strict):
     cost: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str, allocator: str, eviction: str) -> AllocateJob:
+    def of(
+        cls, config: ExperimentConfig, layout: ExperimentPaths, model: str, allocator: str, eviction: str
+    ) -> AllocateJob:
         return cls(
             model=_without_template(config.models[model]),
             allocator=config.allocators[allocator],
@@ -129,7 +131,7 @@ class AllocateJob(Strict):
         return self.study.with_suffix(".losses")
 
 
-class MethodBudgets(Strict):
+class MethodBudgets(FrozenModel):
     """One compressed cell to evaluate: the budgets of a method at a ratio."""
 
     allocator: str
@@ -138,7 +140,7 @@ class MethodBudgets(Strict):
     path: Path
 
 
-class Shard(Strict):
+class Shard(FrozenModel):
     """One of `of` parts of a task's samples, each a run of samples without gaps."""
 
     index: int = Field(default=0, ge=0)
@@ -152,7 +154,7 @@ class Shard(Strict):
         return range(self.index * n_samples // self.of, (self.index + 1) * n_samples // self.of)
 
 
-class EvaluateJob(Strict):
+class EvaluateJob(FrozenModel):
     """Answer the samples of one task, or a part of them, with the full cache and with every method at every ratio."""
 
     model: ModelConfig
@@ -166,7 +168,9 @@ class EvaluateJob(Strict):
     timings: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str, task: str, index: int = 0) -> EvaluateJob:
+    def of(
+        cls, config: ExperimentConfig, layout: ExperimentPaths, model: str, task: str, index: int = 0
+    ) -> EvaluateJob:
         """The job of a shard; where there is only one, of all samples."""
         shard = Shard(index=index, of=config.evaluate.shards)
         records, timings = layout.records(model, task), layout.timings(model, task)
@@ -185,7 +189,7 @@ class EvaluateJob(Strict):
         )
 
 
-class MergeJob(Strict):
+class MergeJob(FrozenModel):
     """Put the records of all shards of one task together, and the timings."""
 
     records_of_shards: tuple[Path, ...]
@@ -194,7 +198,7 @@ class MergeJob(Strict):
     timings: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str, task: str) -> MergeJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths, model: str, task: str) -> MergeJob:
         shards = [EvaluateJob.of(config, layout, model, task, index) for index in range(config.evaluate.shards)]
         return cls(
             records_of_shards=tuple(shard.records for shard in shards),
@@ -204,7 +208,7 @@ class MergeJob(Strict):
         )
 
 
-class MeasureJob(Strict):
+class MeasureJob(FrozenModel):
     """Memory and speed of the full cache and of every method at every ratio, one by one."""
 
     model: ModelConfig
@@ -214,7 +218,7 @@ class MeasureJob(Strict):
     output: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> MeasureJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths, model: str) -> MeasureJob:
         return cls(
             model=_without_template(config.models[model]),
             evictions=config.evictions,
@@ -227,7 +231,7 @@ class MeasureJob(Strict):
 VALIDATION = ("consistency", "ranking", "regret")  # tables of a validation, and the figures of each
 
 
-class ValidateJob(Strict):
+class ValidateJob(FrozenModel):
     """How far the profile of a model can be relied on, and how well each estimator ranks its KV caches.
 
     Figures lie beside the tables.
@@ -248,7 +252,7 @@ class ValidateJob(Strict):
     regret: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout, model: str) -> ValidateJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths, model: str) -> ValidateJob:
         return cls(
             model=_without_template(config.models[model]),
             settings=config.validation,
@@ -264,7 +268,7 @@ class ValidateJob(Strict):
         )
 
 
-class SummarizeJob(Strict):
+class SummarizeJob(FrozenModel):
     """Records of all models and tasks to one row per cell, and the headline figures."""
 
     summary: SummaryConfig
@@ -276,7 +280,7 @@ class SummarizeJob(Strict):
     timings_csv: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout) -> SummarizeJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths) -> SummarizeJob:
         return cls(
             summary=config.summary,
             records=_all_records(config, layout),
@@ -288,7 +292,7 @@ class SummarizeJob(Strict):
         )
 
 
-class ClaimsJob(Strict):
+class ClaimsJob(FrozenModel):
     """Every allocator beside the one whose claims are judged, and the bars."""
 
     claims: ClaimsConfig
@@ -298,7 +302,7 @@ class ClaimsJob(Strict):
     markdown: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout) -> ClaimsJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths) -> ClaimsJob:
         return cls(
             claims=config.claims,
             summary=config.summary,
@@ -308,7 +312,7 @@ class ClaimsJob(Strict):
         )
 
 
-class ResultFiles(Strict):
+class ResultFiles(FrozenModel):
     """What both the figures and the page are drawn from.
 
     `measurements` is empty where the workflow does not measure; `needle_grids` are the records of such tasks, by model.
@@ -329,7 +333,7 @@ class ReportJob(ResultFiles):
     figures: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout) -> ReportJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths) -> ReportJob:
         traces = tuple(layout.search_trace(*one) for one in config.searches)
         return cls(**_result_files(config, layout), traces=traces, figures=layout.figures)
 
@@ -343,7 +347,7 @@ class PageJob(ResultFiles):
     headline_table: Path
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout) -> PageJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths) -> PageJob:
         return cls(
             **_result_files(config, layout),
             experiment=config.name,
@@ -353,7 +357,7 @@ class PageJob(ResultFiles):
         )
 
 
-class TrackJob(Strict):
+class TrackJob(FrozenModel):
     """Project the files of an experiment into MLflow."""
 
     experiment: str
@@ -372,7 +376,7 @@ class TrackJob(Strict):
     rebuild: bool = Field(default=False, description="make all runs again, not only those that changed")
 
     @classmethod
-    def of(cls, config: ExperimentConfig, layout: Layout) -> TrackJob:
+    def of(cls, config: ExperimentConfig, layout: ExperimentPaths) -> TrackJob:
         return cls(
             experiment=config.name,
             tracking=config.tracking,
@@ -390,7 +394,7 @@ class TrackJob(Strict):
         )
 
 
-def _all_cells(config: ExperimentConfig, layout: Layout, model: str) -> tuple[MethodBudgets, ...]:
+def _all_cells(config: ExperimentConfig, layout: ExperimentPaths, model: str) -> tuple[MethodBudgets, ...]:
     """Every method at every ratio that removes something."""
     return tuple(
         MethodBudgets(
@@ -399,12 +403,12 @@ def _all_cells(config: ExperimentConfig, layout: Layout, model: str) -> tuple[Me
             ratio=ratio,
             path=layout.budgets(model, allocator, eviction, ratio),
         )
-        for allocator, eviction in walk(config)
+        for allocator, eviction in methods(config)
         for ratio in config.compressed_ratios
     )
 
 
-def _result_files(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
+def _result_files(config: ExperimentConfig, layout: ExperimentPaths) -> dict[str, Any]:
     return {
         "summary": layout.summary_parquet,
         "headline": layout.headline,
@@ -417,70 +421,70 @@ def _result_files(config: ExperimentConfig, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _all_budgets(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
+def _all_budgets(config: ExperimentConfig, layout: ExperimentPaths) -> tuple[Path, ...]:
     return tuple(cell.path for model in config.models for cell in _all_cells(config, layout, model))
 
 
-def _all_records(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
+def _all_records(config: ExperimentConfig, layout: ExperimentPaths) -> tuple[Path, ...]:
     return tuple(layout.records(model, task) for model in config.models for task in config.tasks)
 
 
-def _all_timings(config: ExperimentConfig, layout: Layout) -> tuple[Path, ...]:
+def _all_timings(config: ExperimentConfig, layout: ExperimentPaths) -> tuple[Path, ...]:
     return tuple(layout.timings(model, task) for model in config.models for task in config.tasks)
 
 
-Jobs = Callable[[ExperimentConfig, Layout], Iterator[Strict]]
+Jobs = Callable[[ExperimentConfig, ExperimentPaths], Iterator[FrozenModel]]
 
 
-def calibrate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def calibrate_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield from (CalibrateJob.of(config, layout, model) for model in config.models)
 
 
-def profile_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def profile_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield from (ProfileJob.of(config, layout, model) for model in config.models)
 
 
-def curves_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def curves_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield from (CurvesJob.of(config, layout, model, name) for model in config.models for name in config.evictions)
 
 
-def allocate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
-    yield from (AllocateJob.of(config, layout, model, *method) for model in config.models for method in walk(config))
+def allocate_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
+    yield from (AllocateJob.of(config, layout, model, *method) for model in config.models for method in methods(config))
 
 
-def evaluate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def evaluate_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     every = product(config.models, config.tasks, range(config.evaluate.shards))
     yield from (EvaluateJob.of(config, layout, *one) for one in every)
 
 
-def merge_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def merge_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     if config.evaluate.shards > 1:
         yield from (MergeJob.of(config, layout, *one) for one in product(config.models, config.tasks))
 
 
-def measure_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def measure_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield from (MeasureJob.of(config, layout, model) for model in config.models)
 
 
-def validate_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def validate_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield from (ValidateJob.of(config, layout, model) for model in config.models)
 
 
-def summarize_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def summarize_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield SummarizeJob.of(config, layout)
 
 
-def claims_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def claims_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield ClaimsJob.of(config, layout)
 
 
-def report_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def report_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield ReportJob.of(config, layout)
 
 
-def page_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def page_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield PageJob.of(config, layout)
 
 
-def track_jobs(config: ExperimentConfig, layout: Layout) -> Iterator[Strict]:
+def track_jobs(config: ExperimentConfig, layout: ExperimentPaths) -> Iterator[FrozenModel]:
     yield TrackJob.of(config, layout)

@@ -9,7 +9,7 @@ from typing import Any
 
 from baklava.errors import UserError
 from baklava.experiment.overrides import chosen
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig
 from baklava.system.files import read_json, write_json
 
@@ -25,7 +25,7 @@ def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
     Settings may change from run to run of one experiment (`experiment=NAME`): the workflow makes again what depends on
     them. Two experiments of one name would overwrite each other's results by turns.
     """
-    layout = Layout(config.results, config.name)
+    layout = ExperimentPaths(config.results, config.name)
     _check_writable(layout.root)
     if not layout.experiment_json.exists():
         return
@@ -43,7 +43,7 @@ def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
 
 def claim_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
     """Write down which experiment the results folder is for, and its settings; nothing where that is so already."""
-    path = Layout(config.results, config.name).experiment_json
+    path = ExperimentPaths(config.results, config.name).experiment_json
     values = {"experiment": chosen(overrides, "experiment"), "settings": _settings(config)}
     if not path.exists() or read_json(path, schema=SCHEMA, what="experiment") != values:
         write_json(path, values, schema=SCHEMA)

@@ -12,7 +12,7 @@ def ratio_name(ratio: float) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ExperimentPaths:
     """Paths below `results/<experiment>/`. Arguments may be names or Snakemake wildcards in braces."""
 
     results: Path

@@ -36,7 +36,7 @@ Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="also a folder name")]
 
 
-class Strict(BaseModel):
+class FrozenModel(BaseModel):
     """Settings that cannot be misspelt or changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
@@ -52,7 +52,7 @@ def _named_by_keys(group: dict[str, Any]) -> dict[str, Any]:
 NamedByKeys = AfterValidator(_named_by_keys)  # files carry the key, their rows the name
 
 
-class ModelConfig(Strict):
+class ModelConfig(FrozenModel):
     """Which model, from where, in which arithmetic."""
 
     name: Name
@@ -68,7 +68,7 @@ class ModelConfig(Strict):
     )
 
 
-class _Family(Strict):
+class _Family(FrozenModel):
     """A named choice with parameters, kept as a mapping and checked against the class that implements it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -123,7 +123,7 @@ class EvictionConfig(_Family):
         return self._build(POLICIES, "eviction policy")
 
 
-class TextConfig(Strict):
+class TextConfig(FrozenModel):
     """Plain text as calibration prompts: the end of each piece is held back as the continuation of its context.
 
     The tokens that need the context are those whose loss rises most without it: where only the first `sinks` tokens
@@ -142,7 +142,7 @@ class TextConfig(Strict):
     window: float = Field(default=0.1, gt=0, le=1)
 
 
-class CalibrationConfig(Strict):
+class CalibrationConfig(FrozenModel):
     """Prompts with known continuations: the first `n_profile` are profiled, the rest guide the search.
 
     They come from tasks, from plain text, or from both by turns.
@@ -173,7 +173,7 @@ class CalibrationConfig(Strict):
         return self.text is not None
 
 
-class ProfileConfig(Strict):
+class ProfileConfig(FrozenModel):
     """What one pass over the calibration prompts records."""
 
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
@@ -196,7 +196,7 @@ def _levels(levels: tuple[float, ...]) -> tuple[float, ...]:
     return levels
 
 
-class CurvesConfig(Strict):
+class CurvesConfig(FrozenModel):
     """How the loss rises as each KV cache alone keeps less."""
 
     levels: Annotated[tuple[Ratio, ...], AfterValidator(_levels)] = Field(
@@ -205,7 +205,7 @@ class CurvesConfig(Strict):
     batch_rows: int = Field(default=32, ge=1, description="KV caches and levels that replay a continuation together")
 
 
-class SearchConfig(Strict):
+class SearchConfig(FrozenModel):
     """The parameter search of the `baklava` allocator."""
 
     n_rounds: int = Field(default=8, ge=1, description="each tries 8 mappings per ratio, and learns from those before")
@@ -221,7 +221,7 @@ class SearchConfig(Strict):
         return None if self.memory_gib is None else self.memory_gib * 2**30
 
 
-class EvaluateConfig(Strict):
+class EvaluateConfig(FrozenModel):
     """Samples, protocol and batch size of an evaluation."""
 
     n_samples: int = Field(ge=1)
@@ -242,7 +242,7 @@ class EvaluateConfig(Strict):
     shards: int = Field(default=1, ge=1, description="jobs over which the workflow spreads the samples")
 
 
-class MeasureConfig(Strict):
+class MeasureConfig(FrozenModel):
     """Memory and speed of every cell by itself."""
 
     enabled: bool = Field(default=False, description="whether the workflow measures; `baklava measure` always does")
@@ -253,7 +253,7 @@ class MeasureConfig(Strict):
     seed: int = 0
 
 
-class SummaryConfig(Strict):
+class SummaryConfig(FrozenModel):
     """Statistics of the summary."""
 
     n_bootstrap: int = Field(default=2000, ge=100)
@@ -262,7 +262,7 @@ class SummaryConfig(Strict):
     seed: int = 0
 
 
-class ValidateConfig(Strict):
+class ValidateConfig(FrozenModel):
     """How far a profile can be relied on, and how well each estimator ranks."""
 
     enabled: bool = Field(default=False, description="whether the workflow validates; `baklava validate` always does")
@@ -276,7 +276,7 @@ class ValidateConfig(Strict):
     top: float = Field(default=0.3, gt=0, le=1, description="part of the KV caches that counts as the most important")
 
 
-class ClaimsConfig(Strict):
+class ClaimsConfig(FrozenModel):
     """Bars that an allocator is held to, per model, on the mean of the tasks; lossless is as in the summary."""
 
     enabled: bool = Field(default=False, description="whether the workflow judges; `baklava claims` always does")
@@ -304,14 +304,14 @@ def _n_bytes(value: Any) -> Any:
 Bytes = Annotated[int, BeforeValidator(_n_bytes), Field(ge=0)]
 
 
-class JobResources(Strict):
+class JobResources(FrozenModel):
     """What a job of the workflow asks for."""
 
     mem_mb: int = Field(ge=1, description="main memory; the n-th attempt asks for n times as much")
     runtime: int = Field(ge=1, description="minutes")
 
 
-class ResourcesConfig(Strict):
+class ResourcesConfig(FrozenModel):
     """Per rule, what its jobs ask for. A cluster grants and enforces it, a workstation does not look."""
 
     prompts: JobResources
@@ -323,7 +323,7 @@ class ResourcesConfig(Strict):
     validation: JobResources
 
 
-class PlanConfig(Strict):
+class PlanConfig(FrozenModel):
     """A memory cap, and what has to fit under it (`baklava plan`)."""
 
     gpu_memory: Annotated[Bytes, Field(ge=2**20)] | None = Field(default=None, description="none: that of the device")
@@ -343,7 +343,7 @@ def _without_password(uri: str) -> str:
     return uri
 
 
-class TrackingConfig(Strict):
+class TrackingConfig(FrozenModel):
     """Where MLflow keeps the runs."""
 
     enabled: bool = True
@@ -374,7 +374,7 @@ def _local(path: Any) -> Any:
     return path
 
 
-class ExperimentConfig(Strict):
+class ExperimentConfig(FrozenModel):
     """One experiment: models x tasks x (allocators x eviction policies) x ratios."""
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -434,8 +434,8 @@ class ExperimentConfig(Strict):
         """Every search that leaves a trace, as (model, allocator, eviction policy)."""
         if not self.compressed_ratios:
             return []
-        methods = [method for method in walk(self) if self.allocators[method[0]].build().searches]
-        return [(model, *method) for model in self.models for method in methods]
+        searched = [method for method in methods(self) if self.allocators[method[0]].build().searches]
+        return [(model, *method) for model in self.models for method in searched]
 
 
 def conf_folder() -> Path:
@@ -457,7 +457,7 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("Config search path")[0].split()) or type(error).__name__
 
 
-def check(model: type[Strict], values: Any, *, source: str) -> Any:
+def check(model: type[FrozenModel], values: Any, *, source: str) -> Any:
     """`values` as `model`; the first thing wrong with them becomes a one-line `UserError`."""
     try:
         return model.model_validate(values)
@@ -547,7 +547,7 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
         raise UserError(f"config ({folder}): {_first_line(error)}{hint}") from None
 
 
-def walk(groups: ExperimentConfig) -> Iterator[tuple[str, str]]:
+def methods(groups: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """Every method as (allocator, eviction policy)."""
     for allocator in groups.allocators:
         for eviction in groups.evictions:

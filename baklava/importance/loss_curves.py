@@ -18,8 +18,8 @@ from baklava.calibration.run import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.experiment.jobs import CurvesJob
 from baklava.experiment.schema import EvictionConfig
-from baklava.inference.continuation_loss import MeasuresLosses, Replay, check_losses
-from baklava.inference.stored_losses import KeptLosses
+from baklava.inference.continuation_loss import ContinuationLosses, LossSource, check_losses
+from baklava.inference.stored_losses import LossStore
 from baklava.models.load import load_model
 from baklava.system.tensors import read_tensors, write_tensors
 
@@ -32,7 +32,7 @@ HINT = "`baklava curves`"
 
 
 @dataclass(frozen=True, eq=False)
-class Curves:
+class LossCurves:
     """What it costs that one KV cache keeps the part `levels[k]` of the context, and all others everything.
 
     `rises` `[P, K, L, Hkv]`: the loss (nats per answer token) less that of the full cache, `full` `[P]`, per prompt.
@@ -73,7 +73,7 @@ class Curves:
         write_tensors(path, {"rises": self.rises, "full": self.full}, header, schema=SCHEMA, what=WHAT)
 
     @classmethod
-    def load(cls, path: Path, profile: Profile, eviction: EvictionConfig) -> Curves:
+    def load(cls, path: Path, profile: Profile, eviction: EvictionConfig) -> LossCurves:
         """Read the curves that go with a profile and a policy.
 
         Raises `UserError` for a missing, broken or newer file, and for curves of another model or policy.
@@ -113,7 +113,7 @@ def one_alone(shape: tuple[int, int], cache: tuple[int, int], level: float) -> B
 
 
 def measure_curves(
-    measured: MeasuresLosses, prompts: Sequence[Prompt], *, shape: tuple[int, int], levels: Sequence[float], label: str
+    measured: LossSource, prompts: Sequence[Prompt], *, shape: tuple[int, int], levels: Sequence[float], label: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """`rises` `[P, K, L, Hkv]` and `full` `[P]`: one prefill per prompt, then a row per level and KV cache.
 
@@ -136,8 +136,8 @@ def curves(job: CurvesJob) -> None:
     """
     calibration = Calibration.load(job.prompts)
     loaded = load_model(job.model)
-    replay = Replay(loaded, job.eviction.build(), batch_rows=job.curves.batch_rows, memory=0)
-    with KeptLosses.at(job.output.with_suffix(".losses"), job.model, job.eviction, lambda: replay) as kept:
+    replay = ContinuationLosses(loaded, job.eviction.build(), batch_rows=job.curves.batch_rows, memory=0)
+    with LossStore.at(job.output.with_suffix(".losses"), job.model, job.eviction, lambda: replay) as kept:
         rises, full = measure_curves(
             kept,
             (*calibration.profile, *calibration.search),
@@ -155,4 +155,4 @@ def curves(job: CurvesJob) -> None:
         "policy": job.eviction.model_dump(mode="json"),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
-    Curves(job.model.name, job.eviction.name, job.curves.levels, rises, full, meta).save(job.output)
+    LossCurves(job.model.name, job.eviction.name, job.curves.levels, rises, full, meta).save(job.output)

@@ -19,14 +19,14 @@ from baklava.calibration.run import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.experiment.jobs import ProfileJob
 from baklava.experiment.schema import ProfileConfig
-from baklava.models.files import content
+from baklava.models.files import model_fingerprint
 from baklava.models.load import LoadedModel, load_model
 from baklava.profiling.recorder import Recorder
 from baklava.system.fingerprint import fingerprint
 from baklava.system.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from baklava.importance.loss_curves import Curves
+    from baklava.importance.loss_curves import LossCurves
 
 SCHEMA = 3
 HEADS = "head_importance."
@@ -45,7 +45,7 @@ class Profile:
     head_importance: dict[str, NDArray[np.float32]]
     layer_importance: NDArray[np.float32]
     meta: dict[str, Any] = field(default_factory=dict)
-    curves: Curves | None = None
+    curves: LossCurves | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -123,7 +123,7 @@ def profile(job: ProfileJob) -> None:
     meta = {
         "path": job.model.path,
         "revision": job.model.revision,
-        "content": content(job.model),
+        "content": model_fingerprint(job.model),
         "dtype": job.model.dtype,
         "calibration": calibration.fingerprint,
         "settings": job.profile.model_dump(mode="json"),

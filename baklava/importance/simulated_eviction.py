@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baklava.cache.attention.dense import MOST_SCORES, soft_cap
+from baklava.cache.attention.dense import MAX_SCORES, soft_cap
 
 
 def simulated_eviction(
@@ -22,7 +22,7 @@ def simulated_eviction(
     """Attention outputs `[Hq, N, D]` under eviction, and the attention `[Hq, N]` that falls on what is evicted.
 
     `query` `[Hq, N, D]` are the queries at `positions` `[N]`, `key` and `value` `[Hkv, T, D]` those of all tokens. A
-    query sees the first `sinks` entries and the `window` last ones up to its own. No more than `MOST_SCORES` scores
+    query sees the first `sinks` entries and the `window` last ones up to its own. No more than `MAX_SCORES` scores
     are held at a time, in float32, of one KV head.
     """
     n_heads, n_queries, _ = query.shape
@@ -30,7 +30,7 @@ def simulated_eviction(
     group = n_heads // n_kv_heads
     evicted = query.new_empty(n_heads, n_queries, value.shape[-1], dtype=torch.float32)
     far_mass = query.new_empty(n_heads, n_queries, dtype=torch.float32)
-    step = max(1, MOST_SCORES // (group * length))
+    step = max(1, MAX_SCORES // (group * length))
     for start in range(0, n_queries, step):
         some = slice(start, start + step)
         asking = positions[some, None]  # [n, 1]

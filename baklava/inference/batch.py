@@ -18,12 +18,12 @@ from baklava.eviction import EvictionPolicy
 from baklava.models.load import LoadedModel
 
 # So many logits are held at a time where the loss of a text is measured.
-MOST_LOGITS = 2**26
+MAX_LOGITS = 2**26
 IGNORED = -100  # no target
 
 
 @dataclass
-class Sequences:
+class BatchState:
     """Rows of a batch and what they have read: a cache, real lengths `[B]`, and which positions are tokens `[B, T]`.
 
     `mask` is None where no row has padding. Where the rotation depends on the length of a text, all rows are rotated as
@@ -85,7 +85,7 @@ class Sequences:
         if rows:
             self.lengths[torch.tensor(rows, device=self.lengths.device)] = 0
 
-    def append_rows(self, other: Sequences) -> None:
+    def append_rows(self, other: BatchState) -> None:
         """Take in the rows of others after the own ones; the shorter get padding before them."""
         lengths = [one.cache.get_seq_length() for one in (self, other)]
         if self.mask is not None or other.mask is not None or lengths[0] != lengths[1]:
@@ -109,7 +109,7 @@ def prefill(
     policies: Sequence[EvictionPolicy],
     length: int | None = None,
     chunk: int | None = None,
-) -> Sequences:
+) -> BatchState:
     """Full caches of contexts, watched by the eviction policies that will compress them.
 
     `length` is that of the longest text, with all that is read after its context; only models whose rotation depends on
@@ -127,7 +127,7 @@ def prefill(
         padding = torch.tensor([longest - n for n in lengths])
         cache, step = ContextCache(model.model.config, policies, longest, padding), chunk
     none = torch.zeros(len(contexts), dtype=torch.int64, device=model.device)
-    sequences = Sequences(cache, none, None, rotations.pop())
+    sequences = BatchState(cache, none, None, rotations.pop())
     for start in range(0, longest, step):
         begins = [start - longest + n for n in lengths]  # of each row, whose first tokens may come in a later chunk
         part = [one[max(0, at) : max(0, at + step)] for one, at in zip(contexts, begins, strict=True)]
@@ -135,15 +135,15 @@ def prefill(
     return sequences
 
 
-def compressed(
+def compress_rows(
     model: LoadedModel,
-    prefilled: Sequences,
+    prefilled: BatchState,
     budgets: Sequence[Budgets],
     policies: Sequence[EvictionPolicy],
     contexts: Sequence[int] | None = None,
     *,
     share: bool = False,
-) -> Sequences:
+) -> BatchState:
     """One row per budget, each from one of the prefilled contexts (the first where none is named).
 
     With `share`, KV caches that a row keeps whole read the prefilled ones instead of copying them.
@@ -154,10 +154,10 @@ def compressed(
     cache = BudgetedCache.from_context(config, prefilled.cache, budgets, policies, contexts=source, share=share)
     here = source.to(model.device)
     mask = None if prefilled.mask is None else prefilled.mask[here]
-    return Sequences(cache, prefilled.lengths[here], mask, prefilled.rotated_for)
+    return BatchState(cache, prefilled.lengths[here], mask, prefilled.rotated_for)
 
 
-def continuation_losses(model: LoadedModel, rows: Sequences, question: Sequence[int], answer: Sequence[int]) -> Tensor:
+def continuation_losses(model: LoadedModel, rows: BatchState, question: Sequence[int], answer: Sequence[int]) -> Tensor:
     """Mean negative log-likelihood of the same answer's tokens in every row, `[B]`; the rows read it."""
     n_rows = len(rows.lengths)
     return answer_losses(model, rows, [question] * n_rows, [answer] * n_rows)
@@ -165,11 +165,11 @@ def continuation_losses(model: LoadedModel, rows: Sequences, question: Sequence[
 
 @torch.inference_mode()
 def answer_losses(
-    model: LoadedModel, rows: Sequences, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    model: LoadedModel, rows: BatchState, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> Tensor:
     """Mean negative log-likelihood of each row's answer after its question, `[B]`; neither may be empty.
 
-    Read in as many steps as keep the logits below `MOST_LOGITS`.
+    Read in as many steps as keep the logits below `MAX_LOGITS`.
     """
     ids = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]
     n = max(map(len, ids)) - 1  # columns to read; shorter rows begin later
@@ -178,7 +178,7 @@ def answer_losses(
     for row, answer in enumerate(answers):
         targets[row, n - len(answer) :] = torch.tensor(answer)
     targets = targets.to(model.device)
-    step = max(1, MOST_LOGITS // (len(ids) * model.model.config.get_text_config(decoder=True).vocab_size))
+    step = max(1, MAX_LOGITS // (len(ids) * model.model.config.get_text_config(decoder=True).vocab_size))
     totals = torch.zeros(len(ids), device=model.device)
     start = 0
     while start < n:

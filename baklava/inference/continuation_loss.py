@@ -16,17 +16,17 @@ from baklava.calibration.run import Prompt
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.experiment.jobs import AllocateJob
-from baklava.inference.batch import Sequences, compressed, continuation_losses, prefill
+from baklava.inference.batch import BatchState, compress_rows, continuation_losses, prefill
 from baklava.models.load import LoadedModel
 
-MEMORY_PART = 0.5  # of the memory that is free, for contexts that are kept; the rest is for the rows
+MEMORY_FRACTION = 0.5  # of the memory that is free, for contexts that are kept; the rest is for the rows
 
 
 @dataclass(frozen=True)
 class _Read:
     """A prompt whose context was read."""
 
-    context: Sequences
+    context: BatchState
     question: list[int]
     answer: list[int]
 
@@ -37,7 +37,7 @@ class _Read:
         return sum(one.nbytes for layer in layers for one in (layer.keys, layer.values) if one is not None)
 
 
-class Replay:
+class ContinuationLosses:
     """Losses of continuations under compressed caches, many caches over one shared prefill.
 
     Contexts are kept for the next call as long as they fit into `memory` bytes, by default half of what is free now;
@@ -48,11 +48,11 @@ class Replay:
         self.loaded = loaded
         self._policy = policy
         self._batch_rows = batch_rows
-        self._room = MEMORY_PART * loaded.free_memory() if memory is None else memory
+        self._room = MEMORY_FRACTION * loaded.free_memory() if memory is None else memory
         self._kept: dict[Prompt, _Read] = {}
 
     @classmethod
-    def of(cls, job: AllocateJob, loaded: LoadedModel) -> Replay:
+    def of(cls, job: AllocateJob, loaded: LoadedModel) -> ContinuationLosses:
         """With the policy and the settings of a job that searches."""
         return cls(loaded, job.eviction.build(), batch_rows=job.search.batch_rows, memory=job.search.memory)
 
@@ -74,7 +74,7 @@ class Replay:
             ) from None
 
     def _rows(self, read: _Read, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        cache = compressed(self.loaded, read.context, budgets, [self._policy] * len(budgets), share=True)
+        cache = compress_rows(self.loaded, read.context, budgets, [self._policy] * len(budgets), share=True)
         return continuation_losses(self.loaded, cache, read.question, read.answer).double().numpy()
 
     def _read(self, prompt: Prompt) -> _Read:
@@ -102,8 +102,8 @@ def check_losses(losses: ArrayLike, *, model: str) -> None:
         )
 
 
-class MeasuresLosses(Protocol):
-    """A `Replay`, what keeps its losses, or a stand-in."""
+class LossSource(Protocol):
+    """A `ContinuationLosses`, what keeps its losses, or a stand-in."""
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Mean loss per answer token of a prompt under each of the budgets."""

@@ -10,18 +10,18 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from baklava.inference.batch import Sequences
+from baklava.inference.batch import BatchState
 from baklava.models.chat import chat_template
 from baklava.models.load import LoadedModel
 
 # Rows that have ended leave the batch once they are so large a part of it; sooner costs more copying than it saves.
-ENDED_PART = 0.25
+ENDED_FRACTION = 0.25
 
 What = TypeVar("What")
 
 
 @dataclass
-class Row(Generic[What]):
+class DecodingRow(Generic[What]):
     """An answer under way to `what`: its tokens so far, its part of the seconds that it took."""
 
     what: What
@@ -32,25 +32,25 @@ class Row(Generic[What]):
     ended: bool = False
 
 
-class Pool(Generic[What]):
+class DecodingBatch(Generic[What]):
     """Rows that are decoded together, each until an end token or its number of tokens."""
 
     def __init__(self, model: LoadedModel):
         self._model = model
-        self._sequences: Sequences | None = None
-        self._rows: list[Row[What]] = []  # of the batch; those that have ended stay for a while
+        self._sequences: BatchState | None = None
+        self._rows: list[DecodingRow[What]] = []  # of the batch; those that have ended stay for a while
         self._stop = _stop_tokens(model)
         self._stop_line = self._stop | set(model.encoder.ids("\n")[-1:])
 
     @property
-    def going(self) -> list[Row[What]]:
+    def going(self) -> list[DecodingRow[What]]:
         """The rows that have not ended."""
         return [row for row in self._rows if not row.ended]
 
     @torch.inference_mode()
     def add(
-        self, sequences: Sequences, questions: Sequence[Sequence[int]], rows: Sequence[Row[What]]
-    ) -> list[Row[What]]:
+        self, sequences: BatchState, questions: Sequence[Sequence[int]], rows: Sequence[DecodingRow[What]]
+    ) -> list[DecodingRow[What]]:
         """Read the questions of new rows and decode them with the others; returns those that end at once."""
         if not rows:
             return []
@@ -70,7 +70,7 @@ class Pool(Generic[What]):
         return ended
 
     @torch.inference_mode()
-    def step(self) -> list[Row[What]]:
+    def step(self) -> list[DecodingRow[What]]:
         """One more token of every row; returns the rows that end with it. Where memory runs out, none has ended."""
         if not self._rows:
             return []
@@ -87,7 +87,7 @@ class Pool(Generic[What]):
         _share(rows, started)
         return ended
 
-    def _chosen(self, rows: Sequence[Row[What]], logits: Tensor) -> list[Row[What]]:
+    def _chosen(self, rows: Sequence[DecodingRow[What]], logits: Tensor) -> list[DecodingRow[What]]:
         """Take the likeliest token of every row that goes on; returns those that end."""
         going = [(row, token) for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True) if not row.ended]
         for row, token in going:
@@ -101,13 +101,13 @@ class Pool(Generic[What]):
         """Rows that have ended leave, once they are many."""
         going = [place for place, row in enumerate(self._rows) if not row.ended]
         n_ended = len(self._rows) - len(going)
-        if n_ended and n_ended >= ENDED_PART * len(self._rows):
+        if n_ended and n_ended >= ENDED_FRACTION * len(self._rows):
             assert self._sequences is not None
             self._sequences.select_rows(torch.tensor(going, device=self._model.device))
             self._rows = [self._rows[place] for place in going]
 
 
-def _share(rows: Sequence[Row[What]], started: float) -> None:
+def _share(rows: Sequence[DecodingRow[What]], started: float) -> None:
     """Add to the seconds of every row its part of those since `started`."""
     part = (time.perf_counter() - started) / len(rows)
     for row in rows:

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from baklava.budgets import Budgets
 from baklava.calibration.run import Prompt
 from baklava.experiment.schema import EvictionConfig, ModelConfig
-from baklava.inference.continuation_loss import Replay
+from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import identity
 from baklava.search.local_search import Shares
-from baklava.system.append_log import Store
+from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
 
 # Part of what losses are known by: raise it with a change after which they may be others.
@@ -31,14 +31,16 @@ def as_saved(loss: float) -> float | None:
     return float(loss) if np.isfinite(loss) else None
 
 
-class KeptLosses:
-    """What a `Replay` measures, kept in a store under a fingerprint of all that determines it.
+class LossStore:
+    """What a `ContinuationLosses` measures, kept in a store under a fingerprint of all that determines it.
 
     What is no number counts as infinite. `seconds` is what measuring took, now or earlier. The model is loaded, by
     `replay`, only for what the store does not hold.
     """
 
-    def __init__(self, store: Store, model: ModelConfig, eviction: EvictionConfig, replay: Callable[[], Replay]):
+    def __init__(
+        self, store: AppendLog, model: ModelConfig, eviction: EvictionConfig, replay: Callable[[], ContinuationLosses]
+    ):
         policy = eviction.build()
         self._name = fingerprint(VERSION, identity(model), [policy.family, asdict(policy)])
         self._store = store
@@ -48,10 +50,10 @@ class KeptLosses:
     @classmethod
     @contextmanager
     def at(
-        cls, path: Path, model: ModelConfig, eviction: EvictionConfig, replay: Callable[[], Replay]
-    ) -> Iterator[KeptLosses]:
+        cls, path: Path, model: ModelConfig, eviction: EvictionConfig, replay: Callable[[], ContinuationLosses]
+    ) -> Iterator[LossStore]:
         """In the store at `path`, for one process at a time."""
-        store = Store(path, alone=True)
+        store = AppendLog(path, alone=True)
         try:
             yield cls(store, model, eviction, replay)
         finally:
@@ -75,7 +77,7 @@ class KeptLosses:
 class MeanLosses:
     """`refinement.Losses` of allocations: means over prompts."""
 
-    def __init__(self, kept: KeptLosses, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
+    def __init__(self, kept: LossStore, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
         self._kept = kept
         self._prompts = prompts
         self._shape = shape

@@ -6,12 +6,25 @@ import copy
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 PROBES = ("a", "1", ".")  # texts of a token or two
 ANCHORS = ("\n", ".", "a", "1")  # stand before a text that goes on, so that it is not taken for a beginning
+
+
+class Tokens(NamedTuple):
+    """What is compressed, what is read after it, and the answer, where it is not generated but read too."""
+
+    context: list[int]
+    question: list[int]
+    answer: list[int]
+
+    @classmethod
+    def of(cls, context: list[int], question: list[int], answer: list[int]) -> Tokens:
+        """At least one token is read after compression, though it be the end of the context."""
+        return cls(context, question, answer) if question else cls(context[:-1], context[-1:], answer)
 
 
 class Encoder:

@@ -52,7 +52,7 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
             )
 
 
-def content(model: ModelConfig) -> str | None:
+def model_fingerprint(model: ModelConfig) -> str | None:
     """What stands for the files: a fingerprint of them where they are in a folder here, else the revision."""
     folder = model_folder(model.path)
     if folder is None or not folder.is_dir():

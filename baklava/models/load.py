@@ -32,7 +32,7 @@ from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.schema import ModelConfig
 from baklava.models import model_folder
 from baklava.models.encoder import Encoder
-from baklava.models.files import content
+from baklava.models.files import model_fingerprint
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def resolve(config: ModelConfig) -> str:
 def identity(config: ModelConfig) -> dict[str, Any]:
     """What tells a model from others: where it comes from, its arithmetic, its files where they are at hand."""
     at_hand = Path(resolve(config)).is_dir()
-    return {"content": content(config), "path": "" if at_hand else config.path, "dtype": config.dtype}
+    return {"content": model_fingerprint(config), "path": "" if at_hand else config.path, "dtype": config.dtype}
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -137,7 +137,9 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
-        raise UserError(f"model {config.name}: cannot load the tokenizer from {config.path}: {line(error)}") from None
+        raise UserError(
+            f"model {config.name}: cannot load the tokenizer from {config.path}: {first_line(error)}"
+        ) from None
 
 
 def load_config(config: ModelConfig) -> PreTrainedConfig:
@@ -147,7 +149,7 @@ def load_config(config: ModelConfig) -> PreTrainedConfig:
             resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
-        raise UserError(f"model {config.name}: cannot read the config of {config.path}: {line(error)}") from None
+        raise UserError(f"model {config.name}: cannot read the config of {config.path}: {first_line(error)}") from None
 
 
 def load_model(config: ModelConfig) -> LoadedModel:
@@ -170,7 +172,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
-        raise UserError(f"model {config.name}: cannot load {config.path}: {line(error)}") from None
+        raise UserError(f"model {config.name}: cannot load {config.path}: {first_line(error)}") from None
     nn.Module.to(model, device)
     loaded = LoadedModel(config.name, model.eval(), tokenizer, config.chat_template_kwargs)
     _probe(loaded)
@@ -196,7 +198,7 @@ def _probe(loaded: LoadedModel) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model that is not made for this may raise
-        raise UserError(f"model {loaded.name}: cannot read a text with it: {line(error)}") from None
+        raise UserError(f"model {loaded.name}: cannot read a text with it: {first_line(error)}") from None
 
 
 def _device(config: ModelConfig) -> str:
@@ -210,7 +212,7 @@ def _device(config: ModelConfig) -> str:
     return config.device
 
 
-def line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what went wrong, and what a user can do about foreign code."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if "trust_remote_code" in str(error):

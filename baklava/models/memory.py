@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from baklava.models.shape import ModelShape
 
-# Ragged storage against what its entries take, and room that the entries of new tokens grow into (`baklava.cache.budgeted`).
+# Ragged storage against what its entries take, and room that the entries of new tokens grow into
+# (`baklava.cache.budgeted`).
 KV_OVERHEAD = 1.02
 TAIL_ROOM = 1.25
 

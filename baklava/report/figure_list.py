@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from baklava.experiment.schema import ExperimentConfig, walk
+from baklava.experiment.schema import ExperimentConfig, methods
 
 ALL = "all"  # as a label: of no single model, task or method
 
@@ -78,5 +78,5 @@ def _search(config: ExperimentConfig) -> Iterator[ReportFigure]:
 
 def _method(config: ExperimentConfig) -> str:
     """The one method of the experiment, or all."""
-    methods = list(walk(config))
-    return " / ".join(methods[0]) if len(methods) == 1 else ALL
+    first, *others = methods(config)
+    return ALL if others else " / ".join(first)

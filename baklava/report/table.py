@@ -21,7 +21,7 @@ from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.experiment.overrides import chosen, joined
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 
 MEGABYTE = 1e6
@@ -35,7 +35,7 @@ def print_table(overrides: Sequence[str], form: Form = "text") -> None:
     Raises `UserError`, with the command that makes them, where there are no results.
     """
     config = compose(overrides)
-    layout = Layout(config.results, config.name)
+    layout = ExperimentPaths(config.results, config.name)
     _check_there(layout, overrides)
     headline = Headline.load(layout.headline)
     grid = scores(headline)
@@ -49,7 +49,7 @@ def print_table(overrides: Sequence[str], form: Form = "text") -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """A cell of the table; `best` of its row."""
 
     text: str
@@ -57,12 +57,12 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextTable:
     """Rows of cells under columns, in blocks; the first `n_names` columns hold words, the others numbers."""
 
     columns: tuple[str, ...]
     n_names: int
-    blocks: tuple[tuple[tuple[Cell, ...], ...], ...]
+    blocks: tuple[tuple[tuple[TableCell, ...], ...], ...]
 
     def terminal(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -97,7 +97,7 @@ def _escaped(text: str) -> str:
     return re.sub(r"([&%$#_{}])", r"\\\1", text)
 
 
-def scores(headline: Headline) -> Grid:
+def scores(headline: Headline) -> TextTable:
     """A row per model and ratio, a column per allocator; the best score of a row is marked."""
     methods = [(one.allocator, one.eviction) for model in headline.models.values() for one in model.methods]
     allocators = sorted({allocator for allocator, _ in methods}, key=lambda name: (name != UNIFORM, name))
@@ -108,14 +108,14 @@ def scores(headline: Headline) -> Grid:
         eviction = ("none",) if several else ()
         blank = ("",) * len(allocators)
         first = (model, *eviction, "0", f"{figures.full:.3f}", *blank, _megabytes(figures.kv_bytes_full))
-        rows = [tuple(map(Cell, first))]
+        rows = [tuple(map(TableCell, first))]
         for line in _lines(figures, allocators):
-            rows.append((Cell(""), *(line if several else line[1:])))
+            rows.append((TableCell(""), *(line if several else line[1:])))
         blocks.append(tuple(rows))
-    return Grid((*names, "ratio", "full", *allocators, "KV MB"), len(names), tuple(blocks))
+    return TextTable((*names, "ratio", "full", *allocators, "KV MB"), len(names), tuple(blocks))
 
 
-def _lines(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[Cell, ...]]:
+def _lines(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[TableCell, ...]]:
     """Cells of the rows with compression, the eviction policy first."""
     rows: dict[tuple[str, float], dict[str, RatioFigures]] = defaultdict(dict)
     for method in figures.methods:
@@ -126,11 +126,11 @@ def _lines(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[C
         cells = [_score(found.get(allocator), best) for allocator in allocators]
         memory = max(one.kv_bytes for one in found.values())  # they differ by rounding to whole entries at most
         names = (eviction, f"{ratio:g}", f"{figures.full:.3f}")
-        yield (*map(Cell, names), *cells, Cell(_megabytes(memory)))
+        yield (*map(TableCell, names), *cells, TableCell(_megabytes(memory)))
 
 
-def _score(one: RatioFigures | None, best: float) -> Cell:
-    return Cell("") if one is None else Cell(f"{one.score:.3f}", one.score == best)
+def _score(one: RatioFigures | None, best: float) -> TableCell:
+    return TableCell("") if one is None else TableCell(f"{one.score:.3f}", one.score == best)
 
 
 def _megabytes(n_bytes: float) -> str:
@@ -147,7 +147,7 @@ def lossless_lines(headline: Headline) -> list[str]:
     return lines
 
 
-def estimator_lines(headline: Headline, layout: Layout) -> list[str]:
+def estimator_lines(headline: Headline, layout: ExperimentPaths) -> list[str]:
     """What the parameter search chose per model and ratio; nothing where no method searches."""
     lines = []
     for model, figures in headline.models.items():
@@ -165,7 +165,7 @@ def estimator_lines(headline: Headline, layout: Layout) -> list[str]:
     return ["Estimator that the search chose", *lines] if lines else []
 
 
-def _check_there(layout: Layout, overrides: Sequence[str]) -> None:
+def _check_there(layout: ExperimentPaths, overrides: Sequence[str]) -> None:
     for path in (layout.summary_parquet, layout.headline):
         if not path.is_file():
             raise UserError(f"{path}: no results yet; {_how(overrides)}")
@@ -185,7 +185,7 @@ def _snakemake_config(overrides: Sequence[str]) -> str:
     return f"--config {experiment}" + (f" overrides={in_quotes}" if others else "")
 
 
-def _tasks(layout: Layout) -> str:
+def _tasks(layout: ExperimentPaths) -> str:
     summary = read_summary(layout.summary_parquet)
     tasks = list(dict.fromkeys(summary["task"]))
     counts = sorted(set(summary["n"]))
@@ -193,7 +193,7 @@ def _tasks(layout: Layout) -> str:
     return f"{', '.join(tasks)} ({samples} samples each)"
 
 
-def _where(layout: Layout, overrides: Sequence[str]) -> list[str]:
+def _where(layout: ExperimentPaths, overrides: Sequence[str]) -> list[str]:
     plain = list(overrides) == [f"experiment={layout.experiment}"]
     report = f"snakemake {_snakemake_config(overrides)} --report {shlex.quote(str(layout.snakemake_report))}"
     places: dict[str, str | Path] = {

@@ -16,11 +16,11 @@ Shares = NDArray[np.float64]  # [N], one per KV cache
 # Mean losses of some allocations per ratio: one call, so that one prefill per prompt serves all of them.
 Losses = Callable[[Mapping[float, Sequence[Shares]]], Mapping[float, NDArray[np.float64]]]
 
-LEAST = 1e-9  # a smaller part of a share is none
+MIN_SHARE = 1e-9  # a smaller part of a share is none
 
 
 @dataclass(frozen=True)
-class Trial:
+class Candidate:
     """An allocation that was tried, how it came about, and its mean loss on the search prompts."""
 
     move: str
@@ -29,21 +29,21 @@ class Trial:
 
 
 @dataclass
-class Refinement:
+class LocalSearch:
     """One ratio: all allocations tried so far, the `n_starts` starts first, and the step of the next round."""
 
-    trials: list[Trial]
+    trials: list[Candidate]
     n_starts: int
     step: float
     floor: float
 
     @property
-    def start(self) -> Trial:
+    def start(self) -> Candidate:
         """The start that loses least."""
         return min(self.trials[: self.n_starts], key=lambda trial: trial.loss)
 
     @property
-    def best(self) -> Trial:
+    def best(self) -> Candidate:
         """The allocation at hand: the first of those that lose least."""
         return min(self.trials, key=lambda trial: trial.loss)
 
@@ -64,19 +64,19 @@ class Refinement:
         up, down = self.room()
         at_hand, n = self.best.shares, len(up)
         return [
-            *(at_hand + up[i] * (np.arange(n) == i) for i in np.flatnonzero(up > LEAST)),
-            *(at_hand - down[i] * (np.arange(n) == i) for i in np.flatnonzero(down > LEAST)),
+            *(at_hand + up[i] * (np.arange(n) == i) for i in np.flatnonzero(up > MIN_SHARE)),
+            *(at_hand - down[i] * (np.arange(n) == i) for i in np.flatnonzero(down > MIN_SHARE)),
         ]
 
     def proposals(self, losses: NDArray[np.float64], *, label: str) -> dict[str, Shares]:
         """Less and more budget moved, from those that lose least to those that gain most; `losses` of the probes."""
         up, down = self.room()
-        n_up = int((up > LEAST).sum())
+        n_up = int((up > MIN_SHARE).sum())
         best = self.best.loss
         rises = np.subtract(losses, best, out=np.zeros_like(losses), where=losses != best)  # inf - inf: no rise
         gains, costs = np.full(len(up), -np.inf), np.full(len(up), np.inf)  # per unit of share
-        gains[up > LEAST] = -rises[:n_up] / up[up > LEAST]
-        costs[down > LEAST] = rises[n_up:] / down[down > LEAST]
+        gains[up > MIN_SHARE] = -rises[:n_up] / up[up > MIN_SHARE]
+        costs[down > MIN_SHARE] = rises[n_up:] / down[down > MIN_SHARE]
         sizes = self.step * 2.0 ** np.arange(-1, np.log2(len(up)))
         return {
             f"{label}, {size:.4g}": np.clip(
@@ -95,13 +95,13 @@ def _spread(size: float, room: Shares, *, by: NDArray[np.float64]) -> Shares:
     return amounts
 
 
-def _trials(tried: Mapping[str, Shares], losses: NDArray[np.float64]) -> list[Trial]:
-    return [Trial(move, shares, float(loss)) for (move, shares), loss in zip(tried.items(), losses, strict=True)]
+def _trials(tried: Mapping[str, Shares], losses: NDArray[np.float64]) -> list[Candidate]:
+    return [Candidate(move, shares, float(loss)) for (move, shares), loss in zip(tried.items(), losses, strict=True)]
 
 
 def refine(
     starts: Mapping[float, Mapping[str, Shares]], losses: Losses, *, rounds: int, step: float, floor: float
-) -> dict[float, Refinement]:
+) -> dict[float, LocalSearch]:
     """Refine the best of each ratio's starts, all ratios side by side.
 
     A round probes every KV cache, then tries moves of several sizes and goes on from the best if it loses less than
@@ -113,7 +113,7 @@ def refine(
 
     measured = measure(starts)
     found = {
-        ratio: Refinement(_trials(tried, measured[ratio]), len(tried), step, floor) for ratio, tried in starts.items()
+        ratio: LocalSearch(_trials(tried, measured[ratio]), len(tried), step, floor) for ratio, tried in starts.items()
     }
     for number in range(1, rounds + 1):
         probed = losses({ratio: one.probes() for ratio, one in found.items()})

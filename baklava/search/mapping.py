@@ -13,15 +13,15 @@ from optuna.trial import Trial
 from tqdm import tqdm
 
 from baklava.allocation import Allocator, Fitted, budgets_of
-from baklava.allocation.base import Point
+from baklava.allocation.base import SearchPoint
 from baklava.budgets import Budgets
 from baklava.calibration.run import Calibration, Prompt
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance.profile import Profile
-from baklava.inference.continuation_loss import MeasuresLosses, Replay, check_losses, prefill_seconds
-from baklava.inference.stored_losses import KeptLosses, MeanLosses, as_saved
+from baklava.inference.continuation_loss import ContinuationLosses, LossSource, check_losses, prefill_seconds
+from baklava.inference.stored_losses import LossStore, MeanLosses, as_saved
 from baklava.models.load import identity, load_model
-from baklava.search.local_search import Refinement, refine
+from baklava.search.local_search import LocalSearch, refine
 from baklava.search.study import ROUND, Study, journal
 from baklava.search.trace import Cost, trace
 from baklava.system.fingerprint import fingerprint
@@ -31,9 +31,9 @@ VERSION = 2
 
 # Parts of the prompts after which trials drop out, and the part of what got as far that a trial must be among: the half
 # after a quarter of the prompts, which tells the bad ones; then the best quarter, by when ranks hardly change any more.
-STAGES = {0.25: 0.5, 0.5: 0.25, 1.0: 1.0}
+PRUNING_STAGES = {0.25: 0.5, 0.5: 0.25, 1.0: 1.0}
 SEE_ALL = 2  # the first trials, uniform and the mapping as configured, see every prompt
-LOSSY = 0.005  # nats per token beyond the full cache's loss from which on a searched mapping is refined
+REFINE_ABOVE = 0.005  # nats per token beyond the full cache's loss from which on a searched mapping is refined
 STEP = 0.05  # share that a KV cache gains or gives in the first round of it
 NEIGHBOURS = 2  # other ratios, the nearest ones, whose best mapping is tried
 
@@ -69,7 +69,7 @@ class Search:
         self._studies = studies
         self._prompts = prompts
 
-    def round(self, replay: MeasuresLosses, progress: tqdm) -> None:
+    def round(self, replay: LossSource, progress: tqdm) -> None:
         """Ask every study for new trials and run them."""
         running = {ratio: self._asked(ratio) for ratio in self._studies}
         seen = 0
@@ -87,12 +87,12 @@ class Search:
                 progress.update(len(some) - len(running[ratio]))
             self._show(progress)
 
-    def loss_full(self, replay: MeasuresLosses) -> float:
+    def loss_full(self, replay: LossSource) -> float:
         """Of the full cache."""
         full = Budgets.uniform(n_layers=self._profile.n_layers, n_kv_heads=self._profile.n_kv_heads, ratio=0.0)
         return fmean(float(replay.losses(prompt, [full])[0]) for prompt in self._prompts)
 
-    def budgets(self, ratio: float, point: Point) -> Budgets:
+    def budgets(self, ratio: float, point: SearchPoint) -> Budgets:
         return budgets_of(self._allocator.at(point), self._profile, ratio)
 
     def _asked(self, ratio: float) -> list[_Running]:
@@ -102,7 +102,7 @@ class Search:
         trials = [study.ask(next(points, None)) for _ in range(ROUND)]
         return [_Running(trial, self.budgets(ratio, trial.params)) for trial in trials]
 
-    def _wanted(self, ratio: float) -> Iterator[Point]:
+    def _wanted(self, ratio: float) -> Iterator[SearchPoint]:
         """The allocator's first points, then the best of the nearest ratios, unless they were tried."""
         tried = [one.params for one in self._studies[ratio].trials]
         points = list(self._allocator.starts(self._profile))
@@ -140,7 +140,7 @@ class Search:
 
 def _stops(n_prompts: int) -> dict[int, float]:
     """Numbers of prompts after which trials drop out, and the better part that goes on."""
-    return {max(1, round(seen * n_prompts)): part for seen, part in STAGES.items()}
+    return {max(1, round(seen * n_prompts)): part for seen, part in PRUNING_STAGES.items()}
 
 
 def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
@@ -160,11 +160,11 @@ def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -
             for ratio in job.budgets
         }
         search = Search(allocator, profile, studies, calibration.search)
-        replay = cache(lambda: Replay.of(job, load_model(job.model)))
+        replay = cache(lambda: ContinuationLosses.of(job, load_model(job.model)))
         _run(job, search, studies, calibration.search, replay)
     budgets = {ratio: _winner(job, search, ratio, study) for ratio, study in studies.items()}
     rounds = allocator.refinement_rounds
-    lossy = {ratio: one for ratio, one in budgets.items() if rounds and _excess(one) > LOSSY}
+    lossy = {ratio: one for ratio, one in budgets.items() if rounds and _excess(one) > REFINE_ABOVE}
     refined, seconds = _refined(job, lossy, replay, calibration.search, rounds) if lossy else ({}, 0.0)
     cost = Cost.of(studies.values(), n_prompts=len(calibration.search), n_refined=len(lossy), refined_in=seconds)
     cost.save(job.cost)
@@ -175,7 +175,7 @@ def searched_budgets(job: AllocateJob, allocator: Allocator, profile: Profile) -
 def _refined(
     job: AllocateJob,
     lossy: Mapping[float, Budgets],
-    replay: Callable[[], Replay],
+    replay: Callable[[], ContinuationLosses],
     prompts: Sequence[Prompt],
     rounds: int,
 ) -> tuple[dict[float, Budgets], float]:
@@ -184,7 +184,7 @@ def _refined(
     name = f"refine {job.model.name} {job.allocator.name}"
     with (
         tqdm(total=len(prompts) * (1 + 2 * rounds), desc=name, unit="prompt") as progress,
-        KeptLosses.at(job.losses, job.model, job.eviction, replay) as kept,
+        LossStore.at(job.losses, job.model, job.eviction, replay) as kept,
     ):
         losses = MeanLosses(kept, prompts, shape, progress)
         starts = {ratio: {"searched": one.shares.ravel()} for ratio, one in lossy.items()}
@@ -197,7 +197,7 @@ def _excess(budgets: Budgets) -> float:
     return budgets.provenance["loss"] - budgets.provenance["loss_full"]
 
 
-def _moved(budgets: Budgets, refined: Refinement) -> Budgets:
+def _moved(budgets: Budgets, refined: LocalSearch) -> Budgets:
     if refined.best is refined.start:
         return budgets
     return Budgets.from_shares(
@@ -231,7 +231,7 @@ def _run(
     search: Search,
     studies: Mapping[float, Study],
     prompts: Sequence[Prompt],
-    replay: Callable[[], Replay],
+    replay: Callable[[], ContinuationLosses],
 ) -> None:
     """The rounds that the journal does not hold yet; the model is loaded only if there are any."""
     n_rounds = job.search.n_rounds
@@ -254,7 +254,7 @@ def _run(
                 study.save(facts)
 
 
-def _loss_full(job: AllocateJob, search: Search, replay: Replay) -> float:
+def _loss_full(job: AllocateJob, search: Search, replay: ContinuationLosses) -> float:
     loss = search.loss_full(replay)
     check_losses(loss, model=job.model.name)
     return loss

@@ -17,10 +17,10 @@ from baklava.calibration.run import Calibration
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance import CONTROLS
 from baklava.importance.profile import Profile
-from baklava.inference.continuation_loss import Replay, check_losses
-from baklava.inference.stored_losses import KeptLosses, MeanLosses, as_saved
+from baklava.inference.continuation_loss import ContinuationLosses, check_losses
+from baklava.inference.stored_losses import LossStore, MeanLosses, as_saved
 from baklava.models.load import load_model
-from baklava.search.local_search import Refinement, Shares, refine
+from baklava.search.local_search import LocalSearch, Shares, refine
 from baklava.search.mapping import searched_budgets
 
 UNIFORM = "uniform"
@@ -57,13 +57,13 @@ def starts(
 def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile) -> Fitted:
     """Refined budgets for every ratio of the job, and what was tried."""
     prompts = Calibration.load(job.prompts).search
-    replay = cache(lambda: Replay.of(job, load_model(job.model)))
+    replay = cache(lambda: ContinuationLosses.of(job, load_model(job.model)))
     shape = (profile.n_layers, profile.n_kv_heads)
     n_steps = len(prompts) * (2 + 2 * allocator.rounds)
     searched = searched_budgets(job, Baklava(name="baklava"), profile).budgets if allocator.start == "search" else {}
     with (
         tqdm(total=n_steps, desc=f"refine {job.model.name} {job.allocator.name}", unit="prompt") as progress,
-        KeptLosses.at(job.losses, job.model, job.eviction, replay) as kept,
+        LossStore.at(job.losses, job.model, job.eviction, replay) as kept,
     ):
         losses = MeanLosses(kept, prompts, shape, progress)
         [loss_full] = losses({0.0: [np.ones(profile.n_layers * profile.n_kv_heads)]})[0.0]
@@ -96,7 +96,7 @@ def joint_budgets(job: AllocateJob, allocator: BaklavaMeasured, profile: Profile
     return Fitted(budgets, _trace(job, found, n_prompts=len(prompts)))
 
 
-def _origin(found: Refinement) -> dict[str, Any]:
+def _origin(found: LocalSearch) -> dict[str, Any]:
     """Where the allocation at hand comes from, and what it and others lose."""
     uniform = next(trial for trial in found.trials if trial.move == UNIFORM)
     return {
@@ -109,7 +109,7 @@ def _origin(found: Refinement) -> dict[str, Any]:
     }
 
 
-def _trace(job: AllocateJob, found: Mapping[float, Refinement], *, n_prompts: int) -> pd.DataFrame:
+def _trace(job: AllocateJob, found: Mapping[float, LocalSearch], *, n_prompts: int) -> pd.DataFrame:
     rows = [
         {
             "model": job.model.name,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from baklava.errors import UserError
 from baklava.experiment.jobs import AllocateJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig, ModelConfig, PlanConfig, compose
 from baklava.models.memory import Division, Workload, divide
 from baklava.models.shape import ITEMSIZE, read_shape, weight_bytes
@@ -96,7 +96,7 @@ def _device_memory(model: ModelConfig) -> int:
 def _write_budgets(config: ExperimentConfig, model: str, allocator: str, ratio: float) -> None:
     if ratio == 0:
         return
-    layout = Layout(config.results, config.name)
+    layout = ExperimentPaths(config.results, config.name)
     eviction = next(iter(config.evictions))
     job = AllocateJob.of(config, layout, model, allocator, eviction)
     if not job.profile.is_file():

@@ -9,9 +9,9 @@ import pyarrow as pa
 from baklava.allocation import Allocator, BaklavaMeasured, Fitted, budgets_of
 from baklava.errors import UserError
 from baklava.experiment.jobs import AllocateJob
-from baklava.importance.loss_curves import Curves
+from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
-from baklava.models.files import content
+from baklava.models.files import model_fingerprint
 from baklava.search.trace import SCHEMA, trace
 from baklava.system.parquet import write_parquet
 
@@ -20,13 +20,13 @@ def allocate(job: AllocateJob) -> None:
     """Write the budgets of one method at every ratio, and the trace of how they were found (empty for most)."""
     profile = Profile.load(job.profile)
     measured = profile.meta.get("content")
-    if measured is not None and content(job.model) not in (measured, None):
+    if measured is not None and model_fingerprint(job.model) not in (measured, None):
         raise UserError(
             f"{job.profile}: measured on other files than {job.model.path} holds now; remove the profile and make it "
             "again, or restore the model"
         )
     if job.curves is not None:
-        profile = replace(profile, curves=Curves.load(job.curves, profile, job.eviction))
+        profile = replace(profile, curves=LossCurves.load(job.curves, profile, job.eviction))
     fitted = _fitted(job, job.allocator.build(), profile)
     for ratio, path in job.budgets.items():
         fitted.budgets[ratio].save(path)

@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from baklava.allocation.base import Point
+from baklava.allocation.base import SearchPoint
 from baklava.errors import UserError
 from baklava.system.files import lock
 from baklava.system.fingerprint import fingerprint
@@ -104,7 +104,7 @@ class Study:
         """The lowest loss among those that saw every prompt; of equal ones the first."""
         return min(self.complete, key=lambda one: (one.value, one.number))
 
-    def ask(self, point: Point | None = None) -> Trial:
+    def ask(self, point: SearchPoint | None = None) -> Trial:
         """A new trial, at a point of the space or where the sampler expects most."""
         number = len(self.trials)
         seed = int(fingerprint(self._seed, number)[:8], 16)

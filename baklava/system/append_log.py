@@ -16,7 +16,7 @@ from baklava.system.files import lock
 HEADER = b"baklava store 1\n"
 
 
-class Store:
+class AppendLog:
     """One file of lines `CHECKSUM JSON`, each a key and a value; of equal keys the last counts.
 
     Only places in the file are held in memory. A line that was cut short or damaged is left out, named on standard

@@ -7,7 +7,7 @@ import sys
 
 # Options of glibc's mallopt(3), and the most bytes they are set to: a C int holds no more.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-MOST = 2**31 - 1
+MAX_KEPT_BYTES = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
@@ -21,5 +21,5 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, MOST)
-        mallopt(TRIM_THRESHOLD, MOST)
+        mallopt(MMAP_THRESHOLD, MAX_KEPT_BYTES)
+        mallopt(TRIM_THRESHOLD, MAX_KEPT_BYTES)

@@ -18,7 +18,7 @@ from baklava.system.files import atomic
 
 SUFFIX = ".usage.csv"
 SECONDS = 1.0  # between two rows, at first
-MOST_ROWS = 500  # beyond it every second row is dropped and the time between two doubled
+MAX_ROWS = 500  # beyond it every second row is dropped and the time between two doubled
 
 Row = dict[str, float]
 
@@ -74,7 +74,7 @@ class _Recorder(threading.Thread):
     def run(self) -> None:
         while not self._stopped.wait(self._seconds):
             self._add()
-            if len(self.rows) > MOST_ROWS:
+            if len(self.rows) > MAX_ROWS:
                 del self.rows[1::2]
                 self._seconds *= 2
 

@@ -44,7 +44,7 @@ class Changes:
         return ", ".join(counts) or "nothing to do"
 
 
-class Store:
+class MlflowStore:
     """One experiment of an MLflow tracking store."""
 
     def __init__(self, client: MlflowClient, experiment_id: str):
@@ -52,7 +52,7 @@ class Store:
         self.experiment_id = experiment_id
 
     @classmethod
-    def open(cls, uri: str, experiment: str, *, artifacts: Path | None) -> Store:
+    def open(cls, uri: str, experiment: str, *, artifacts: Path | None) -> MlflowStore:
         """Open the store, make its tables and the experiment if they are not there yet.
 
         Several processes must not do that at once. `artifacts` is where a new experiment keeps its files, and one whose

@@ -15,10 +15,10 @@ from baklava.analysis.cells import FULL
 from baklava.analysis.headline import Headline, ModelFigures
 from baklava.errors import UserError
 from baklava.experiment.jobs import VALIDATION, TrackJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.system.usage import SUFFIX, read_usage
 from baklava.tracking.cell_run import method_name
-from baklava.tracking.run import Dataset, Point, Run, key_of
+from baklava.tracking.run import Dataset, MetricPoint, Run, key_of
 
 STAGE = "summarize"
 OF_ONE_MODEL = ("importance_", "budgets_")  # figures whose name ends with the model's; folders have one of each model
@@ -76,7 +76,7 @@ def figures_of(model: str, folder: Path, figures: Iterable[Path]) -> list[Path]:
 
 def validation_figures(job: TrackJob, model: str) -> list[Path]:
     """Those that are there: an experiment need not validate its profiles."""
-    layout = Layout(job.results, job.experiment)
+    layout = ExperimentPaths(job.results, job.experiment)
     paths = [layout.validation(model, what).with_suffix(kind) for what in VALIDATION for kind in (".svg", ".png")]
     return [path for path in paths if path.is_file()]
 
@@ -101,7 +101,7 @@ def step(ratio: float) -> int:
     return round(100 * ratio)
 
 
-def _means(numbers: ModelFigures) -> dict[str, tuple[Point, ...]]:
+def _means(numbers: ModelFigures) -> dict[str, tuple[MetricPoint, ...]]:
     """Per method, the mean over the tasks with its interval, and the KV bytes, from the full cache on."""
     curves = {}
     for one in numbers.methods:
@@ -114,11 +114,11 @@ def _means(numbers: ModelFigures) -> dict[str, tuple[Point, ...]]:
         }
         steps = [0, *(step(ratio.ratio) for ratio in one.ratios)]
         for name, (full, values) in columns.items():
-            curves[f"{name}/{method}"] = tuple(map(Point, steps, [full, *values]))
+            curves[f"{name}/{method}"] = tuple(map(MetricPoint, steps, [full, *values]))
     return curves
 
 
-def _tasks(cells: pd.DataFrame) -> dict[str, tuple[Point, ...]]:
+def _tasks(cells: pd.DataFrame) -> dict[str, tuple[MetricPoint, ...]]:
     """Per task and method, the score."""
     curves = {}
     for task, rows in cells.groupby("task"):
@@ -126,21 +126,21 @@ def _tasks(cells: pd.DataFrame) -> dict[str, tuple[Point, ...]]:
         for (allocator, eviction), some in rows[rows["allocator"] != FULL].groupby(["allocator", "eviction"]):
             points = pd.concat([full, some]).sort_values("ratio")
             curves[f"score.{task}/{method_name(str(allocator), str(eviction))}"] = tuple(
-                Point(step(ratio), score) for ratio, score in zip(points["ratio"], points["score"], strict=True)
+                MetricPoint(step(ratio), score) for ratio, score in zip(points["ratio"], points["score"], strict=True)
             )
     return curves
 
 
-def _usage(files: Mapping[str, Path]) -> dict[str, tuple[Point, ...]]:
+def _usage(files: Mapping[str, Path]) -> dict[str, tuple[MetricPoint, ...]]:
     """What each job took over time, under the prefix that MLflow shows as system metrics; steps are seconds."""
-    curves: dict[str, list[Point]] = defaultdict(list)
+    curves: dict[str, list[MetricPoint]] = defaultdict(list)
     for job, path in files.items():
         rows = read_usage(path)
         for row in rows:
             seconds = round(row["time"] - rows[0]["time"])
             for name, value in row.items():
                 if name != "time":
-                    curves[f"system/{job}/{name}"].append(Point(seconds, value, row["time"]))
+                    curves[f"system/{job}/{name}"].append(MetricPoint(seconds, value, row["time"]))
     return {name: tuple(points) for name, points in curves.items()}
 
 
@@ -163,7 +163,7 @@ def _profiled(job: TrackJob, model: str, profile: Path) -> tuple[dict[str, str],
         name=f"calibration {job.calibration}",
         digest=str(header.get("calibration", "unknown")),
         context="calibration",
-        source=str(Layout(job.results, job.experiment).prompts(model)),
+        source=str(ExperimentPaths(job.results, job.experiment).prompts(model)),
         n_rows=n_prompts,
     )
     return {name: str(value) for name, value in about.items()}, prompts

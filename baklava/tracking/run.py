@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """One value of a metric that has several; `time` in seconds since 1970, None: when it is logged."""
 
     step: int
@@ -44,7 +44,7 @@ class Run:
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    curves: Mapping[str, tuple[MetricPoint, ...]] = field(default_factory=dict)
     datasets: tuple[Dataset, ...] = ()
     artifacts: tuple[tuple[str, Path], ...] = ()
     table: tuple[str, str] | None = None

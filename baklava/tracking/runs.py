@@ -11,12 +11,12 @@ import pandas as pd
 
 from baklava.analysis.cells import Cell
 from baklava.analysis.headline import Headline
-from baklava.analysis.results import Compression, budgets_by_compression, read_summary
+from baklava.analysis.results import BudgetKey, budgets_by_key, read_summary
 from baklava.errors import UserError
 from baklava.evaluation.measurements import read_measurements
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import TrackJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.answers import Answers
 from baklava.tracking.cell_run import cell_run
 from baklava.tracking.model_run import figures_of, model_run, usage_files
@@ -35,7 +35,7 @@ class Runs:
         self._job = job
         self._headline = Headline.load(job.headline)
         self._figures = _figures(job.figures)
-        self._budgets = budgets_by_compression(job.budgets)
+        self._budgets = budgets_by_key(job.budgets)
         self._records = {(path.parent.name, path.stem): path for path in job.records}
         self._measured = _measured([path for path in job.measurements if path.is_file()])
         times = timings(job.timings)[[*Cell._fields, *TIMES]]
@@ -54,7 +54,7 @@ class Runs:
     def __iter__(self) -> Iterator[Run]:
         """A run per model, each followed by those of its cells."""
         job = self._job
-        usage = usage_files(Layout(job.results, job.experiment).root)
+        usage = usage_files(ExperimentPaths(job.results, job.experiment).root)
         for model in self.models:
             if model not in job.profiles:
                 raise UserError(
@@ -82,7 +82,7 @@ class Runs:
                 )
             answers = Answers(path)
             for row in some:
-                compression = Compression.of(model, row["allocator"], row["eviction"], row["ratio"])
+                compression = BudgetKey.of(model, row["allocator"], row["eviction"], row["ratio"])
                 yield cell_run(
                     self._job.experiment,
                     row,
@@ -100,6 +100,6 @@ def _figures(folder: Path) -> list[Path]:
     return figures
 
 
-def _measured(paths: list[Path]) -> dict[Compression, dict[str, Any]]:
+def _measured(paths: list[Path]) -> dict[BudgetKey, dict[str, Any]]:
     rows = [row for path in paths for row in read_measurements(path).to_dict("records")]
-    return {Compression.of(row["model"], row["allocator"], row["eviction"], row["ratio"]): row for row in rows}  # type: ignore[misc]
+    return {BudgetKey.of(row["model"], row["allocator"], row["eviction"], row["ratio"]): row for row in rows}  # type: ignore[misc]

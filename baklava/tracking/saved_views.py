@@ -17,13 +17,13 @@ MODELS = f"tags.stage = '{OF_MODELS}'"
 TRADE_OFF, CURVES = "trade-off", "curves"
 KNOWN_MAJOR = "3"  # the state below is an internal format of the UI, taken from 3.17
 LONGEST_TAG = 5000  # the longest value of an experiment's tag
-MOST_RUNS = 500
+MAX_RUNS = 500
 
 _COLUMNS = ("params.`model`", "params.`task`", "params.`allocator`", "params.`eviction`", "params.`ratio`")
 _NUMBERS = ("score", "ci_low", "ci_high", "delta_full", "delta_uniform", "kept_fraction", "kv_bytes")
 
 
-class View(NamedTuple):
+class SavedView(NamedTuple):
     """A saved view: what its link calls it, what people call it, and the value of the tag that holds it."""
 
     key: str
@@ -45,7 +45,7 @@ def link(experiment_id: str, key: str) -> str:
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
 
 
-def views(methods: Sequence[tuple[str, str]], tasks: Sequence[str], *, measured: bool) -> list[View]:
+def views(methods: Sequence[tuple[str, str]], tasks: Sequence[str], *, measured: bool) -> list[SavedView]:
     """The cells as points, and the models as curves over the ratio; the same at every call.
 
     Speed has a chart where it was measured. Where there are too many tasks for a tag, only the mean has a curve.
@@ -53,7 +53,7 @@ def views(methods: Sequence[tuple[str, str]], tasks: Sequence[str], *, measured:
     return [_trade_off(measured), _curves([method_name(*method) for method in methods], tasks)]
 
 
-def _trade_off(measured: bool) -> View:
+def _trade_off(measured: bool) -> SavedView:
     charts = [
         _chart("SCATTER", "score against KV bytes", **_axes("kv_bytes", "score")),
         _chart(
@@ -72,7 +72,7 @@ def _trade_off(measured: bool) -> View:
     return _view(TRADE_OFF, name, charts, columns=columns, cells=CELLS, order="metrics.`score`")
 
 
-def _curves(methods: Sequence[str], tasks: Sequence[str]) -> View:
+def _curves(methods: Sequence[str], tasks: Sequence[str]) -> SavedView:
     def over_ratio(title: str, metric: str) -> dict[str, Any]:
         keys = [f"{metric}/{method}" for method in methods]
         return _chart("LINE", title, metricKey=keys[0], selectedMetricKeys=keys, **_LINE) if keys else {}
@@ -85,7 +85,7 @@ def _curves(methods: Sequence[str], tasks: Sequence[str]) -> View:
     lossless = [f"metrics.`largest_lossless_ratio/{method}`" for method in methods]
     columns = ["params.`model`", "metrics.`score_full`", *lossless]
 
-    def view(charts: list[dict[str, Any]]) -> View:
+    def view(charts: list[dict[str, Any]]) -> SavedView:
         name = "Score over the ratio"
         return _view(CURVES, name, charts, columns=columns, cells=MODELS, order="metrics.`score_full`")
 
@@ -109,7 +109,9 @@ _LINE = {
 }
 
 
-def _view(key: str, name: str, charts: list[dict[str, Any]], *, columns: list[str], cells: str, order: str) -> View:
+def _view(
+    key: str, name: str, charts: list[dict[str, Any]], *, columns: list[str], cells: str, order: str
+) -> SavedView:
     state = {
         "searchFilter": cells,
         "orderByKey": order,
@@ -134,7 +136,7 @@ def _view(key: str, name: str, charts: list[dict[str, Any]], *, columns: list[st
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
     packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
-    return View(key, name, json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": packed}))
+    return SavedView(key, name, json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": packed}))
 
 
 _SECTION = {
@@ -154,7 +156,7 @@ def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
         "deleted": False,
         "isGenerated": False,
     }
-    return {"type": kind, "displayName": name, "runsCountToCompare": MOST_RUNS, **place, **settings}
+    return {"type": kind, "displayName": name, "runsCountToCompare": MAX_RUNS, **place, **settings}
 
 
 def _axes(x: str, y: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from baklava.errors import UserError
 from baklava.experiment.jobs import TrackJob
 from baklava.system.files import write_json
 from baklava.tracking.address import artifacts_folder, is_server, lock_file, page, store_uri, without_password
-from baklava.tracking.mlflow_store import Store
+from baklava.tracking.mlflow_store import MlflowStore
 from baklava.tracking.runs import Runs
-from baklava.tracking.saved_views import CELLS, CURVES, TRADE_OFF, View, is_known, link, views
+from baklava.tracking.saved_views import CELLS, CURVES, TRADE_OFF, SavedView, is_known, link, views
 
 SCHEMA = 1
 
@@ -35,7 +35,7 @@ def track(job: TrackJob) -> None:
     lock = lock_file(uri, job)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        store = Store.open(uri, name, artifacts=artifacts_folder(uri, job))
+        store = MlflowStore.open(uri, name, artifacts=artifacts_folder(uri, job))
         try:
             changes = store.synchronise(runs, n_runs=len(runs), rebuild=job.rebuild)
         except (MlflowException, SQLAlchemyError) as error:  # read-only, without room, ...
@@ -58,7 +58,7 @@ def track(job: TrackJob) -> None:
     print(f"Score over the ratio:    {page(uri)}/{tracked['curves']}")
 
 
-def _decorate(store: Store, wanted: list[View]) -> None:
+def _decorate(store: MlflowStore, wanted: list[SavedView]) -> None:
     """Help for whoever opens the UI. It can fail with a version that we do not know, and must not matter then."""
     try:
         store.set_tag("mlflow.note.content", _note(store.experiment_id, wanted))
@@ -70,7 +70,7 @@ def _decorate(store: Store, wanted: list[View]) -> None:
         print(f"MLflow: no saved view ({error})", file=sys.stderr)
 
 
-def _note(experiment_id: str, wanted: list[View]) -> str:
+def _note(experiment_id: str, wanted: list[SavedView]) -> str:
     links = [f"- [{view.name}]({link(experiment_id, view.key)})" for view in wanted]
     return (
         "One run per model, its cells (task x method x ratio) nested under it; "

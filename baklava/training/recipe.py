@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from baklava.experiment.schema import Strict
+from baklava.experiment.schema import FrozenModel
 from baklava.training.documents import Mark
 
 
-class Stage(Strict):
+class CurriculumStage(FrozenModel):
     """One step of the curriculum; left when the running answer accuracy passes `until` or after `at_most` steps."""
 
     length: int = Field(ge=16)
@@ -22,7 +22,7 @@ class Stage(Strict):
     doubled: float = Field(default=0.0, ge=0, le=1, description="part of the steps at twice the length")
 
 
-class Architecture(Strict):
+class Architecture(FrozenModel):
     """Shape of the model, in the words of a transformers configuration."""
 
     family: Literal["llama", "qwen2"]
@@ -37,7 +37,7 @@ class Architecture(Strict):
     rope_theta: float = 10_000.0
 
 
-class Cycle(Strict):
+class Cycle(FrozenModel):
     """Steps of one rise and fall of the learning rate; a second cycle goes on with a trained model."""
 
     steps: int = Field(ge=1)
@@ -45,13 +45,13 @@ class Cycle(Strict):
     learning_rate: float = 2e-3
 
 
-class Recipe(Strict):
+class Recipe(FrozenModel):
     """Everything that determines the weights, up to floating-point arithmetic."""
 
     name: str
     seed: int
     architecture: Architecture
-    stages: tuple[Stage, ...]
+    stages: tuple[CurriculumStage, ...]
     cycles: tuple[Cycle, ...] = Field(min_length=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     warmup_steps: int = 100

@@ -18,7 +18,7 @@ from baklava.system.files import atomic
 from baklava.tasks.base import random_stream
 from baklava.training import attention
 from baklava.training.documents import DocumentWriter, Mark
-from baklava.training.recipe import Architecture, Recipe, Stage
+from baklava.training.recipe import Architecture, CurriculumStage, Recipe
 from baklava.training.tokenizer import build_tokenizer
 
 ReferenceModel = LlamaForCausalLM | Qwen2ForCausalLM
@@ -109,7 +109,7 @@ def _step(
     return loss.item(), (logits.argmax(-1) == targets)[scored].float().mean().item()
 
 
-def _advance(progress: Progress, stage: Stage, n_stages: int, accuracy: float | None) -> None:
+def _advance(progress: Progress, stage: CurriculumStage, n_stages: int, accuracy: float | None) -> None:
     if accuracy is not None:
         progress.accuracy += 0.05 * (accuracy - progress.accuracy)
     progress.step += 1

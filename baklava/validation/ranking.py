@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from baklava.analysis.agreement import rank_agreement, top_overlap
-from baklava.importance.loss_curves import Curves
+from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 
 SCHEMA = 1
@@ -24,7 +24,7 @@ COLUMNS = pa.schema(
 )
 
 
-def against_measured(profile: Profile, curves: Curves, *, top: float) -> Iterator[dict[str, Any]]:
+def against_measured(profile: Profile, curves: LossCurves, *, top: float) -> Iterator[dict[str, Any]]:
     """One row per estimator: rank correlation with the measured importance, and overlap of the `top` largest."""
     for estimator in profile.head_importance:
         rankings = np.stack([profile.kv_importance(estimator), curves.importance()])  # [2, L, Hkv]

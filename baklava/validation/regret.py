@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from baklava.budgets import Budgets
 from baklava.calibration.run import Prompt
-from baklava.inference.continuation_loss import MeasuresLosses, check_losses
+from baklava.inference.continuation_loss import LossSource, check_losses
 
 SCHEMA = 1
 COLUMNS = pa.schema(
@@ -47,7 +47,7 @@ def filling(importance: NDArray[np.float64], ratio: float, *, floor: float = FLO
 def regrets(
     rankings: Mapping[str, NDArray[np.float64]],
     methods: Mapping[float, Mapping[str, Budgets]],
-    replay: MeasuresLosses,
+    replay: LossSource,
     prompts: Sequence[Prompt],
     *,
     model: str,

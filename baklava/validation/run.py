@@ -10,9 +10,9 @@ from baklava.budgets import Budgets
 from baklava.calibration.run import Calibration, calibration_prompts
 from baklava.experiment.jobs import ValidateJob
 from baklava.experiment.schema import CalibrationConfig
-from baklava.importance.loss_curves import Curves
+from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile, profile_prompts
-from baklava.inference.continuation_loss import Replay
+from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel, load_model
 from baklava.system.parquet import write_parquet_rows
 from baklava.validation import consistency, ranking, regret
@@ -24,7 +24,7 @@ MEASURED = "measured"  # the ranking by measured losses, beside the estimators
 def validate(job: ValidateJob) -> None:
     """Write consistency, ranking quality and regret of one model, and draw them."""
     loaded, profile = load_model(job.model), Profile.load(job.profile)
-    curves = {name: Curves.load(path, profile, job.evictions[name]) for name, path in job.curves.items()}
+    curves = {name: LossCurves.load(path, profile, job.evictions[name]) for name, path in job.curves.items()}
     top = job.settings.top
     ranked = [row for one in curves.values() for row in ranking.against_measured(profile, one, top=top)]
     write_parquet_rows(job.ranking, ranked, ranking.COLUMNS, schema=ranking.SCHEMA)
@@ -57,7 +57,7 @@ def _consistency(job: ValidateJob, loaded: LoadedModel, profile: Profile) -> Ite
 
 
 def _regrets(
-    job: ValidateJob, loaded: LoadedModel, profile: Profile, curves: dict[str, Curves]
+    job: ValidateJob, loaded: LoadedModel, profile: Profile, curves: dict[str, LossCurves]
 ) -> Iterator[dict[str, Any]]:
     prompts = Calibration.load(job.prompts).search
     estimators = {name: profile.kv_importance(name) for name in profile.head_importance}
@@ -69,7 +69,7 @@ def _regrets(
         yield from regret.regrets(
             {**estimators, MEASURED: curves[eviction].importance()},
             methods,
-            Replay(loaded, policy.build(), batch_rows=job.batch_rows),
+            ContinuationLosses(loaded, policy.build(), batch_rows=job.batch_rows),
             prompts,
             model=profile.model,
             eviction=eviction,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kept_entries import kept_by, uniform
 from tiny_models import CLASSES, WINDOWED, hidden_after, naive_logits, random_model, random_tokens
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,12 +18,7 @@ from transformers.cache_utils import DynamicCache
 from baklava import BudgetedCache, Budgets
 from baklava.cache.prefill import ContextCache
 from baklava.errors import UserError
-from baklava.eviction import POLICIES, EvictionPolicy, StreamingLLM
-from baklava.eviction.base import LayerContext, ranking
-
-
-def uniform(ratio: float, *, n_layers: int = 2, n_kv_heads: int = 2) -> Budgets:
-    return Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=ratio)
+from baklava.eviction import POLICIES, StreamingLLM
 
 
 def full_budgets(family: str) -> Budgets:
@@ -34,29 +30,6 @@ def random_budgets(seed: int, *, n_layers: int = 2, n_kv_heads: int = 2) -> Budg
     shares = rng.choice([0.0, 0.1, 0.37, 0.8, 1.0], size=(n_layers, n_kv_heads))
     shares[0, 0] = 0.5  # never all zero
     return Budgets.from_shares(shares)
-
-
-def kept_by(
-    policy: EvictionPolicy, model: PreTrainedModel, context: Tensor, budgets: Budgets, *, rotated_for: int | None = None
-) -> Tensor:
-    """Naive: `[L, Hkv, n_context]`, the best of one whole pass, layer by layer and head by head."""
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def observer(module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor, **_: Any) -> None:
-        seen.append((query, key, value))
-
-    with torch.inference_mode():
-        model(context, use_cache=False, observer=observer)
-    counts = budgets.entries(context.shape[1])
-    kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
-    for layer, (query, key, value) in enumerate(seen):
-        view = LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for)
-        scores = policy.score(view, policy.observe(None, query, view))
-        budget = policy.distribute(scores, torch.from_numpy(counts[layer])[None])
-        for head, n in enumerate(budget[0].tolist()):
-            best = ranking(scores[0, head], policy, n).argsort(descending=True, stable=True)
-            kept[layer, head, best[:n]] = True
-    return kept
 
 
 def run(model: PreTrainedModel, cache: Any, ids: Tensor, *, n_context: int, steps: tuple[int, ...]) -> Tensor:

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baklava.cache.ragged import PIECES, Layout, RaggedEntries, slots_of
+from baklava.cache.ragged import BLOCK_SIZES, RaggedEntries, RaggedLayout, slots_of
 
 COUNTS = st.lists(st.one_of(st.integers(0, 70), st.sampled_from([63, 64, 511, 512, 576, 1100])), min_size=1, max_size=6)
 
 
-def layout_of(counts: list[int], cut: int = 0) -> Layout:
+def layout_of(counts: list[int], cut: int = 0) -> RaggedLayout:
     """Of one storage, or of two that were joined."""
     parts = [counts[:cut], counts[cut:]] if 0 < cut < len(counts) else [counts]
-    return Layout.joined([Layout.of(torch.tensor(part), torch.device("cpu")) for part in parts])
+    return RaggedLayout.joined([RaggedLayout.of(torch.tensor(part), torch.device("cpu")) for part in parts])
 
 
 def entries_of(storage: RaggedEntries, cache: int) -> Tensor:
@@ -56,7 +56,7 @@ def test_pieces_and_rest_hold_every_entry_once_under_its_owner(counts: list[int]
         found[index] += 1
     if layout.rest is not None:
         visible = ~layout.rest.hidden[:, 0]
-        assert layout.rest.index.shape[1] < PIECES[-1]
+        assert layout.rest.index.shape[1] < BLOCK_SIZES[-1]
         assert (owner[layout.rest.index] == layout.rest.owners[:, None])[visible].all()
         found[layout.rest.index[visible]] += 1
     assert (found == 1).all()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baklava.cache.suffix import GROWTH, Tail
+from baklava.cache.suffix import GROWTH, Suffix
 from baklava.errors import UserError
 
 Rows = list[list[float]]  # the tokens of each row
@@ -18,14 +18,14 @@ def tokens(rows: Rows) -> Tensor:
     return torch.tensor(rows)[:, None, :, None]  # [B, 1, Q, 1]
 
 
-def made(rows: Rows) -> Tail:
+def made(rows: Rows) -> Suffix:
     empty = torch.empty(len(rows), 1, 0, 1)
-    tail = Tail(empty, empty)
+    tail = Suffix(empty, empty)
     tail.append(tokens(rows), -tokens(rows))
     return tail
 
 
-def held(tail: Tail) -> Rows:
+def held(tail: Suffix) -> Rows:
     """The tokens that the last query of each row sees."""
     mask = tail.visible(None, 1)
     shown = torch.ones(tail.n_rows, tail.length, dtype=torch.bool) if mask is None else mask[:, 0, 0]

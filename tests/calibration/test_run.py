@@ -12,7 +12,7 @@ from small_tokenizers import tokenizer as of_kind
 from baklava.calibration.run import Calibration, Prompt, calibrate
 from baklava.errors import UserError
 from baklava.experiment.jobs import CalibrateJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 from baklava.importance.profile import profile_prompts
 from baklava.models.load import LoadedModel, load_model
@@ -23,7 +23,7 @@ OVERRIDES = ["model=tiny-llama", "calibration.n_profile=2", "calibration.n_searc
 
 def written(folder, *overrides) -> tuple:
     config = compose([*OVERRIDES, *overrides])
-    job = CalibrateJob.of(config, Layout(folder, "x"), "tiny-llama")
+    job = CalibrateJob.of(config, ExperimentPaths(folder, "x"), "tiny-llama")
     calibrate(job)
     return job.prompts, Calibration.load(job.prompts)
 

@@ -11,7 +11,7 @@ import pytest
 from synthetic import cell_records, experiment_records, write_records
 
 from baklava.analysis.comparison import Comparison
-from baklava.claims.criteria import Bar
+from baklava.claims.criteria import Criterion
 from baklava.claims.run import Claims, claims
 from baklava.experiment.jobs import ClaimsJob
 from baklava.experiment.schema import ClaimsConfig, SummaryConfig
@@ -49,7 +49,7 @@ def claimed(folder: Path, *frames: pd.DataFrame, summary: dict | None = None, **
     return Claims.load(job.output)
 
 
-def only(found: Claims) -> Bar:
+def only(found: Claims) -> Criterion:
     [bar] = found.bars
     return bar
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from fixed_prompt import FixedPrompt
 from quantised import KINDS
-from test_profile import FixedPrompt
 from tiny_models import random_tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import TASK, config, records, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,16 +15,13 @@ from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.evaluation import engine as engine_module
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.samples import MOST_PADDING, MOST_TOGETHER, Compression, Work, batches
+from baklava.evaluation.samples import MAX_PADDING, MAX_SAMPLES_TOGETHER, CellSpec, EncodedSample, batches
 from baklava.eviction import POLICIES
-from baklava.experiment.schema import EvaluateConfig, ModelConfig
-from baklava.inference.batch import Sequences
+from baklava.experiment.schema import ModelConfig
+from baklava.inference.batch import BatchState
 from baklava.models.load import LoadedModel, load_model
-from baklava.tasks import NeedleInHaystack, Sample
+from baklava.tasks import Sample
 from baklava.tasks.perplexity import Continuation
-
-LENGTH = 400
-TASK = NeedleInHaystack(name="needle", max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -32,37 +30,16 @@ def loaded() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def cells(loaded: LoadedModel) -> list[Compression]:
+def cells(loaded: LoadedModel) -> list[CellSpec]:
     shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
     methods = [("streaming_llm", 0.3), ("streaming_llm", 0.9), ("snapkv", 0.6), ("h2o", 0.6), ("adakv", 0.8)]
     return [
-        Compression.full(**shape),
+        CellSpec.full(**shape),
         *(
-            Compression("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
+            CellSpec("uniform", name, ratio, Budgets.uniform(**shape, ratio=ratio), POLICIES[name]())
             for name, ratio in methods
         ),
     ]
-
-
-def config(**changed: Any) -> EvaluateConfig:
-    return EvaluateConfig(n_samples=1, length=LENGTH, **changed)
-
-
-def sample(loaded: LoadedModel, index: int, *, length: int = LENGTH) -> Sample:
-    return TASK.sample(split="train", seed=0, index=index, length=length, count_tokens=loaded.count_tokens)
-
-
-def records(
-    loaded: LoadedModel, cells: list[Compression], samples: list[Sample], **settings: Any
-) -> dict[tuple[int, str], dict[str, Any]]:
-    """Records by (sample, cell), without the seconds."""
-    engine = Engine(loaded, TASK, config(**settings))
-    found = {}
-    for answers in engine.answers(engine.work(one, cells) for one in samples):
-        for one in answers:
-            kept = {key: value for key, value in one.record.items() if key != "seconds"}
-            found[one.work.sample.index, one.cell.label] = kept
-    return found
 
 
 def sizes_of(monkeypatch: pytest.MonkeyPatch, name: str, place: int) -> list[int]:
@@ -73,7 +50,7 @@ def sizes_of(monkeypatch: pytest.MonkeyPatch, name: str, place: int) -> list[int
     return sizes
 
 
-def test_answers_do_not_depend_on_batches_chunks_or_order(loaded: LoadedModel, cells: list[Compression]) -> None:
+def test_answers_do_not_depend_on_batches_chunks_or_order(loaded: LoadedModel, cells: list[CellSpec]) -> None:
     samples = [sample(loaded, index, length=length) for index, length in enumerate((400, 392, 400, 390))]
     alone = records(loaded, cells, samples, batch_rows=1)
     assert len(alone) == len(cells) * len(samples)
@@ -84,7 +61,7 @@ def test_answers_do_not_depend_on_batches_chunks_or_order(loaded: LoadedModel, c
 
 
 def test_samples_of_unequal_length_are_read_together_where_cells_are_few(
-    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = sizes_of(monkeypatch, "prefill", 1)
     samples = [sample(loaded, index, length=length) for index, length in enumerate((520, 490, 300, 300, 310))]
@@ -93,14 +70,14 @@ def test_samples_of_unequal_length_are_read_together_where_cells_are_few(
     assert together == records(loaded, cells[:2], samples, batch_rows=1)
 
 
-def test_little_memory_splits_the_rows_and_changes_nothing(loaded: LoadedModel, cells: list[Compression]) -> None:
+def test_little_memory_splits_the_rows_and_changes_nothing(loaded: LoadedModel, cells: list[CellSpec]) -> None:
     samples = [sample(loaded, 5)]
     plenty = records(loaded, cells, samples)
     assert records(loaded, cells, samples, memory_gib=1e-9) == plenty
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(
-    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[tuple[str, int]] = []
     whole = {"prefill": engine_module.prefill, "compressed": engine_module.compressed}
@@ -126,7 +103,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
 
 
 def test_a_context_that_does_not_fit_is_read_in_chunks_that_do(
-    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[int | None] = []
     whole = engine_module.prefill
@@ -156,15 +133,15 @@ def test_a_context_that_does_not_fit_is_read_in_chunks_that_do(
 
 
 def test_no_answer_is_lost_where_memory_runs_out_as_rows_leave_or_join(
-    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = [sample(loaded, index) for index in range(3)]
     expected = records(loaded, cells, samples)
     for name in ("select_rows", "append_rows"):
-        whole = getattr(Sequences, name)
+        whole = getattr(BatchState, name)
         calls = 0
 
-        def scarce(self: Sequences, other: Any, whole: Any = whole) -> None:
+        def scarce(self: BatchState, other: Any, whole: Any = whole) -> None:
             nonlocal calls
             calls += 1
             if calls % 2:
@@ -172,17 +149,17 @@ def test_no_answer_is_lost_where_memory_runs_out_as_rows_leave_or_join(
             whole(self, other)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Sequences, name, scarce)
+            patch.setattr(BatchState, name, scarce)
             assert records(loaded, cells, samples, batch_rows=8) == expected
         assert calls > 1
 
 
 def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
-    loaded: LoadedModel, cells: list[Compression], monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = sizes_of(monkeypatch, "compressed", 2)
     samples = [sample(loaded, index) for index in range(2)]
-    works = [Work(one, [0] * 20, [0] * n, cells[:2]) for one, n in zip(samples, (3, 4), strict=True)]
+    works = [EncodedSample(one, [0] * 20, [0] * n, cells[:2]) for one, n in zip(samples, (3, 4), strict=True)]
     for windows, expected in ((False, [4]), (True, [2, 2])):
         sizes.clear()
         monkeypatch.setattr(LoadedModel, "has_windows", windows)
@@ -190,7 +167,7 @@ def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
         assert sizes == expected
 
 
-def test_entries_and_bytes_are_those_of_the_ratio(loaded: LoadedModel, cells: list[Compression]) -> None:
+def test_entries_and_bytes_are_those_of_the_ratio(loaded: LoadedModel, cells: list[CellSpec]) -> None:
     found = records(loaded, cells, [sample(loaded, 0)])
     for cell in cells:
         record = found[0, cell.label]
@@ -202,7 +179,7 @@ def test_entries_and_bytes_are_those_of_the_ratio(loaded: LoadedModel, cells: li
         assert record["kv_bytes_full"] == total * entry
 
 
-def test_the_full_cell_answers_as_plain_generate(loaded: LoadedModel, cells: list[Compression]) -> None:
+def test_the_full_cell_answers_as_plain_generate(loaded: LoadedModel, cells: list[CellSpec]) -> None:
     one = sample(loaded, 3)
     ids = loaded.encode(one.context, begin=True) + loaded.encode(one.question + one.answer_prefix)
     made = loaded.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
@@ -231,15 +208,15 @@ def test_something_is_left_to_read_after_compression(loaded: LoadedModel) -> Non
 @settings(max_examples=80)
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 8)), max_size=30), st.integers(1, 20))
 def test_batches_keep_order_rows_and_padding_within_bounds(sizes: list[tuple[int, int]], rows: int) -> None:
-    works = [Work(None, [0] * length, [0], [None] * cells) for length, cells in sizes]  # type: ignore[arg-type, list-item]
+    works = [EncodedSample(None, [0] * length, [0], [None] * cells) for length, cells in sizes]  # type: ignore[arg-type, list-item]
     made = list(batches(works, rows))
     assert [one for batch in made for one in batch] == works
     for batch in made:
         lengths = [len(one.context) for one in batch]
         assert len(batch) == 1 or sum(len(one.cells) for one in batch) <= rows
-        assert len(batch) <= MOST_TOGETHER
+        assert len(batch) <= MAX_SAMPLES_TOGETHER
         padded = len(batch) * max(lengths)
-        assert padded - sum(lengths) <= MOST_PADDING * padded
+        assert padded - sum(lengths) <= MAX_PADDING * padded
 
 
 def short(index: int, context: str, question: str) -> Sample:
@@ -247,7 +224,7 @@ def short(index: int, context: str, question: str) -> Sample:
 
 
 @pytest.mark.parametrize("protocol", ["question_agnostic", "question_aware"])
-def test_the_shortest_samples_are_answered(loaded: LoadedModel, cells: list[Compression], protocol: str) -> None:
+def test_the_shortest_samples_are_answered(loaded: LoadedModel, cells: list[CellSpec], protocol: str) -> None:
     samples = [short(0, "a", " b"), short(1, "The sky is blue.", ""), short(2, "a", " b")]
     found = records(loaded, cells, samples, protocol=protocol)
     assert len(found) == len(samples) * len(cells)
@@ -258,7 +235,7 @@ def test_the_shortest_samples_are_answered(loaded: LoadedModel, cells: list[Comp
     assert alone == {(0, "full"): found[0, "full"]}
 
 
-def test_without_samples_or_cells_there_are_no_answers(loaded: LoadedModel, cells: list[Compression]) -> None:
+def test_without_samples_or_cells_there_are_no_answers(loaded: LoadedModel, cells: list[CellSpec]) -> None:
     assert records(loaded, cells, []) == {}
     assert records(loaded, [], [sample(loaded, 0)]) == {}
     engine = Engine(loaded, TASK, config())

@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
+from engine_runs import TASK, config, records, sample
 from rotations import BY_LENGTH
-from test_engine import TASK, config, records, sample
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from baklava.budgets import Budgets
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.samples import Compression, batches
+from baklava.evaluation.samples import CellSpec, batches
 from baklava.eviction import POLICIES
 from baklava.experiment.schema import ModelConfig
 from baklava.models.load import LoadedModel, load_model
@@ -42,13 +42,13 @@ def rotating(rope: str, *, attention: str = "baklava") -> LoadedModel:
     return LoadedModel("tiny-llama", model.eval(), trained.tokenizer)
 
 
-def cells_for(loaded: LoadedModel) -> list[Compression]:
+def cells_for(loaded: LoadedModel) -> list[CellSpec]:
     shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
     compressed = [
-        Compression("uniform", name, 0.5, Budgets.uniform(**shape, ratio=0.5), POLICIES[name]())
+        CellSpec("uniform", name, 0.5, Budgets.uniform(**shape, ratio=0.5), POLICIES[name]())
         for name in ("snapkv", "expected_attention")
     ]
-    return [Compression.full(**shape), *compressed]
+    return [CellSpec.full(**shape), *compressed]
 
 
 @pytest.mark.parametrize("rope", BY_LENGTH)

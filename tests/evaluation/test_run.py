@@ -25,7 +25,7 @@ from baklava.evaluation import samples as work_module
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.records import COLUMNS, SCHEMA
 from baklava.evaluation.run import evaluate
-from baklava.evaluation.samples import Answer, batches
+from baklava.evaluation.samples import CellResult, batches
 from baklava.experiment.jobs import EvaluateJob
 from baklava.experiment.schema import SummaryConfig
 from baklava.models import reference_model_path
@@ -330,7 +330,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path, monkeyp
     def answered(self: Engine, works: Any) -> Any:
         nonlocal most
         for batch in batches(works, 4):
-            found = [Answer(work, cell, dict(RECORD)) for work in batch for cell in work.cells]
+            found = [CellResult(work, cell, dict(RECORD)) for work in batch for cell in work.cells]
             born.extend(weakref.ref(one) for one in (*batch, *found))
             most = max(most, sum(one() is not None for one in born))
             yield found

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from baklava.cli import STAGES
 from baklava.errors import UserError
 from baklava.experiment import jobs
-from baklava.experiment.paths import Layout
-from baklava.experiment.schema import ExperimentConfig, Strict, check, compose
+from baklava.experiment.paths import ExperimentPaths
+from baklava.experiment.schema import ExperimentConfig, FrozenModel, check, compose
 
 EXPERIMENTS = (
     [],
@@ -27,8 +27,8 @@ EXPERIMENTS = (
 )
 
 
-def all_jobs(config: ExperimentConfig) -> dict[str, list[Strict]]:
-    layout = Layout(config.results, config.name)
+def all_jobs(config: ExperimentConfig) -> dict[str, list[FrozenModel]]:
+    layout = ExperimentPaths(config.results, config.name)
     return {stage: list(getattr(jobs, f"{stage}_jobs")(config, layout)) for stage in STAGES}
 
 

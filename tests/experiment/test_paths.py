@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baklava.experiment.paths import Layout, ratio_name
+from baklava.experiment.paths import ExperimentPaths, ratio_name
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]*", fullmatch=True)
 RATIOS = st.floats(0, 1, exclude_max=True)
 
 
-def paths(layout: Layout, model: str, other: str, ratio: float) -> list[Path]:
+def paths(layout: ExperimentPaths, model: str, other: str, ratio: float) -> list[Path]:
     """One path of every kind."""
     return [
         layout.prompts(model),
@@ -41,31 +41,33 @@ def paths(layout: Layout, model: str, other: str, ratio: float) -> list[Path]:
 def test_paths_stay_inside_the_experiment(experiment: str, model: str, other: str, ratio: float) -> None:
     results = Path("/somewhere/results")
     root = results / experiment
-    for path in paths(Layout(results, experiment), model, other, ratio):
+    for path in paths(ExperimentPaths(results, experiment), model, other, ratio):
         assert path.resolve().is_relative_to(root)
         assert path.resolve() != root
 
 
 @given(NAMES, NAMES, RATIOS)
 def test_kinds_of_files_never_meet(model: str, other: str, ratio: float) -> None:
-    some = paths(Layout(Path("results"), "e"), model, other, ratio)
+    some = paths(ExperimentPaths(Path("results"), "e"), model, other, ratio)
     assert len(set(some)) == len(some)
 
 
 @given(st.lists(NAMES, min_size=2, max_size=2, unique=True))
 def test_models_never_share_a_file(models: list[str]) -> None:
-    layout = Layout(Path("results"), "e")
+    layout = ExperimentPaths(Path("results"), "e")
     one, another = models
     own = {layout.prompts, layout.profile, lambda model: layout.log("profile", model)}
     assert all(path(one) != path(another) for path in own)
 
 
 def test_log_of_a_name_with_dots_keeps_them() -> None:
-    assert Layout(Path("results"), "e").log("profile", "qwen2.5-7b") == Path("results/e/logs/profile/qwen2.5-7b.log")
+    assert ExperimentPaths(Path("results"), "e").log("profile", "qwen2.5-7b") == Path(
+        "results/e/logs/profile/qwen2.5-7b.log"
+    )
 
 
 def test_wildcards_stay_as_they_are() -> None:
-    layout = Layout(Path("results"), "e")
+    layout = ExperimentPaths(Path("results"), "e")
     assert layout.budgets("{model}", "{allocator}", "{eviction}", "{ratio}") == Path(
         "results/e/budgets/{model}/{allocator}/{eviction}/{ratio}.json"
     )
@@ -74,4 +76,4 @@ def test_wildcards_stay_as_they_are() -> None:
 @pytest.mark.parametrize(("ratio", "name"), [(0.7, "0.7"), (1e-05, "1e-05"), (0.0, "0"), (0.125, "0.125")])
 def test_ratio_reads_as_one_would_write_it(ratio: float, name: str) -> None:
     assert ratio_name(ratio) == name
-    assert Layout(Path("r"), "e").budgets("m", "a", "p", ratio).name == f"{name}.json"
+    assert ExperimentPaths(Path("r"), "e").budgets("m", "a", "p", ratio).name == f"{name}.json"

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from baklava.errors import UserError
-from baklava.experiment.schema import ExperimentConfig, compose, compose_training, walk
+from baklava.experiment.schema import ExperimentConfig, compose, compose_training, methods
 from baklava.training.recipe import Recipe
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -317,7 +317,7 @@ class TestSchema:
         assert ExperimentConfig.model_validate_json(default.model_dump_json()) == default
 
     def test_methods_are_allocators_by_eviction_policies(self, default: ExperimentConfig) -> None:
-        assert list(walk(default)) == [("uniform", "streaming_llm"), ("baklava", "streaming_llm")]
+        assert list(methods(default)) == [("uniform", "streaming_llm"), ("baklava", "streaming_llm")]
 
     def test_variables_of_a_chat_template_keep_their_kinds(self) -> None:
         given = "{enable_thinking: false, effort: low, n: 3, part: 0.5, role: null}"

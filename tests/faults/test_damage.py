@@ -24,7 +24,7 @@ from baklava.experiment.schema import ModelConfig
 from baklava.importance.profile import Profile
 from baklava.models.load import load_model, load_tokenizer
 from baklava.models.shape import weight_bytes
-from baklava.system.append_log import Store
+from baklava.system.append_log import AppendLog
 from baklava.system.parquet import read_parquet
 
 
@@ -59,7 +59,7 @@ def timings_text(path: Path) -> str:
 
 def store_text(path: Path) -> str:
     """What is damaged is not there; what is there is right."""
-    store = Store(path)
+    store = AppendLog(path)
     found = {key: store[key] for key in ENTRIES if key in store}
     store.close()
     assert found.items() <= ENTRIES.items()
@@ -67,7 +67,7 @@ def store_text(path: Path) -> str:
 
 
 def write_store(path: Path) -> None:
-    store = Store(path)
+    store = AppendLog(path)
     for key, value in ENTRIES.items():
         store.add({key: value})
     store.close()

@@ -20,11 +20,11 @@ from baklava.budgets import Budgets
 from baklava.calibration.run import Calibration, Prompt
 from baklava.cli import STAGES, main
 from baklava.experiment.jobs import ReportJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 from baklava.importance.profile import Profile
 from baklava.report.plots.style import save
-from baklava.system.append_log import Store
+from baklava.system.append_log import AppendLog
 from baklava.system.files import write_json
 from baklava.system.parquet import write_parquet, write_parquet_rows
 
@@ -97,7 +97,7 @@ def test_a_store_keeps_what_it_has_and_takes_more_once_there_is_room(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filler = empty / "filler"
-    store = Store(empty / "s.lines")
+    store = AppendLog(empty / "s.lines")
     store.add({"a": 1})
     filler.write_bytes(bytes(SIZE // 2))
     before = store.path.read_bytes()
@@ -107,7 +107,7 @@ def test_a_store_keeps_what_it_has_and_takes_more_once_there_is_room(
     filler.unlink()
     store.add({"c": 3})
     store.close()
-    again = Store(empty / "s.lines")
+    again = AppendLog(empty / "s.lines")
     assert (again["a"], again["c"], len(again)) == (1, 3, 2)
     assert capsys.readouterr().err == ""
 
@@ -119,7 +119,7 @@ def test_the_command_line_says_it_in_one_line(
     stage.run = lambda job: write_json(empty / "out.json", {"text": MUCH}, schema=1)  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "stage_that_writes_much", stage)
     monkeypatch.setitem(STAGES, "report", STAGES["report"].__class__("ReportJob", "stage_that_writes_much:run", ""))
-    job = ReportJob.of(compose([]), Layout(empty, "x"))
+    job = ReportJob.of(compose([]), ExperimentPaths(empty, "x"))
     assert main(["report", "--job", job.model_dump_json()]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1

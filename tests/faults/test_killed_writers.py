@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from baklava.system.append_log import Store
+from baklava.system.append_log import AppendLog
 from baklava.system.files import atomic
 
 WRITER = """
@@ -109,4 +109,4 @@ def test_a_killed_process_holds_no_store(tmp_path: Path) -> None:
     with started(HOLDER, path) as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert Store(path, alone=True)["a"] == 1
+    assert AppendLog(path, alone=True)["a"] == 1

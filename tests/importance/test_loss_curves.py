@@ -15,9 +15,9 @@ from baklava.calibration.run import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.experiment.jobs import CurvesJob
 from baklava.experiment.schema import CurvesConfig, EvictionConfig, ModelConfig
-from baklava.importance.loss_curves import Curves, measure_curves, one_alone
+from baklava.importance.loss_curves import LossCurves, measure_curves, one_alone
 from baklava.importance.profile import Profile
-from baklava.inference.continuation_loss import Replay
+from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
 
 N_CONTEXT, N_QUESTION, N_ANSWER = 24, 5, 4
@@ -51,7 +51,7 @@ def naive_loss(loaded: LoadedModel, prompt: Prompt, cache: tuple[int, int], leve
 @pytest.mark.parametrize("batch_rows", [3, 32])
 def test_curves_equal_one_kv_cache_at_a_time(batch_rows: int) -> None:
     loaded = LoadedModel("random", random_model(), tokenizer=None)
-    replay = Replay(loaded, POLICY.build(), batch_rows=batch_rows)
+    replay = ContinuationLosses(loaded, POLICY.build(), batch_rows=batch_rows)
     rises, full = measure_curves(replay, PROMPTS, shape=SHAPE, levels=LEVELS, label="")
     assert rises.shape == (len(PROMPTS), len(LEVELS), *SHAPE)
     for p, prompt in enumerate(PROMPTS):
@@ -67,7 +67,7 @@ def test_a_killed_measurement_goes_on_after_the_last_prompt(tmp_path: Path, monk
     loaded = LoadedModel("random", random_model(), tokenizer=None)
     monkeypatch.setattr(baklava.importance.loss_curves, "load_model", lambda _: loaded)
     monkeypatch.setattr(Calibration, "load", lambda _: Calibration((PROMPTS[0],), tuple(PROMPTS[1:])))
-    losses, asked = Replay.losses, []
+    losses, asked = ContinuationLosses.losses, []
 
     def killed_at_the_third(replay, prompt, budgets):
         asked.append(prompt.index)
@@ -75,7 +75,7 @@ def test_a_killed_measurement_goes_on_after_the_last_prompt(tmp_path: Path, monk
             raise KeyboardInterrupt
         return losses(replay, prompt, budgets)
 
-    monkeypatch.setattr(Replay, "losses", killed_at_the_third)
+    monkeypatch.setattr(ContinuationLosses, "losses", killed_at_the_third)
     job = CurvesJob(
         model=ModelConfig(name="random", path="nowhere/random"),
         eviction=POLICY,
@@ -89,9 +89,9 @@ def test_a_killed_measurement_goes_on_after_the_last_prompt(tmp_path: Path, monk
     baklava.importance.loss_curves.curves(job)
     assert asked == [0, 1, 2, 2]
     rises, _ = measure_curves(
-        Replay(loaded, POLICY.build(), batch_rows=32), PROMPTS, shape=SHAPE, levels=LEVELS, label=""
+        ContinuationLosses(loaded, POLICY.build(), batch_rows=32), PROMPTS, shape=SHAPE, levels=LEVELS, label=""
     )
-    np.testing.assert_array_equal(Curves.load(job.output, profile("random"), POLICY).rises, rises)
+    np.testing.assert_array_equal(LossCurves.load(job.output, profile("random"), POLICY).rises, rises)
 
 
 @pytest.mark.parametrize(("n_entries", "level", "kept"), [(1000, 0.02, 20), (37, 0.4, 15), (10, 0.0, 0)])
@@ -101,10 +101,10 @@ def test_one_kv_cache_alone_shrinks(n_entries: int, level: float, kept: int) -> 
     assert np.delete(entries.ravel(), 2).tolist() == [n_entries] * 5
 
 
-def curves(**changes: object) -> Curves:
+def curves(**changes: object) -> LossCurves:
     rises = np.random.default_rng(0).random((4, len(LEVELS), *SHAPE)).astype(np.float32)
     meta = {"policy": POLICY.model_dump(mode="json"), "calibration": "c"}
-    return replace(Curves("m", "streaming_llm", LEVELS, rises, np.ones(4, np.float32), meta), **changes)
+    return replace(LossCurves("m", "streaming_llm", LEVELS, rises, np.ones(4, np.float32), meta), **changes)
 
 
 def profile(model: str = "m", n_layers: int = 2, n_kv_heads: int = 2) -> Profile:
@@ -126,14 +126,14 @@ class TestFile:
     def test_saved_curves_come_back(self, tmp_path: Path) -> None:
         before = curves()
         before.save(tmp_path / "c.safetensors")
-        after = Curves.load(tmp_path / "c.safetensors", profile(), POLICY)
+        after = LossCurves.load(tmp_path / "c.safetensors", profile(), POLICY)
         assert (after.rises == before.rises).all()
         assert (after.full == before.full).all()
         assert (after.model, after.eviction, after.levels, after.meta) == ("m", "streaming_llm", LEVELS, before.meta)
 
     def test_a_missing_file_names_the_command(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"c\.safetensors: no such file of curves; make it with `baklava curves`"):
-            Curves.load(tmp_path / "c.safetensors", profile(), POLICY)
+            LossCurves.load(tmp_path / "c.safetensors", profile(), POLICY)
 
     @pytest.mark.parametrize("keep", [0, 5, 60, -1])
     def test_a_truncated_file_is_refused_by_name(self, tmp_path: Path, keep: int) -> None:
@@ -141,21 +141,21 @@ class TestFile:
         curves().save(path)
         path.write_bytes(path.read_bytes()[:keep])
         with pytest.raises(UserError, match=r"c\.safetensors: not a readable file of curves"):
-            Curves.load(path, profile(), POLICY)
+            LossCurves.load(path, profile(), POLICY)
 
     def test_a_profile_is_no_file_of_curves(self, tmp_path: Path) -> None:
         profile().save(tmp_path / "p.safetensors")
         with pytest.raises(UserError, match=r"p\.safetensors: not a readable file of curves"):
-            Curves.load(tmp_path / "p.safetensors", profile(), POLICY)
+            LossCurves.load(tmp_path / "p.safetensors", profile(), POLICY)
 
     @pytest.mark.parametrize("other", [profile("another"), profile(n_layers=3), profile(n_kv_heads=4)], ids=str)
     def test_curves_of_another_model_are_refused(self, tmp_path: Path, other: Profile) -> None:
         curves().save(tmp_path / "c.safetensors")
         with pytest.raises(UserError, match=r"c\.safetensors: curves of m, .* do not go with the profile of"):
-            Curves.load(tmp_path / "c.safetensors", other, POLICY)
+            LossCurves.load(tmp_path / "c.safetensors", other, POLICY)
 
     def test_curves_of_another_policy_are_refused(self, tmp_path: Path) -> None:
         curves().save(tmp_path / "c.safetensors")
         other = EvictionConfig(name="streaming_llm", family="streaming_llm", n_sink=4)
         with pytest.raises(UserError, match=r"c\.safetensors: curves of the eviction policy streaming_llm"):
-            Curves.load(tmp_path / "c.safetensors", profile(), other)
+            LossCurves.load(tmp_path / "c.safetensors", profile(), other)

@@ -12,9 +12,9 @@ from baklava.allocation import Allocator, Baklava, BaklavaMeasured, Duo, Uniform
 from baklava.budgets import Budgets
 from baklava.eviction import StreamingLLM
 from baklava.experiment.schema import ProfileConfig
-from baklava.importance.loss_curves import Curves, measure_curves
+from baklava.importance.loss_curves import LossCurves, measure_curves
 from baklava.importance.profile import Profile, profile_prompts
-from baklava.inference.continuation_loss import Replay
+from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
 
 # Sinks and a window, as the profile simulates them: a share of 0.15 of 80 entries.
@@ -33,7 +33,7 @@ def profile(loaded: LoadedModel) -> Profile:
 
 def losses(loaded: LoadedModel, *budgets: Budgets) -> np.ndarray:
     """Mean loss of the answers over a few prompts, under each of the budgets."""
-    replay = Replay(loaded, StreamingLLM(), batch_rows=8)
+    replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=8)
     return np.mean([replay.losses(prompt, budgets) for prompt in planted_prompts(4)], axis=0)
 
 
@@ -83,19 +83,19 @@ def test_allocators_that_follow_them_keep_what_uniform_loses(
 
 
 def test_measured_importance_ranks_the_planted_kv_caches_first(loaded: LoadedModel) -> None:
-    replay = Replay(loaded, StreamingLLM(), batch_rows=32)
+    replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=32)
     shape = (N_LAYERS, N_KV_HEADS)
     rises, full = measure_curves(replay, planted_prompts(4), shape=shape, levels=(0.0, LITTLE, 0.5), label="")
-    importance = Curves("planted", "streaming_llm", (0.0, LITTLE, 0.5), rises, full).importance()
+    importance = LossCurves("planted", "streaming_llm", (0.0, LITTLE, 0.5), rises, full).importance()
     order = np.argsort(-importance.ravel(), kind="stable")
     assert {divmod(int(place), N_KV_HEADS) for place in order[: len(RETRIEVAL)]} == RETRIEVAL
 
 
 def test_the_knapsack_over_measured_curves_keeps_what_uniform_loses(loaded: LoadedModel, profile: Profile) -> None:
     levels = (0.0, LITTLE, 0.5)
-    replay = Replay(loaded, StreamingLLM(), batch_rows=32)
+    replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=32)
     rises, full = measure_curves(replay, planted_prompts(4), shape=(N_LAYERS, N_KV_HEADS), levels=levels, label="")
-    known = replace(profile, curves=Curves("planted", "streaming_llm", levels, rises, full))
+    known = replace(profile, curves=LossCurves("planted", "streaming_llm", levels, rises, full))
     found, uniform = losses(
         loaded,
         *(

@@ -6,7 +6,8 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from tiny_models import random_model, random_tokens
+from fixed_prompt import PARTS, FixedPrompt
+from tiny_models import random_model
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from baklava.calibration.run import Prompt
@@ -17,15 +18,6 @@ from baklava.importance.profile import Profile, profile_prompts
 from baklava.models.load import LoadedModel
 
 SETTINGS = ProfileConfig(skip_first=3, sinks=2, window=0.2)
-PARTS = (30, 8, 4)  # context, question, answer
-
-
-class FixedPrompt(Prompt):
-    """A prompt whose tokens are given, so that no tokenizer is needed."""
-
-    def token_ids(self, model):
-        ids = random_tokens(sum(PARTS), seed=self.index)[0].tolist()
-        return ids[: PARTS[0]], ids[PARTS[0] : -PARTS[2]], ids[-PARTS[2] :]
 
 
 def loaded_model() -> LoadedModel:

@@ -14,7 +14,7 @@ from baklava.errors import UserError
 from baklava.eviction import POLICIES as FAMILIES
 from baklava.eviction import EvictionPolicy, SnapKV, StreamingLLM
 from baklava.inference import batch as generation
-from baklava.inference.batch import answer_losses, compressed, prefill
+from baklava.inference.batch import answer_losses, compress_rows, prefill
 from baklava.models.load import LoadedModel
 
 
@@ -39,7 +39,7 @@ def losses(loaded: LoadedModel, rows: list[int]) -> torch.Tensor:
     """Of these rows, computed together from contexts of different lengths."""
     full = prefill(loaded, CONTEXTS, list(dict.fromkeys(POLICIES)))
     budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=RATIOS[row]) for row in rows]
-    sequences = compressed(loaded, full, budgets, [POLICIES[row] for row in rows], [ROWS[row] for row in rows])
+    sequences = compress_rows(loaded, full, budgets, [POLICIES[row] for row in rows], [ROWS[row] for row in rows])
     return answer_losses(loaded, sequences, [QUESTIONS[row] for row in rows], [ANSWERS[row] for row in rows])
 
 
@@ -75,7 +75,7 @@ def test_the_shortest_contexts_of_a_single_kv_cache_keep_exactly_their_entries(
     one = LoadedModel("one", random_model(n_layers=1, n_heads=1, n_kv_heads=1), tokenizer=None)  # type: ignore[arg-type]
     context = tokens(n_context, 8)
     budgets = [Budgets.uniform(n_layers=1, n_kv_heads=1, ratio=ratio)]
-    rows = compressed(one, prefill(one, [context], [policy]), budgets, [policy])
+    rows = compress_rows(one, prefill(one, [context], [policy]), budgets, [policy])
     n_kept = round((1 - ratio) * n_context)
     assert rows.kept_entries() == [n_kept]
     loss = answer_losses(one, rows, [[3]], [[4]])
@@ -103,7 +103,7 @@ def test_chunks_keep_what_one_pass_keeps(family: str, lengths: list[int], chunk:
     found = {}
     for one in (None, chunk):
         full = prefill(loaded, contexts, policies, None, one)
-        sequences = compressed(loaded, full, budgets, [policy for policy, _ in rows], [place for _, place in rows])
+        sequences = compress_rows(loaded, full, budgets, [policy for policy, _ in rows], [place for _, place in rows])
         read = [tokens(3, 9)] * len(rows)
         with torch.inference_mode():
             found[one] = (sequences.kept_entries(), sequences.read(loaded, read, logits_to_keep=3))
@@ -121,7 +121,7 @@ def test_the_rotation_is_that_of_the_whole_text(rope: str, family: str, n_contex
     prefill(model, [tokens(3 * LIMIT, 1)], [], 4 * LIMIT)  # another text, read before
     full = prefill(model, [context], [StreamingLLM()], whole.shape[1], 7)
     budgets = Budgets.uniform(n_layers=model.n_layers, n_kv_heads=2, ratio=0.0)
-    found = answer_losses(model, compressed(model, full, [budgets], [StreamingLLM()]), [question], [answer])
+    found = answer_losses(model, compress_rows(model, full, [budgets], [StreamingLLM()]), [question], [answer])
     labels = whole.clone()
     labels[:, : -len(answer)] = -100
     with torch.inference_mode():

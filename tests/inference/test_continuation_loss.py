@@ -12,8 +12,8 @@ from baklava.budgets import Budgets
 from baklava.calibration.run import Prompt
 from baklava.errors import UserError
 from baklava.eviction import H2O, StreamingLLM
-from baklava.inference.batch import compressed, continuation_losses, prefill
-from baklava.inference.continuation_loss import Replay
+from baklava.inference.batch import compress_rows, continuation_losses, prefill
+from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
 
 BUDGETS = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio) for ratio in (0.0, 0.3, 0.6, 0.9)]
@@ -48,8 +48,8 @@ def prefills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_losses_do_not_depend_on_the_batch_and_equal_the_model_s_own(loaded):
-    together = Replay(loaded, StreamingLLM(), batch_rows=4).losses(prompt(3), BUDGETS)
-    in_pairs = Replay(loaded, StreamingLLM(), batch_rows=2).losses(prompt(3), BUDGETS)
+    together = ContinuationLosses(loaded, StreamingLLM(), batch_rows=4).losses(prompt(3), BUDGETS)
+    in_pairs = ContinuationLosses(loaded, StreamingLLM(), batch_rows=2).losses(prompt(3), BUDGETS)
     np.testing.assert_allclose(together, in_pairs, atol=1e-6)
     context, question, answer = prompt(3).token_ids(loaded)
     ids = torch.tensor([context + question + answer])
@@ -64,13 +64,13 @@ def test_a_shared_prefill_is_not_changed_by_its_rows(loaded):
     full = prefill(loaded, [context], [StreamingLLM()])
     before = [layer.keys.clone() for layer in full.cache.layers]
     budgets = [BUDGETS[0], BUDGETS[1]]
-    continuation_losses(loaded, compressed(loaded, full, budgets, [StreamingLLM()] * 2), question, answer)
+    continuation_losses(loaded, compress_rows(loaded, full, budgets, [StreamingLLM()] * 2), question, answer)
     assert all((layer.keys == keys).all() for layer, keys in zip(full.cache.layers, before, strict=True))
 
 
 @pytest.mark.parametrize("policy", [StreamingLLM(), H2O()], ids=lambda policy: policy.family)
 def test_contexts_that_fit_are_read_once_and_others_every_time_with_the_same_losses(loaded, prefills, policy):
-    kept, none = (Replay(loaded, policy, batch_rows=4, memory=memory) for memory in (2**20, 0))
+    kept, none = (ContinuationLosses(loaded, policy, batch_rows=4, memory=memory) for memory in (2**20, 0))
     first = [kept.losses(prompt(i), BUDGETS) for i in (0, 1)]
     again = [kept.losses(prompt(i), BUDGETS) for i in (0, 1)]
     assert len(prefills) == 2
@@ -81,7 +81,7 @@ def test_contexts_that_fit_are_read_once_and_others_every_time_with_the_same_los
 
 def test_as_many_contexts_are_kept_as_fit(loaded, prefills):
     context = 2 * 2 * 2 * 24 * 8 * 8  # layers, KV heads, keys and values, tokens, dimensions, bytes
-    replay = Replay(loaded, StreamingLLM(), batch_rows=4, memory=2 * context)
+    replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=4, memory=2 * context)
     for _ in range(2):
         for index in range(3):
             replay.losses(prompt(index), BUDGETS)
@@ -89,7 +89,7 @@ def test_as_many_contexts_are_kept_as_fit(loaded, prefills):
 
 
 def test_without_budgets_there_are_no_losses_and_nothing_is_read(loaded, prefills):
-    losses = Replay(loaded, StreamingLLM(), batch_rows=4).losses(prompt(0), [])
+    losses = ContinuationLosses(loaded, StreamingLLM(), batch_rows=4).losses(prompt(0), [])
     assert (losses.shape, losses.dtype, prefills) == ((0,), np.float64, [])
 
 
@@ -99,4 +99,4 @@ def test_memory_that_runs_out_is_one_line_with_a_remedy(loaded, monkeypatch):
 
     monkeypatch.setattr(baklava.inference.continuation_loss, "continuation_losses", out_of_memory)
     with pytest.raises(UserError, match=r"model random: not enough memory to replay 3 rows .* lower search"):
-        Replay(loaded, StreamingLLM(), batch_rows=3).losses(prompt(0), BUDGETS)
+        ContinuationLosses(loaded, StreamingLLM(), batch_rows=3).losses(prompt(0), BUDGETS)

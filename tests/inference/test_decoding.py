@@ -12,8 +12,8 @@ from tiny_models import WINDOWED, random_model, random_tokens
 from baklava.budgets import Budgets
 from baklava.eviction import SnapKV, StreamingLLM
 from baklava.inference import decoding
-from baklava.inference.batch import compressed, prefill
-from baklava.inference.decoding import Pool, Row
+from baklava.inference.batch import compress_rows, prefill
+from baklava.inference.decoding import DecodingBatch, DecodingRow
 from baklava.models.load import LoadedModel
 from baklava.training.tokenizer import build_tokenizer
 
@@ -45,19 +45,23 @@ POLICIES = [StreamingLLM(), SnapKV(), StreamingLLM(), SnapKV(), StreamingLLM()]
 ROWS = range(len(CONTEXTS))
 
 
-def add(pool: Pool[int], loaded: LoadedModel, rows: list[int], one_line: bool = False) -> list[Row[int]]:
+def add(
+    pool: DecodingBatch[int], loaded: LoadedModel, rows: list[int], one_line: bool = False
+) -> list[DecodingRow[int]]:
     full = prefill(loaded, [CONTEXTS[row] for row in rows], [POLICIES[row] for row in rows])
     n_layers = 1 if loaded.name in WINDOWED else 2
     budgets = [Budgets.uniform(n_layers=n_layers, n_kv_heads=2, ratio=RATIOS[row]) for row in rows]
-    sequences = compressed(loaded, full, budgets, [POLICIES[row] for row in rows], list(range(len(rows))))
+    sequences = compress_rows(loaded, full, budgets, [POLICIES[row] for row in rows], list(range(len(rows))))
     return pool.add(
-        sequences, [QUESTIONS[row] for row in rows], [Row(row, LENGTHS[row], one_line and row == 0) for row in rows]
+        sequences,
+        [QUESTIONS[row] for row in rows],
+        [DecodingRow(row, LENGTHS[row], one_line and row == 0) for row in rows],
     )
 
 
 def answers(loaded: LoadedModel, groups: list[list[int]], steps: list[int], **more: Any) -> dict[int, list[int]]:
     """Of rows that come in groups, with so many steps after each."""
-    pool: Pool[int] = Pool(loaded)
+    pool: DecodingBatch[int] = DecodingBatch(loaded)
     ended = []
     for group, n in zip(groups, steps, strict=True):
         ended += add(pool, loaded, group, **more)
@@ -155,15 +159,15 @@ def test_rows_join_only_what_has_read_on() -> None:
     loaded = MODELS["llama"]
     full = prefill(loaded, CONTEXTS[:1], [StreamingLLM()])
     budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)]
-    first, second = (compressed(loaded, full, budgets, [StreamingLLM()]) for _ in range(2))
+    first, second = (compress_rows(loaded, full, budgets, [StreamingLLM()]) for _ in range(2))
     with pytest.raises(ValueError, match="rows join others once both have read on after their context"):
         first.append_rows(second)
 
 
 def test_without_rows_nothing_is_read() -> None:
-    pool: Pool[int] = Pool(MODELS["llama"])
+    pool: DecodingBatch[int] = DecodingBatch(MODELS["llama"])
     full = prefill(MODELS["llama"], CONTEXTS[:1], [StreamingLLM()])
     assert pool.step() == []
     budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)]
-    assert pool.add(compressed(MODELS["llama"], full, budgets, [StreamingLLM()]), [], []) == []
+    assert pool.add(compress_rows(MODELS["llama"], full, budgets, [StreamingLLM()]), [], []) == []
     assert (pool.step(), pool.going) == ([], [])

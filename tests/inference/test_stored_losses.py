@@ -14,7 +14,7 @@ from tqdm import tqdm
 from baklava.budgets import Budgets
 from baklava.calibration.run import Prompt
 from baklava.experiment.schema import EvictionConfig, ModelConfig
-from baklava.inference.stored_losses import KeptLosses, MeanLosses
+from baklava.inference.stored_losses import LossStore, MeanLosses
 from baklava.system.append_log import HEADER
 
 MODEL = ModelConfig(name="m", path="some/model", dtype="float32")
@@ -41,7 +41,7 @@ def measured(
     path: Path, replay: FakeReplay, prompt=PROMPT, budgets=BUDGETS, model=MODEL, policy=POLICY
 ) -> tuple[list[float], float]:
     """As another process would: losses and seconds."""
-    with KeptLosses.at(path, model, policy, lambda: replay) as kept:  # type: ignore[arg-type, return-value]
+    with LossStore.at(path, model, policy, lambda: replay) as kept:  # type: ignore[arg-type, return-value]
         return kept.losses(prompt, budgets).tolist(), kept.seconds
 
 

@@ -22,7 +22,7 @@ from transformers import (
 from baklava.budgets import Budgets
 from baklava.calibration.run import Prompt
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.samples import Compression
+from baklava.evaluation.samples import CellSpec
 from baklava.eviction import POLICIES
 from baklava.experiment.schema import EvaluateConfig, ModelConfig, ProfileConfig
 from baklava.importance.profile import profile_prompts
@@ -116,7 +116,7 @@ def test_its_answers_are_the_decoders(pair: tuple[LoadedModel, LoadedModel]) -> 
     task = NeedleInHaystack(name="needle", max_new_tokens=5)
     shape = {"n_layers": pair[0].n_layers, "n_kv_heads": 2}
     budgets = Budgets.uniform(**shape, ratio=0.5)
-    cells = [Compression.full(**shape), Compression("uniform", "snapkv", 0.5, budgets, POLICIES["snapkv"]())]
+    cells = [CellSpec.full(**shape), CellSpec("uniform", "snapkv", 0.5, budgets, POLICIES["snapkv"]())]
     found: list[list[dict[str, Any]]] = []
     for loaded in pair:
         engine = Engine(loaded, task, EvaluateConfig(n_samples=1, length=200))

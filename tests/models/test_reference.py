@@ -6,9 +6,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import baklava
 from baklava.errors import UserError
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.prompt import Prompts, Tokens
-from baklava.evaluation.samples import Compression
+from baklava.evaluation.prompt import Prompts
+from baklava.evaluation.samples import CellSpec
 from baklava.experiment.schema import EvaluateConfig, ModelConfig, compose, compose_task
+from baklava.models.encoder import Tokens
 from baklava.models.load import load_model
 
 NAMES = ("tiny-llama", "tiny-qwen2")
@@ -78,7 +79,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 def test_it_answers_with_the_full_cache(name, task, least):
     loaded = load_model(ModelConfig(name=name, path=f"reference:{name}", dtype="float32"))
     asked = compose([f"task={task}"]).tasks[task].build()
-    cell = Compression.full(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
+    cell = CellSpec.full(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
     engine = Engine(loaded, asked, EvaluateConfig(n_samples=12, length=1024))
     samples = [
         asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)

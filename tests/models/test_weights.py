@@ -14,7 +14,7 @@ from small_experiment import write_model
 
 from baklava.errors import UserError
 from baklava.experiment.schema import ModelConfig
-from baklava.models.files import check_model, content
+from baklava.models.files import check_model, model_fingerprint
 from baklava.models.load import load_model
 from baklava.models.shape import weight_bytes
 from baklava.models.weights import other_copies, weight_files
@@ -82,7 +82,7 @@ def test_weights_count_once(
     assert weight_bytes(config(folder)) == sum(parameter.nbytes for parameter in loaded.parameters())
     assert [path.name for path in weight_files(folder)] == [path.name for path in weight_files(alone)]
     if not (add is add_shards and first == "sharded"):
-        assert content(config(folder)) == content(config(alone))
+        assert model_fingerprint(config(folder)) == model_fingerprint(config(alone))
     for path in other_copies(folder):
         path.write_bytes(b"damaged")
     check_model(config(folder), {})
@@ -96,7 +96,7 @@ def test_other_weights_of_what_is_loaded_are_noticed(sharded: Path, tmp_path: Pa
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    assert content(config(folder)) != content(config(sharded))
+    assert model_fingerprint(config(folder)) != model_fingerprint(config(sharded))
 
 
 class TestMistakes:

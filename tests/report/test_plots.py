@@ -27,7 +27,7 @@ from baklava.analysis.headline import headline as headline_of
 from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.experiment.jobs import ReportJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import SummaryConfig, compose
 from baklava.importance.profile import Profile
 from baklava.report.figure_list import report_figures
@@ -47,14 +47,14 @@ from baklava.validation.ranking import COLUMNS as RANKING
 EVERYTHING = ["experiment=demo", "task=[niah_single_1,niah_multikey_1,vt,needle_grid]", "measure.enabled=true"]
 
 
-def report_job(layout: Layout, *overrides: str, **changed) -> ReportJob:
+def report_job(layout: ExperimentPaths, *overrides: str, **changed) -> ReportJob:
     return ReportJob.of(compose(["experiment=demo", *overrides]), layout).model_copy(update=changed)
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory) -> Layout:
+def layout(tmp_path_factory) -> ExperimentPaths:
     """A finished experiment with its figures."""
-    layout = Layout(tmp_path_factory.mktemp("results"), "demo")
+    layout = ExperimentPaths(tmp_path_factory.mktemp("results"), "demo")
     write_results(layout, compose(["experiment=demo", "summary.n_bootstrap=100"]))
     report(report_job(layout))
     return layout
@@ -96,7 +96,7 @@ def test_every_figure_is_there_as_svg_and_png(layout):
 
 
 def test_grids_and_measurements_have_figures_where_there_are_any(tmp_path, monkeypatch):
-    config, layout, drawn = compose([*EVERYTHING, "summary.n_bootstrap=100"]), Layout(tmp_path, "demo"), []
+    config, layout, drawn = compose([*EVERYTHING, "summary.n_bootstrap=100"]), ExperimentPaths(tmp_path, "demo"), []
     write_results(layout, config)
     monkeypatch.setattr("baklava.report.plots.save", lambda figure, folder, name: drawn.append(name))
     report(ReportJob.of(config, layout))
@@ -145,7 +145,7 @@ def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):
 
 
 def test_a_needle_grid_shows_depth_by_length_for_every_cell(tmp_path):
-    layout = Layout(tmp_path, "demo")
+    layout = ExperimentPaths(tmp_path, "demo")
     write_needle_grid(layout, "tiny-llama")
     grid = read_depth_by_length(layout.records("tiny-llama", "needle_grid"))
     drawn = [axes for axes in needle_grid("tiny-llama", "needle_grid", grid).get_axes() if title_of(axes)]

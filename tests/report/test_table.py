@@ -10,14 +10,14 @@ from baklava.analysis.summary import summarize
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.experiment.jobs import SummarizeJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 from baklava.report.table import _escaped, print_table
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("results"), "demo")
+def layout(tmp_path_factory) -> ExperimentPaths:
+    layout = ExperimentPaths(tmp_path_factory.mktemp("results"), "demo")
     write_experiment(layout)
     write_budgets(layout)
     summarize(SummarizeJob.of(compose(["experiment=demo", "summary.n_bootstrap=100"]), layout))

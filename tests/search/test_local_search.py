@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from baklava.search.local_search import Refinement, Trial, refine
+from baklava.search.local_search import Candidate, LocalSearch, refine
 
 Loss = Callable[[NDArray[np.float64]], float]
 
@@ -20,7 +20,7 @@ def losses_by(loss: Loss):
     return lambda rows: {ratio: np.array([loss(one) for one in some]) for ratio, some in rows.items()}
 
 
-def refined(loss: Loss, start: list[float], *, rounds: int = 12, step: float = 0.25, floor: float = 0.0) -> Refinement:
+def refined(loss: Loss, start: list[float], *, rounds: int = 12, step: float = 0.25, floor: float = 0.0) -> LocalSearch:
     return refine({0.5: {"start": np.array(start)}}, losses_by(loss), rounds=rounds, step=step, floor=floor)[0.5]
 
 
@@ -75,7 +75,7 @@ def test_a_round_without_gain_looks_closer() -> None:
 
 
 def test_probes_are_one_step_up_and_down_where_there_is_room() -> None:
-    one = Refinement([Trial("start", np.array([1.0, 0.3, 0.05]), 1.0)], 1, step=0.1, floor=0.05)
+    one = LocalSearch([Candidate("start", np.array([1.0, 0.3, 0.05]), 1.0)], 1, step=0.1, floor=0.05)
     expected = [[1.0, 0.4, 0.05], [1.0, 0.3, 0.15], [0.9, 0.3, 0.05], [1.0, 0.2, 0.05]]
     np.testing.assert_allclose(one.probes(), expected)
 

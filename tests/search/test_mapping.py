@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from baklava.allocation import Baklava
-from baklava.allocation.base import Point
+from baklava.allocation.base import SearchPoint
 from baklava.budgets import Budgets
 from baklava.calibration.run import Prompt
 from baklava.importance.profile import Profile
@@ -83,7 +83,7 @@ def run(path: Path, replay: FakeReplay, n_rounds: int, ratios=RATIOS, prompts=PR
         return some
 
 
-def outcome(some: Mapping[float, Study]) -> list[list[tuple[TrialState, Point, dict[int, float]]]]:
+def outcome(some: Mapping[float, Study]) -> list[list[tuple[TrialState, SearchPoint, dict[int, float]]]]:
     """All that counts of every trial."""
     return [[(one.state, one.params, one.intermediate_values) for one in study.trials] for study in some.values()]
 

@@ -13,11 +13,11 @@ from baklava.budgets import Budgets
 from baklava.calibration.run import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.experiment.jobs import AllocateJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
-from baklava.importance.loss_curves import Curves, measure_curves
+from baklava.importance.loss_curves import LossCurves, measure_curves
 from baklava.importance.profile import Profile
-from baklava.inference.continuation_loss import Replay
+from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
 from baklava.search import mapping as search
 from baklava.search import measured as joint
@@ -46,13 +46,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 
 def job_in(folder: Path, *overrides: str) -> AllocateJob:
     config = compose(["allocator=[uniform,baklava_measured]", "ratios=[0,0.5,0.8]", *overrides])
-    return AllocateJob.of(config, Layout(folder, "e"), "tiny-llama", "baklava_measured", "streaming_llm")
+    return AllocateJob.of(config, ExperimentPaths(folder, "e"), "tiny-llama", "baklava_measured", "streaming_llm")
 
 
-def profile_of(replay: Replay) -> Profile:
+def profile_of(replay: ContinuationLosses) -> Profile:
     rises, full = measure_curves(replay, PROMPTS, shape=(2, 2), levels=(0.0, 0.3), label="")
     heads = {"eviction_shift": np.random.default_rng(0).random((1, 2, 4)).astype(np.float32)}
-    curves = Curves("tiny-llama", "streaming_llm", (0.0, 0.3), rises, full)
+    curves = LossCurves("tiny-llama", "streaming_llm", (0.0, 0.3), rises, full)
     return Profile("tiny-llama", 2, heads, np.ones((1, 2), np.float32), {"calibration": "c"}, curves)
 
 
@@ -65,7 +65,7 @@ def fitted_budgets(job: AllocateJob, profile: Profile) -> Fitted:
 def test_budgets_of_a_model_lose_what_they_say(loaded: LoadedModel, tmp_path: Path) -> None:
     """From curves to budgets, on a random model: what is written is what a replay of its own measures."""
     job = job_in(tmp_path)
-    replay = Replay(loaded, job.eviction.build(), batch_rows=4)
+    replay = ContinuationLosses(loaded, job.eviction.build(), batch_rows=4)
     fitted = fitted_budgets(job, profile_of(replay))
     for ratio, budgets in fitted.budgets.items():
         assert budgets.shares.mean() == pytest.approx(1 - ratio, abs=1e-9)
@@ -84,7 +84,7 @@ def test_budgets_of_a_model_lose_what_they_say(loaded: LoadedModel, tmp_path: Pa
 
 def test_what_the_search_finds_can_be_refined(loaded: LoadedModel, tmp_path: Path) -> None:
     job = job_in(tmp_path, "allocators.baklava_measured.start=search", "search.n_rounds=1")
-    profile = profile_of(Replay(loaded, job.eviction.build(), batch_rows=4))
+    profile = profile_of(ContinuationLosses(loaded, job.eviction.build(), batch_rows=4))
     searched = search.searched_budgets(job, Baklava(name="baklava"), profile).budgets
     for ratio, budgets in fitted_budgets(job, profile).budgets.items():
         said = budgets.provenance
@@ -99,9 +99,9 @@ def test_losses_that_are_no_numbers_are_one_line(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, start: str
 ) -> None:
     job = job_in(tmp_path, f"allocators.baklava_measured.start={start}", "search.n_rounds=1")
-    profile = profile_of(Replay(loaded, job.eviction.build(), batch_rows=4))
+    profile = profile_of(ContinuationLosses(loaded, job.eviction.build(), batch_rows=4))
     monkeypatch.setattr(
-        Replay, "losses", lambda self, prompt, budgets: [odd(one, what == "everything") for one in budgets]
+        ContinuationLosses, "losses", lambda self, prompt, budgets: [odd(one, what == "everything") for one in budgets]
     )
     with pytest.raises(UserError, match=r"^model tiny-llama: some losses .* no numbers; set .* models\.tiny-llama"):
         fitted_budgets(job, profile)
@@ -123,10 +123,14 @@ def test_a_single_kv_cache_keeps_what_the_ratio_leaves(
     monkeypatch.setattr(Calibration, "load", lambda path: Calibration(PROMPTS[:1], PROMPTS[:1]))
     job = job_in(tmp_path, f"allocators.baklava_measured.start={start}", "search.n_rounds=2", f"ratios=[{ratio}]")
     rises, full = measure_curves(
-        Replay(model, job.eviction.build(), batch_rows=4), PROMPTS[:1], shape=(1, 1), levels=(0.0,), label=""
+        ContinuationLosses(model, job.eviction.build(), batch_rows=4),
+        PROMPTS[:1],
+        shape=(1, 1),
+        levels=(0.0,),
+        label="",
     )
     heads = {"eviction_shift": np.ones((1, 1, 1), np.float32)}
-    curves = Curves("tiny-llama", "streaming_llm", (0.0,), rises, full)
+    curves = LossCurves("tiny-llama", "streaming_llm", (0.0,), rises, full)
     profile = Profile("tiny-llama", 1, heads, np.ones((1, 1), np.float32), {}, curves)
     [(found, budgets)] = fitted_budgets(job, profile).budgets.items()
     assert found == ratio

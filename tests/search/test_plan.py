@@ -11,7 +11,7 @@ import pytest
 from baklava.budgets import Budgets
 from baklava.cli import main
 from baklava.errors import UserError
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 from baklava.importance.profile import Profile
 
@@ -39,7 +39,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
 def write_profile(folder: Path) -> None:
     heads = np.random.default_rng(0).random((2, 6, 8)).astype(np.float32)
     profile = Profile("tiny-llama", 4, {"eviction_shift": heads}, np.ones((2, 6), np.float32))
-    profile.save(Layout(folder, "default").profile("tiny-llama"))
+    profile.save(ExperimentPaths(folder, "default").profile("tiny-llama"))
 
 
 def test_the_parts_and_the_ratio_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,9 @@ from baklava.calibration.run import Calibration
 from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.schema import AllocatorConfig, EvictionConfig, ModelConfig, ProfileConfig, SearchConfig
 from baklava.importance.profile import Profile, profile_prompts
-from baklava.inference.continuation_loss import Replay
+from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
-from baklava.search.mapping import LOSSY
+from baklava.search.mapping import REFINE_ABOVE
 from baklava.search.run import allocate
 from baklava.search.study import ROUND
 from baklava.search.trace import parameters, read_trace
@@ -142,7 +142,7 @@ def test_what_still_loses_is_refined(tmp_path: Path, profile: Profile, loads: li
     plain = AllocatorConfig(name="baklava", family="baklava", refine=0)
     allocate(job(tmp_path, profile, allocator=plain, **given))
     before = Budgets.load(tmp_path / "0.9.json")
-    assert before.provenance["loss"] > before.provenance["loss_full"] + LOSSY
+    assert before.provenance["loss"] > before.provenance["loss_full"] + REFINE_ABOVE
     assert json.loads((tmp_path / "cost.json").read_text())["n_refined"] == 0
     allocate(job(tmp_path, profile, **given))
     assert len(loads) == 2  # to refine, not to search again
@@ -163,7 +163,7 @@ def test_a_killed_refinement_goes_on(
     )
     for one in (whole, killed):  # searched, so that only the refinement is left
         allocate(one.model_copy(update={"allocator": AllocatorConfig(name="baklava", family="baklava", refine=0)}))
-    losses, calls, kill_at = Replay.losses, [], [-1]
+    losses, calls, kill_at = ContinuationLosses.losses, [], [-1]
 
     def counted(*arguments):
         calls.append(1)
@@ -171,7 +171,7 @@ def test_a_killed_refinement_goes_on(
             raise KeyboardInterrupt
         return losses(*arguments)
 
-    monkeypatch.setattr(Replay, "losses", counted)
+    monkeypatch.setattr(ContinuationLosses, "losses", counted)
     allocate(whole)
     n_calls = len(calls)
     kill_at[0] = n_calls + 10

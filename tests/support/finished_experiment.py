@@ -18,7 +18,7 @@ from synthetic import (
 
 from baklava.analysis.summary import summarize
 from baklava.experiment.jobs import SummarizeJob, TrackJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import SummaryConfig, TrackingConfig
 
 RATIO = RATIOS[1]
@@ -38,7 +38,7 @@ def small_records() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def write_summary(layout: Layout, records: pd.DataFrame) -> None:
+def write_summary(layout: ExperimentPaths, records: pd.DataFrame) -> None:
     """Records and timings as files, and their summary."""
     groups = list(records.groupby(["model", "task"]))
     summarize(
@@ -54,7 +54,7 @@ def write_summary(layout: Layout, records: pd.DataFrame) -> None:
     )
 
 
-def write_finished(layout: Layout, records: pd.DataFrame) -> None:
+def write_finished(layout: ExperimentPaths, records: pd.DataFrame) -> None:
     """All files of a finished experiment that tracking must have."""
     write_summary(layout, records)
     write_budgets(layout)
@@ -64,7 +64,9 @@ def write_finished(layout: Layout, records: pd.DataFrame) -> None:
         layout.figure(name).write_text(f"<svg>{name}</svg>")
 
 
-def job_of(layout: Layout, *, ratios: tuple[float, ...] = (RATIO,), rebuild: bool = False, **tracking) -> TrackJob:
+def job_of(
+    layout: ExperimentPaths, *, ratios: tuple[float, ...] = (RATIO,), rebuild: bool = False, **tracking
+) -> TrackJob:
     methods = [(model, allocator) for model in MODELS for allocator in ("uniform", "baklava")]
     found = sorted(layout.root.glob("records/*/*.parquet"))
     return TrackJob(
@@ -85,11 +87,11 @@ def job_of(layout: Layout, *, ratios: tuple[float, ...] = (RATIO,), rebuild: boo
     )
 
 
-def client_of(layout: Layout) -> MlflowClient:
+def client_of(layout: ExperimentPaths) -> MlflowClient:
     return MlflowClient(f"sqlite:///{layout.results / 'mlflow.db'}")
 
 
-def runs_in(layout: Layout, stage: str | None = None, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+def runs_in(layout: ExperimentPaths, stage: str | None = None, *, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     client = client_of(layout)
     experiment = client.get_experiment_by_name(f"baklava/{layout.experiment}").experiment_id
     return list(client.search_runs([experiment], f"tags.stage = '{stage}'" if stage else "", view))
@@ -99,13 +101,13 @@ def ids(runs: list[Run]) -> set[str]:
     return {run.info.run_id for run in runs}
 
 
-def cell(layout: Layout, **params: str) -> Run:
+def cell(layout: ExperimentPaths, **params: str) -> Run:
     found = [run for run in runs_in(layout, "evaluate") if params.items() <= run.data.params.items()]
     assert len(found) == 1
     return found[0]
 
 
-def parent(layout: Layout, model: str) -> Run:
+def parent(layout: ExperimentPaths, model: str) -> Run:
     found = [run for run in runs_in(layout, "summarize") if run.data.params["model"] == model]
     assert len(found) == 1
     return found[0]

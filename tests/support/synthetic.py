@@ -16,7 +16,7 @@ from baklava.evaluation.measurements import COLUMNS as MEASURED
 from baklava.evaluation.measurements import SCHEMA as MEASURED_SCHEMA
 from baklava.evaluation.records import SCHEMA
 from baklava.experiment.jobs import SummarizeJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig
 from baklava.system.parquet import write_parquet
 
@@ -106,7 +106,7 @@ def experiment_records(seed: int = 0) -> pd.DataFrame:
     return records
 
 
-def write_experiment(layout: Layout, seed: int = 0) -> None:
+def write_experiment(layout: ExperimentPaths, seed: int = 0) -> None:
     """All records and timings files of the made-up experiment."""
     for (model, task), rows in experiment_records(seed).groupby(["model", "task"]):
         write_records(layout.records(str(model), str(task)), rows)
@@ -117,7 +117,7 @@ DEPTHS = (0.0, 0.5, 1.0)
 LENGTHS = (512, 1024)
 
 
-def write_needle_grid(layout: Layout, model: str) -> None:
+def write_needle_grid(layout: ExperimentPaths, model: str) -> None:
     """Two samples per depth and length; uniform finds no needle in the middle of the longer text."""
     places = [(length, depth) for length in LENGTHS for depth in DEPTHS] * 2
     groups = [f"length {length}, depth {depth:g}" for length, depth in places]
@@ -156,12 +156,12 @@ def measurements(model: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_measurements(layout: Layout, model: str) -> None:
+def write_measurements(layout: ExperimentPaths, model: str) -> None:
     table = pa.Table.from_pylist(measurements(model).to_dict("records"), schema=MEASURED)
     write_parquet(layout.measurements(model), table, schema=MEASURED_SCHEMA)
 
 
-def write_results(layout: Layout, config: ExperimentConfig) -> None:
+def write_results(layout: ExperimentPaths, config: ExperimentConfig) -> None:
     """Everything up to the summary, for an experiment=demo that may have a needle grid and measurements."""
     write_experiment(layout)
     write_budgets(layout)
@@ -184,7 +184,7 @@ def importance(model: str) -> np.ndarray:
     return values
 
 
-def write_budgets(layout: Layout) -> None:
+def write_budgets(layout: ExperimentPaths) -> None:
     for model, shape in MODELS.items():
         for ratio in RATIOS:
             uniform = Budgets.uniform(n_layers=shape[0], n_kv_heads=shape[1], ratio=ratio, model=model)
@@ -234,7 +234,7 @@ def search_trace(model: str = "tiny-llama", n_trials: int = 16) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def write_search_traces(layout: Layout) -> None:
+def write_search_traces(layout: ExperimentPaths) -> None:
     for model in MODELS:
         table = pa.Table.from_pandas(search_trace(model), preserve_index=False)
         write_parquet(layout.search_trace(model, "baklava", EVICTION), table, schema=1)
@@ -248,7 +248,7 @@ def _filled(weights: np.ndarray, mean: float) -> np.ndarray:
     return np.minimum(1, 0.02 + low * weights)
 
 
-def write_profiles(layout: Layout, n_prompts: int = 4) -> None:
+def write_profiles(layout: ExperimentPaths, n_prompts: int = 4) -> None:
     from baklava.importance.profile import Profile
 
     for model, (n_layers, n_kv_heads) in MODELS.items():

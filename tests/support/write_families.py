@@ -14,7 +14,7 @@ HEADER = """\
 
 Every family of causal language models, and of models of text and images or sound, that the pinned transformers has,
 and what budgets do with it.
-`tests/test_families.py` builds a tiny random model of each and compares; this page is what it finds
+`tests/decoder/test_families.py` builds a tiny random model of each and compares; this page is what it finds
 (`PYTHONPATH=.:tests python tests/write_families.py`).
 
 - **exact**: with all entries kept, the logits are those of a `DynamicCache`; with half of them, each KV cache keeps

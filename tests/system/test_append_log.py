@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from baklava.errors import UserError
-from baklava.system.append_log import Store
+from baklava.system.append_log import AppendLog
 
 VALUES = st.dictionaries(
     st.text(min_size=1, max_size=8),
@@ -21,7 +21,7 @@ VALUES = st.dictionaries(
 
 
 def filled(path: Path, **entries: object) -> bytes:
-    store = Store(path)
+    store = AppendLog(path)
     for key, value in entries.items():
         store.add({key: value})
     store.close()
@@ -33,11 +33,11 @@ def filled(path: Path, **entries: object) -> bytes:
 def test_gives_back_the_last_value_of_every_key(tmp_path: Path, first: dict, second: dict) -> None:
     path = tmp_path / "s.lines"
     path.unlink(missing_ok=True)
-    store = Store(path)
+    store = AppendLog(path)
     store.add(first)
     store.add(second)
     expected = {**first, **second}
-    for one in (store, Store(path)):  # as it is, and read again
+    for one in (store, AppendLog(path)):  # as it is, and read again
         assert len(one) == len(expected)
         assert {key: one[key] for key in expected} == expected
     assert "no such key" not in store
@@ -49,11 +49,11 @@ def test_a_write_that_was_cut_short_loses_only_itself(tmp_path: Path, capsys: py
     for cut in range(end_of_b + 1, len(whole)):
         path = tmp_path / "cut"
         path.write_bytes(whole[:cut])
-        store = Store(path)
+        store = AppendLog(path)
         assert (store["a"], store["b"], "c" in store) == ({"x": 1}, {"x": "two\nlines é"}, False)
         assert "line 4 is damaged" in capsys.readouterr().err
         store.add({"c": {"x": 3}})
-        assert Store(path)["c"] == {"x": 3}
+        assert AppendLog(path)["c"] == {"x": 3}
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -66,7 +66,7 @@ def test_a_flipped_bit_is_never_read_as_a_value(tmp_path: Path, bit: int) -> Non
     data[place] ^= 1 << bit % 8
     path = tmp_path / "flipped"
     path.write_bytes(data)
-    store = Store(path)
+    store = AppendLog(path)
     assert all(store[key] == value for key, value in entries.items() if key in store)
     assert len(store) < 2 or data[place - 1 : place + 1] == b"\n"
 
@@ -76,7 +76,7 @@ def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) 
     path = tmp_path / "other"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"other: not a store of this version"):
-        Store(path)
+        AppendLog(path)
     assert path.read_bytes() == content
 
 
@@ -88,21 +88,21 @@ class TestOthers:
         filled(own, b={"x": "own"})
         whole = filled(other, a={"x": 1}, b={"x": "other"}, c={"x": 3})
         other.write_bytes(whole[:-5])  # its writer is in the middle of c
-        store = Store(own, [other])
+        store = AppendLog(own, [other])
         assert (store["a"], store["b"], "c" in store) == ({"x": 1}, {"x": "own"}, False)
         store.add({"d": {"x": 4}})
         assert other.read_bytes() == whole[:-5]
         assert capsys.readouterr().err == ""
-        alone = Store(own)
+        alone = AppendLog(own)
         assert (sorted(key for key in "abcd" if key in alone), alone["d"]) == (["b", "d"], {"x": 4})
 
     def test_one_without_a_header_yet_holds_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "other").touch()
-        assert len(Store(tmp_path / "own", [tmp_path / "other"])) == 0
+        assert len(AppendLog(tmp_path / "own", [tmp_path / "other"])) == 0
 
     def test_damage_in_one_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data = filled(tmp_path / "other", a={"x": 1}, b={"x": 2})
         (tmp_path / "other").write_bytes(data.replace(b'"x": 1', b'"x": 7'))
-        store = Store(tmp_path / "own", [tmp_path / "other"])
+        store = AppendLog(tmp_path / "own", [tmp_path / "other"])
         assert ("a" in store, store["b"]) == (False, {"x": 2})
         assert "other: line 2 is damaged" in capsys.readouterr().err

@@ -7,9 +7,9 @@ import pytest
 from finished_experiment import small_records, write_finished
 from synthetic import write_measurements
 
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.address import VARIABLE
-from baklava.tracking.mlflow_store import Store
+from baklava.tracking.mlflow_store import MlflowStore
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +21,13 @@ def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without runs; making its tables takes seconds, copying it nothing."""
     folder = tmp_path_factory.mktemp("tables")
-    Store.open(f"sqlite:///{folder / 'mlflow.db'}", "other", artifacts=folder)
+    MlflowStore.open(f"sqlite:///{folder / 'mlflow.db'}", "other", artifacts=folder)
     return folder / "mlflow.db"
 
 
-def finished(results: Path, tables: Path) -> Layout:
+def finished(results: Path, tables: Path) -> ExperimentPaths:
     """An experiment with all that tracking reads, and a store without runs."""
-    layout = Layout(results, "demo")
+    layout = ExperimentPaths(results, "demo")
     layout.results.mkdir()
     shutil.copy(tables, layout.results / "mlflow.db")
     write_finished(layout, small_records())
@@ -35,12 +35,12 @@ def finished(results: Path, tables: Path) -> Layout:
 
 
 @pytest.fixture
-def layout(tmp_path: Path, tables: Path) -> Layout:
+def layout(tmp_path: Path, tables: Path) -> ExperimentPaths:
     return finished(tmp_path / "results", tables)
 
 
 @pytest.fixture(scope="session")
-def tracked(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Layout:
+def tracked(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> ExperimentPaths:
     """For tests that only look: one model measured, one of its jobs with a usage file."""
     from finished_experiment import job_of
 

@@ -7,20 +7,22 @@ import pytest
 from finished_experiment import job_of, runs_in
 from mlflow import MlflowClient
 
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.address import VARIABLE, artifacts_folder, lock_file, page, store_uri, without_password
-from baklava.tracking.mlflow_store import Store
+from baklava.tracking.mlflow_store import MlflowStore
 from baklava.tracking.track import track
 
 
-def test_the_setting_comes_before_the_variable_before_the_default(layout: Layout, monkeypatch: pytest.MonkeyPatch):
+def test_the_setting_comes_before_the_variable_before_the_default(
+    layout: ExperimentPaths, monkeypatch: pytest.MonkeyPatch
+):
     assert store_uri(job_of(layout)) == f"sqlite:///{layout.results}/mlflow.db"
     monkeypatch.setenv(VARIABLE, "http://tracking.example:5000")
     assert store_uri(job_of(layout)) == "http://tracking.example:5000"
     assert store_uri(job_of(layout, uri="http://mine.example")) == "http://mine.example"
 
 
-def test_the_variable_leads_to_another_store(layout: Layout, tables: Path, tmp_path: Path, monkeypatch):
+def test_the_variable_leads_to_another_store(layout: ExperimentPaths, tables: Path, tmp_path: Path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "runs.db").write_bytes(tables.read_bytes())
@@ -35,20 +37,20 @@ def test_the_variable_leads_to_another_store(layout: Layout, tables: Path, tmp_p
         runs_in(layout)
 
 
-def test_a_server_keeps_the_files_itself(layout: Layout):
+def test_a_server_keeps_the_files_itself(layout: ExperimentPaths):
     job = job_of(layout)
     assert artifacts_folder("http://tracking.example:5000", job) is None
     assert artifacts_folder("postgresql://host/db", job) == layout.results / "mlartifacts" / "demo"
 
 
-def test_an_sqlite_file_has_one_lock_wherever_the_results_lie(layout: Layout, tmp_path: Path):
+def test_an_sqlite_file_has_one_lock_wherever_the_results_lie(layout: ExperimentPaths, tmp_path: Path):
     assert lock_file(f"sqlite:///{tmp_path}/shared/mlflow.db", job_of(layout)) == tmp_path / "shared" / ".mlflow.lock"
     assert lock_file("http://tracking.example", job_of(layout)) == layout.results / ".mlflow.lock"
 
 
 def test_an_sqlite_address_may_have_options(tmp_path: Path):
-    store = Store.open(f"sqlite:///{tmp_path}/runs.db?timeout=30", "mine", artifacts=None)
-    again = Store.open(f"sqlite:///{tmp_path}/runs.db", "mine", artifacts=None)
+    store = MlflowStore.open(f"sqlite:///{tmp_path}/runs.db?timeout=30", "mine", artifacts=None)
+    again = MlflowStore.open(f"sqlite:///{tmp_path}/runs.db", "mine", artifacts=None)
     assert store.experiment_id == again.experiment_id
     assert [path.name for path in tmp_path.iterdir()] == ["runs.db"]
 

@@ -13,8 +13,8 @@ from finished_experiment import client_of, ids, job_of, parent, runs_in
 from mlflow import MlflowClient
 
 from baklava.errors import UserError
-from baklava.experiment.paths import Layout
-from baklava.tracking.mlflow_store import Store
+from baklava.experiment.paths import ExperimentPaths
+from baklava.tracking.mlflow_store import MlflowStore
 from baklava.tracking.moved import follow, local_path
 from baklava.tracking.run import Run
 from baklava.tracking.track import track
@@ -26,12 +26,12 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def places(layout: Layout) -> set[Path]:
+def places(layout: ExperimentPaths) -> set[Path]:
     """The folders in which MLflow looks for the files of the runs."""
     return {local_path(run.info.artifact_uri).parents[1] for run in runs_in(layout)}
 
 
-def shown(layout: Layout, tmp_path: Path) -> str:
+def shown(layout: ExperimentPaths, tmp_path: Path) -> str:
     """A figure as the UI gets it."""
     found = parent(layout, "tiny-llama").info.run_id
     folder = tmp_path / "downloads" / layout.results.name
@@ -40,15 +40,15 @@ def shown(layout: Layout, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def original(layout: Layout) -> Layout:
+def original(layout: ExperimentPaths) -> ExperimentPaths:
     track(job_of(layout))
     return layout
 
 
 @pytest.mark.parametrize("rebuild", [False, True])
-def test_a_copy_is_on_its_own(original: Layout, tmp_path: Path, rebuild: bool) -> None:
+def test_a_copy_is_on_its_own(original: ExperimentPaths, tmp_path: Path, rebuild: bool) -> None:
     before = contents(original.results)
-    copy = Layout(tmp_path / "my copy #2 (50%)", "demo")
+    copy = ExperimentPaths(tmp_path / "my copy #2 (50%)", "demo")
     shutil.copytree(original.results, copy.results)
     figure = copy.figure("score_vs_ratio")
     figure.write_text("<svg>changed</svg>")
@@ -60,12 +60,12 @@ def test_a_copy_is_on_its_own(original: Layout, tmp_path: Path, rebuild: bool) -
     assert shown(original, tmp_path) == "<svg>score_vs_ratio</svg>"
 
 
-def test_moved_results_keep_what_nobody_else_can_make(original: Layout, tmp_path: Path) -> None:
+def test_moved_results_keep_what_nobody_else_can_make(original: ExperimentPaths, tmp_path: Path) -> None:
     client = client_of(original)
     experiment = client.get_experiment_by_name("baklava/demo").experiment_id
     by_hand = client.create_run(experiment, run_name="by hand").info.run_id
     client.log_text(by_hand, "mine", "notes/mine.txt")
-    new = Layout(tmp_path / "elsewhere" / "results", "demo")
+    new = ExperimentPaths(tmp_path / "elsewhere" / "results", "demo")
     new.results.parent.mkdir()
     original.results.rename(new.results)
     track(job_of(new))
@@ -74,8 +74,8 @@ def test_moved_results_keep_what_nobody_else_can_make(original: Layout, tmp_path
     assert not original.results.exists()
 
 
-def test_a_ui_that_is_opened_first_finds_the_files(original: Layout, tmp_path: Path) -> None:
-    new = Layout(tmp_path / "new", "demo")
+def test_a_ui_that_is_opened_first_finds_the_files(original: ExperimentPaths, tmp_path: Path) -> None:
+    new = ExperimentPaths(tmp_path / "new", "demo")
     before = ids(runs_in(original))
     original.results.rename(new.results)
     command = [sys.executable, "-m", "baklava.tracking.moved", str(new.results)]
@@ -84,7 +84,7 @@ def test_a_ui_that_is_opened_first_finds_the_files(original: Layout, tmp_path: P
     assert ids(runs_in(new)) == before
 
 
-def test_a_place_that_did_not_change_is_not_written(original: Layout, tmp_path: Path) -> None:
+def test_a_place_that_did_not_change_is_not_written(original: ExperimentPaths, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(original.results)
     before = contents(original.results)
     follow(original.results / "mlflow.db", original.results / "mlartifacts", "baklava/demo")
@@ -92,19 +92,19 @@ def test_a_place_that_did_not_change_is_not_written(original: Layout, tmp_path: 
     assert contents(original.results) == before
 
 
-def test_a_database_without_its_files_gets_them_again(original: Layout, tmp_path: Path) -> None:
-    copy = Layout(tmp_path / "copy", "demo")
+def test_a_database_without_its_files_gets_them_again(original: ExperimentPaths, tmp_path: Path) -> None:
+    copy = ExperimentPaths(tmp_path / "copy", "demo")
     shutil.copytree(original.results, copy.results, ignore=shutil.ignore_patterns("mlartifacts"))
     track(job_of(copy))
     assert shown(copy, tmp_path) == "<svg>score_vs_ratio</svg>"
     assert ids(runs_in(copy)).isdisjoint(ids(runs_in(original)))
 
 
-def open_store(database: Path, results: Path, name: str = "x") -> Store:
-    return Store.open(f"sqlite:///{database}", f"baklava/{name}", artifacts=results / "mlartifacts" / name)
+def open_store(database: Path, results: Path, name: str = "x") -> MlflowStore:
+    return MlflowStore.open(f"sqlite:///{database}", f"baklava/{name}", artifacts=results / "mlartifacts" / name)
 
 
-def place(store: Store) -> Path | None:
+def place(store: MlflowStore) -> Path | None:
     return local_path(store.client.get_experiment(store.experiment_id).artifact_location)
 
 

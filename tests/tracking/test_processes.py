@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finished_experiment import FIGURES, job_of, runs_in, small_records, write_finished
 
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.track import track
 
 EXPERIMENTS = ("a", "b", "c", "d")
@@ -15,7 +15,7 @@ EXPERIMENTS = ("a", "b", "c", "d")
 
 def test_eight_at_once_lose_nothing_and_double_nothing(tmp_path: Path):
     """Four experiments, each tracked by two processes, into a store that none of them finds."""
-    layouts = [Layout(tmp_path / "results", name) for name in EXPERIMENTS]
+    layouts = [ExperimentPaths(tmp_path / "results", name) for name in EXPERIMENTS]
     write_finished(layouts[0], small_records())
     for layout in layouts[1:]:
         shutil.copytree(layouts[0].root, layout.root)
@@ -39,7 +39,7 @@ def test_eight_at_once_lose_nothing_and_double_nothing(tmp_path: Path):
 
 
 def test_killed_while_it_makes_a_new_database_it_is_run_again(tmp_path: Path):
-    layout = Layout(tmp_path / "results", "a")
+    layout = ExperimentPaths(tmp_path / "results", "a")
     write_finished(layout, small_records())
     process = multiprocessing.get_context("spawn").Process(target=track, args=(job_of(layout),))
     process.start()

@@ -11,7 +11,7 @@ from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
 
 from baklava.allocation import ALLOCATORS
 from baklava.eviction import POLICIES
-from baklava.tracking.saved_views import LONGEST_TAG, View, views
+from baklava.tracking.saved_views import LONGEST_TAG, SavedView, views
 
 METHODS = [("baklava", "streaming_llm"), ("uniform", "streaming_llm")]
 
@@ -61,6 +61,6 @@ def test_speed_has_a_chart_where_it_was_measured():
     "view",
     views([(one, two) for one in ALLOCATORS for two in POLICIES], [f"task_{i}" for i in range(60)], measured=True),
 )
-def test_views_of_large_experiments_fit_into_a_tag(view: View):
+def test_views_of_large_experiments_fit_into_a_tag(view: SavedView):
     assert len(view.value) <= LONGEST_TAG <= MAX_EXPERIMENT_TAG_VAL_LENGTH
     assert len(state(view.value)["compareRunCharts"]) >= 2

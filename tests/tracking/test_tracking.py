@@ -342,7 +342,7 @@ def test_an_unknown_mlflow_gets_no_view(layout, monkeypatch, version):
 
 
 def test_a_view_that_fails_does_not_matter(layout, monkeypatch, capsys):
-    monkeypatch.setattr("baklava.tracking.mlflow_store.Store.set_tag", lambda *_: 1 / 0)
+    monkeypatch.setattr("baklava.tracking.mlflow_store.MlflowStore.set_tag", lambda *_: 1 / 0)
     track(job_of(layout))
     assert "no saved view" in capsys.readouterr().err
     assert len(runs_in(layout)) == 8

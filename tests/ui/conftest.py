@@ -10,7 +10,7 @@ from selenium import webdriver
 from shown import RATIOS, Shown
 from synthetic import experiment_records
 
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.address import VARIABLE
 from baklava.tracking.track import track
 
@@ -21,7 +21,7 @@ SCREENSHOTS = Path(__file__).parent / "screenshots"
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A made-up experiment of 2 models x 2 tasks x (full + 2 methods x 2 ratios), tracked through the server."""
     folder = tmp_path_factory.mktemp("ui")
-    layout = Layout(folder / "results", "demo")
+    layout = ExperimentPaths(folder / "results", "demo")
     records = experiment_records()
     write_finished(layout, records[records["ratio"].isin((0.0, *RATIOS)) & (records["task"] != "vt")])
     with server(f"sqlite:///{folder / 'mlflow.db'}", folder) as address, pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baklava.importance.loss_curves import Curves
+from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.validation.ranking import COLUMNS, against_measured
 
@@ -16,7 +16,7 @@ MEASURED = np.random.default_rng(0).permutation(L * HKV).reshape(L, HKV).astype(
 def test_estimators_are_ranked_against_the_mean_rise_of_the_loss() -> None:
     noise = np.random.default_rng(1).normal(0, 1, (3, 2, L, HKV)).astype(np.float32)
     noise -= noise.mean((0, 1))
-    curves = Curves("m", "snapkv", (0.0, 0.5), MEASURED + noise, np.zeros(3, np.float32))
+    curves = LossCurves("m", "snapkv", (0.0, 0.5), MEASURED + noise, np.zeros(3, np.float32))
     heads = {
         "same": MEASURED**3,
         "reversed": -MEASURED,

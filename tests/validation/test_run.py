@@ -11,9 +11,9 @@ from synthetic import importance
 from baklava.allocation import Uniform, budgets_of
 from baklava.calibration.run import calibrate
 from baklava.experiment.jobs import VALIDATION, CalibrateJob, ValidateJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
-from baklava.importance.loss_curves import Curves
+from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.system.parquet import read_parquet
 from baklava.validation.regret import COLUMNS as REGRET
@@ -31,7 +31,7 @@ OVERRIDES = [
 def job(tmp_path_factory: pytest.TempPathFactory) -> ValidateJob:
     """A finished validation."""
     config = compose([f"results={tmp_path_factory.mktemp('results')}", *OVERRIDES])
-    layout = Layout(config.results, config.name)
+    layout = ExperimentPaths(config.results, config.name)
     job = ValidateJob.of(config, layout, MODEL)
     calibrate(CalibrateJob.of(config, layout, MODEL))
     heads = np.repeat(importance(MODEL), 2, axis=1)[None].astype(np.float32)  # [1, L, Hq]
@@ -42,7 +42,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> ValidateJob:
     for eviction, path in job.curves.items():
         rises = importance(MODEL)[None, None].astype(np.float32)  # [1, 1, L, Hkv]
         meta = {"policy": job.evictions[eviction].model_dump(mode="json")}
-        Curves(MODEL, eviction, (0.0,), rises, np.ones(1, np.float32), meta).save(path)
+        LossCurves(MODEL, eviction, (0.0,), rises, np.ones(1, np.float32), meta).save(path)
     for cell in job.cells:
         budgets_of(Uniform(name="uniform"), profile, cell.ratio).save(cell.path)
     validate(job)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from baklava.experiment.jobs import AllocateJob, ReportJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 from baklava.models import reference_model_path
 from baklava.report.figure_list import report_figures
@@ -92,7 +92,7 @@ def test_an_unknown_setting_of_snakemakes_config_is_refused(snakemake: Snakemake
 def finish(snakemake: Snakemake, folder: Path, **config: str) -> Path:
     """Make Snakemake take a folder for a finished experiment=smoke; its files are empty."""
     experiment = compose(["experiment=smoke"])
-    layout = Layout(experiment.results, experiment.name)
+    layout = ExperimentPaths(experiment.results, experiment.name)
     report = ReportJob.of(experiment, layout)
     allocate = [
         AllocateJob.of(experiment, layout, model, allocator, eviction)

@@ -13,8 +13,8 @@ from baklava.experiment.schema import ExperimentConfig, compose
 from baklava.system.devices import JOBS_PER_GPU, visible_devices
 from baklava.errors import UserError
 from baklava.report.figure_list import report_figures
-from baklava.experiment.paths import Layout
-from baklava.models.files import content
+from baklava.experiment.paths import ExperimentPaths
+from baklava.models.files import model_fingerprint
 from baklava.experiment.ownership import claim_results
 from baklava.preflight import check_patterns, check_ready
 from baklava.experiment.snakemake_config import overrides_of, packed
@@ -95,7 +95,7 @@ def minutes(stage: str) -> int:
 typed = list(workflow.config_settings.config_args or ())
 experiment, overrides = composed_experiment(config)
 workflow.config_settings.config_args = packed(typed, overrides)  # for jobs on a cluster, which read this file again
-layout = Layout(experiment.results, experiment.name)
+layout = ExperimentPaths(experiment.results, experiment.name)
 
 # Jobs find the `baklava` of the Python that runs Snakemake.
 os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))

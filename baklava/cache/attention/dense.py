@@ -20,7 +20,7 @@ from baklava.errors import UserError
 NAME = "baklava"
 
 # Soft-capped scores have no fused kernel; so many of them `[B, Hq, q, T]` are held at a time.
-MOST_SCORES = 2**25
+MAX_SCORES = 2**25
 
 
 class Observer(Protocol):
@@ -120,7 +120,7 @@ def _softcapped(
     n_kv_heads, n_keys = key.shape[1:3]
     grouped = exact(query).unflatten(1, (n_kv_heads, -1)) * scaling  # [B, Hkv, group, Q, D]
     keys, values = exact(key)[:, :, None].transpose(-1, -2), exact(value)[:, :, None]
-    step = max(1, MOST_SCORES // (batch * n_heads * n_keys))
+    step = max(1, MAX_SCORES // (batch * n_heads * n_keys))
     position = torch.arange(n_keys, device=query.device)
     blocks = []
     for start in range(0, n_queries, step):

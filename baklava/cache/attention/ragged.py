@@ -14,7 +14,7 @@ from baklava.cache.attention.precision import converted_at_once, exact, product
 from baklava.cache.ragged import RaggedEntries
 
 # So many scores `[C, group * q, n]` are held at a time; longer questions are split.
-MOST_SCORES = 2**25
+MAX_SCORES = 2**25
 
 
 @dataclass
@@ -79,7 +79,7 @@ def ragged_attention(
     grouped = query.unflatten(1, (n_kv_heads, group))  # [B, Hkv, group, Q, D]
     longest = max([n_tail, *(one.length for one in entries.layout.pieces())])
     n_entries = entries.layout.n_entries + sum(len(one.owners) * len(one.keys) for one in entries.shared)
-    step = max(1, MOST_SCORES // (batch * n_heads * longest + max(1, n_heads // n_kv_heads) * n_entries))
+    step = max(1, MAX_SCORES // (batch * n_heads * longest + max(1, n_heads // n_kv_heads) * n_entries))
     blocks = []
     for start in range(0, n_queries, step):
         block = grouped[..., start : start + step, :]

@@ -22,7 +22,7 @@ from baklava.cache.ragged import RaggedEntries
 # Reckoned, and seen in what the compiler makes of it, but not yet measured on any GPU: blocks of so many bytes of keys
 # and of values, two of each at a time, so that the next are on their way while one is in use.
 BLOCK_BYTES = 2**14
-STAGES = 3
+PIPELINE_STAGES = 3
 # Shared memory of a program, which limits how many of them a multiprocessor holds: these blocks, queries and weights.
 SHARED_BYTES = 4 * BLOCK_BYTES + 2**13
 # A longer stretch gains nothing; shorter ones share out better what is left when the others are done.
@@ -99,7 +99,7 @@ def ragged_decode(
             CAPPED=softcap is not None,
             **blocks,
             num_warps=4,
-            num_stages=STAGES,
+            num_stages=PIPELINE_STAGES,
         )
         _merge[(n_caches * n_rows,)](
             results,

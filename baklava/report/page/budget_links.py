@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from baklava.analysis.results import budgets_by_compression
+from baklava.analysis.results import budgets_by_key
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Links:
 def budget_links(budgets: Iterable[Path], folder: Path) -> list[Links]:
     """`folder` is the page's; addresses are relative, so that the results folder can move as a whole."""
     found: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for compression, path in budgets_by_compression(budgets).items():
+    for compression, path in budgets_by_key(budgets).items():
         address = quote(Path(os.path.relpath(path, folder)).as_posix())
         found[compression.model, f"{compression.allocator} / {compression.eviction}"].append(
             (compression.ratio, address)

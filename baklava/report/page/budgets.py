@@ -6,14 +6,14 @@ import plotly.graph_objects as go
 
 from baklava.budgets import Budgets
 from baklava.report.page.heat_map import heat_map
-from baklava.report.page.view import Frame, Method, View, uniform_last
+from baklava.report.page.view import Frame, Method, PageView, uniform_last
 from baklava.report.plots.budgets import chosen
 
 LOSSES = {"these budgets": "loss", "uniform": "loss_uniform", "full cache": "loss_full"}
 
 
-def budgets(found: dict[str, dict[Method, list[Budgets]]]) -> View:
-    return View(
+def budgets(found: dict[str, dict[Method, list[Budgets]]]) -> PageView:
+    return PageView(
         id="budgets",
         title="Budget of every KV cache",
         text="The share of the context that is kept, in percent; the mean over all KV caches is 100 (1 - r).",

@@ -23,7 +23,7 @@ MEAN = "mean of all tasks"
 
 
 @dataclass(frozen=True)
-class Point:
+class CellPoint:
     """A cell, or the mean of a method's cells over a model's tasks; NaN where there is nothing to compare with."""
 
     ratio: float
@@ -55,7 +55,7 @@ def _difference(to: str, values: tuple[float, float, float]) -> Iterator[str]:
         yield f"difference {to} {estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def curves(summary: pd.DataFrame, headline: Headline) -> Iterator[tuple[str, str, dict[Method, list[Point]]]]:
+def curves(summary: pd.DataFrame, headline: Headline) -> Iterator[tuple[str, str, dict[Method, list[CellPoint]]]]:
     """(model, task, points per method), the mean over tasks first; each method's first point is the full cache."""
     for model, figures in headline.models.items():
         rows = summary[summary["model"] == model]
@@ -64,10 +64,10 @@ def curves(summary: pd.DataFrame, headline: Headline) -> Iterator[tuple[str, str
             yield model, str(task), _task(own)
 
 
-def _task(rows: pd.DataFrame) -> dict[Method, list[Point]]:
-    found: dict[Method, list[Point]] = {}
+def _task(rows: pd.DataFrame) -> dict[Method, list[CellPoint]]:
+    found: dict[Method, list[CellPoint]] = {}
     points = {
-        (row["allocator"], row["eviction"], row["ratio"]): Point(
+        (row["allocator"], row["eviction"], row["ratio"]): CellPoint(
             **{name: row[name] for name in ("ratio", "score", "ci_low", "ci_high", "kept_fraction", "kv_bytes")},
             delta_full=(row["delta_full"], row["delta_full_low"], row["delta_full_high"]),
             delta_uniform=(row["delta_uniform"], row["delta_uniform_low"], row["delta_uniform_high"]),
@@ -82,18 +82,18 @@ def _task(rows: pd.DataFrame) -> dict[Method, list[Point]]:
     return {method: found[method] for method in sorted(found, key=uniform_first)} or {(FULL, "none"): [full]}
 
 
-def _mean(figures: ModelFigures, rows: pd.DataFrame) -> dict[Method, list[Point]]:
+def _mean(figures: ModelFigures, rows: pd.DataFrame) -> dict[Method, list[CellPoint]]:
     kept = rows.groupby(["allocator", "eviction", "ratio"])["kept_fraction"].mean()
     samples = f"mean of {len(figures.n)} tasks, {sum(figures.n.values())} samples"
     nothing = (math.nan,) * 3
-    full = Point(
+    full = CellPoint(
         *(0.0, figures.full, figures.full_low, figures.full_high, nothing, nothing),
         *(1.0, figures.kv_bytes_full, samples),
     )
 
-    def point(method: Method, one: RatioFigures) -> Point:
+    def point(method: Method, one: RatioFigures) -> CellPoint:
         uniform = (one.delta_uniform, one.delta_uniform_low, one.delta_uniform_high)
-        return Point(
+        return CellPoint(
             *(one.ratio, one.score, one.ci_low, one.ci_high),
             delta_full=(one.delta_full, one.delta_full_low, one.delta_full_high),
             delta_uniform=tuple(math.nan if value is None else value for value in uniform),  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def _mean(figures: ModelFigures, rows: pd.DataFrame) -> dict[Method, list[Point]
 
 
 def traces(
-    points: dict[Method, list[Point]],
+    points: dict[Method, list[CellPoint]],
     headline: Headline,
     x: Literal["ratio", "kv_bytes"],
     *,
@@ -132,7 +132,7 @@ def traces(
     return drawn
 
 
-def score_axis(points: dict[Method, list[Point]]) -> dict[str, Any]:
+def score_axis(points: dict[Method, list[CellPoint]]) -> dict[str, Any]:
     """Scores from 0, to 1 or the largest one, as in the other figures."""
     largest = max(point.ci_high for some in points.values() for point in some)
     return {"title": {"text": "score"}, "range": [-0.03, 1.05 * max(1.0, largest)]}

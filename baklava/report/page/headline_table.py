@@ -11,7 +11,7 @@ from baklava.report.plots.style import looks
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """A method at a ratio, in words: `gain` is uniform's factor, `delta` the paired difference with its interval."""
 
     score: str
@@ -22,41 +22,41 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One method of a model."""
 
     label: str
     colour: str
     full: str
     lossless: str
-    entries: tuple[Entry | None, ...]
+    entries: tuple[TableEntry | None, ...]
 
 
 @dataclass(frozen=True)
-class Block:
+class TableBlock:
     """One model; `facts` are its headline in a few words, each a number and what it says."""
 
     model: str
     facts: tuple[tuple[str, str], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
 @dataclass(frozen=True)
-class Table:
+class HeadlineTable:
     """Blocks of rows under ratios, and what the words mean."""
 
     ratios: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[TableBlock, ...]
     confidence: str
     margin: str
 
 
-def headline_table(headline: Headline) -> Table:
+def headline_table(headline: Headline) -> HeadlineTable:
     ratios = sorted({r.ratio for model in headline.models.values() for method in model.methods for r in method.ratios})
-    return Table(
+    return HeadlineTable(
         ratios=tuple(f"{ratio:g}" for ratio in ratios),
         blocks=tuple(
-            Block(
+            TableBlock(
                 model,
                 tuple(_facts(figures)),
                 tuple(_row(headline, figures, one, ratios) for one in _in_order(headline, figures)),
@@ -73,10 +73,10 @@ def _in_order(headline: Headline, figures: ModelFigures) -> list[MethodFigures]:
     return sorted(figures.methods, key=lambda one: order.index((one.allocator, one.eviction)))
 
 
-def _row(headline: Headline, figures: ModelFigures, method: MethodFigures, ratios: list[float]) -> Row:
+def _row(headline: Headline, figures: ModelFigures, method: MethodFigures, ratios: list[float]) -> TableRow:
     look = looks(methods_of(headline))[method.allocator, method.eviction]
     by_ratio = {one.ratio: one for one in method.ratios}
-    return Row(
+    return TableRow(
         label=look.label,
         colour=look.colour,
         full=f"{figures.full:.3f}",
@@ -85,12 +85,12 @@ def _row(headline: Headline, figures: ModelFigures, method: MethodFigures, ratio
     )
 
 
-def _entry(method: MethodFigures, one: RatioFigures) -> Entry:
+def _entry(method: MethodFigures, one: RatioFigures) -> TableEntry:
     score = f"{one.score:.3f}"
     if method.allocator == UNIFORM or one.delta_uniform is None:
-        return Entry(score, lossless=one.lossless)
+        return TableEntry(score, lossless=one.lossless)
     low, high = one.delta_uniform_low or 0.0, one.delta_uniform_high or 0.0
-    return Entry(
+    return TableEntry(
         score=score,
         gain=_gain(one),
         delta=f"{one.delta_uniform:+.3f} [{low:+.3f}, {high:+.3f}]",

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from baklava.analysis.agreement import rank_agreement
 from baklava.importance.profile import Profile
 from baklava.report.page.heat_map import heat_map
-from baklava.report.page.view import Frame, View
+from baklava.report.page.view import Frame, PageView
 from baklava.report.plots.importance import LAYERS, maps_of, precision
 
 
-def importance(profiles: dict[str, Profile]) -> View:
-    return View(
+def importance(profiles: dict[str, Profile]) -> PageView:
+    return PageView(
         id="importance",
         title="Importance of every KV cache",
         text="Each estimator has a scale of its own; query heads that share a KV cache are averaged. "

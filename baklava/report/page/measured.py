@@ -7,14 +7,14 @@ import plotly.graph_objects as go
 
 from baklava.analysis.cells import FULL
 from baklava.report.page.lines import full_cache_line, method_line
-from baklava.report.page.view import Frame, View, figure, plain
+from baklava.report.page.view import Frame, PageView, figure, plain
 from baklava.report.plots.curves import uniform_first
 from baklava.report.plots.measured import conditions, quantities
 from baklava.report.plots.style import looks
 
 
-def measured(by_model: dict[str, pd.DataFrame]) -> View:
-    return View(
+def measured(by_model: dict[str, pd.DataFrame]) -> PageView:
+    return PageView(
         id="measured",
         title="Measured memory and speed",
         text="Every cell by itself, with the device to itself; medians over the repeats.",

@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 
 from baklava.analysis.depth_by_length import DepthByLength, GridCell
 from baklava.report.page.heat_map import heat_map
-from baklava.report.page.view import Frame, View, uniform_last
+from baklava.report.page.view import Frame, PageView, uniform_last
 
 
-def needle_grid(grids: dict[tuple[str, str], DepthByLength]) -> View:
-    return View(
+def needle_grid(grids: dict[tuple[str, str], DepthByLength]) -> PageView:
+    return PageView(
         id="needle-grid",
         title="Needle by depth and length",
         text="Mean score for one needle at each depth (share of the text before it) of each length.",

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from baklava.report.page.view import View, as_json
+from baklava.report.page.view import PageView, as_json
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -47,7 +47,7 @@ def _policy(*scripts: Markup) -> str:
     )
 
 
-def _data(views: list[View], cells: pd.DataFrame) -> dict[str, Any]:
+def _data(views: list[PageView], cells: pd.DataFrame) -> dict[str, Any]:
     """The figures, and all rows of the summary; JSON has no NaN, so a gap is null."""
     rows = [
         [None if isinstance(value, float) and math.isnan(value) else value for value in row]

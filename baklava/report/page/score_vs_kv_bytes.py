@@ -8,11 +8,11 @@ import pandas as pd
 
 from baklava.analysis.headline import Headline
 from baklava.report.page.curves import curves, score_axis, traces
-from baklava.report.page.view import Frame, View, figure
+from baklava.report.page.view import Frame, PageView, figure
 from baklava.report.plots.score_vs_kv_bytes import unit_of
 
 
-def score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> View:
+def score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> PageView:
     frames = []
     for model, task, points in curves(summary, headline):
         held = [point.kv_bytes for some in points.values() for point in some if point.kv_bytes > 0]
@@ -30,7 +30,7 @@ def score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> View:
             y=score_axis(points),
         )
         frames.append(Frame((model, task), drawn))
-    return View(
+    return PageView(
         id="score-vs-kv-bytes",
         title="Score against KV cache memory",
         text="Bytes are those that the caches of one sample really held after compression.",

@@ -6,10 +6,10 @@ import pandas as pd
 
 from baklava.analysis.headline import Headline
 from baklava.report.page.curves import curves, score_axis, traces
-from baklava.report.page.view import Frame, View, figure
+from baklava.report.page.view import Frame, PageView, figure
 
 
-def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> View:
+def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> PageView:
     frames = tuple(
         Frame(
             at=(model, task),
@@ -25,7 +25,7 @@ def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> View:
         )
         for model, task, points in curves(summary, headline)
     )
-    return View(
+    return PageView(
         id="score-vs-ratio",
         title="Score against compression ratio",
         text=f"Bands are {100 * headline.confidence:g}% bootstrap intervals. Click a method in the legend to hide it, "

@@ -27,7 +27,7 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class PageView:
     """A figure with its controls, each of which offers the values that the frames have; `slider` names one control."""
 
     id: str
@@ -78,7 +78,7 @@ def figure(traces: list[Any], *, height: int, x: dict[str, Any], y: dict[str, An
     )
 
 
-def as_json(view: View) -> dict[str, Any]:
+def as_json(view: PageView) -> dict[str, Any]:
     """What the page's script needs to draw a view."""
     return {
         "id": view.id,

@@ -33,7 +33,7 @@ class Curve:
         axes.plot(x, self.score, **look.line)
 
 
-Point = Sequence[float]  # ratio, bytes, score, low, high
+CurvePoint = Sequence[float]  # ratio, bytes, score, low, high
 
 
 def mean_curves(figures: ModelFigures) -> list[Curve]:
@@ -75,5 +75,5 @@ def _in_order(curves: Iterable[Curve]) -> list[Curve]:
     return sorted(curves, key=lambda curve: uniform_first(curve.method))
 
 
-def _curve(method: tuple[str, str], points: Sequence[Point]) -> Curve:
+def _curve(method: tuple[str, str], points: Sequence[CurvePoint]) -> Curve:
     return Curve(method, *np.array(points, dtype=np.float64).T)

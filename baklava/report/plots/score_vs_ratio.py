@@ -14,7 +14,7 @@ from baklava.analysis.headline import Headline, ModelFigures
 from baklava.report.plots.curves import Curve, mean_curves, methods_of, task_curves
 from baklava.report.plots.style import CROWD, FULL_CACHE, MUTED, Look, headings, looks, method_legend, score_axis
 
-MOST_COLUMNS = 4
+MAX_COLUMNS = 4
 TINT = "#fbf6ec"  # behind the mean, to set it apart from the tasks
 
 Looks = dict[tuple[str, str], Look]
@@ -24,7 +24,7 @@ def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> Figure:
     """A block of panels per model, a line per method with its confidence band, the full cache as dashed reference."""
     styles = looks(methods_of(headline))
     panels = [1 + len(figures.n) for figures in headline.models.values()]
-    columns = min(MOST_COLUMNS, max(panels))
+    columns = min(MAX_COLUMNS, max(panels))
     lines = [math.ceil(n / columns) for n in panels]
     figure = Figure(figsize=(2.9 * columns + 0.3, 2.75 * sum(lines) + 0.55), layout="constrained")
     headings(figure, "Score against compression ratio", _subtitle(headline))

@@ -93,7 +93,8 @@ class NeedleInHaystack(Task):
     """Find the values that belong to the asked keys.
 
     The haystack is a line of noise, repeated; needles of other keys; or an essay, read from the text that `essay` names
-    (see `baklava.tasks.text.essay`). RULER's eight tasks are settings of the haystack, the three counts and the two kinds:
+    (see `baklava.tasks.text.essay`). RULER's eight tasks are settings of the haystack, the three counts and the two
+    kinds:
     `conf/task/ruler/niah_*.yaml`. `conf/task/niah_*.yaml` hide them all in noise, which needs no file.
     """
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.noise import hide, in_noise, most_noise_lines
+from baklava.tasks.text.noise import hide, in_noise, max_noise_lines
 
 HEADER = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
@@ -92,7 +92,7 @@ class VariableTracking(Task):
             hidden = hide(chain.statements(), n_lines, random.Random(places_seed))
             return HEADER + hidden + "\n" + asked + answer_prefix + chain.answer() + "\n\n"
 
-        n_lines = most_noise_lines(text, room=self.example_length, count_tokens=count_tokens)
+        n_lines = max_noise_lines(text, room=self.example_length, count_tokens=count_tokens)
         if n_lines < 0:
             raise UserError(
                 f"task {self.name}: example_length {self.example_length} is too short for a solved example, which "

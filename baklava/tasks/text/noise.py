@@ -33,7 +33,7 @@ def hide(needles: Sequence[str], n_lines: int, rng: random.Random) -> str:
     return "\n".join(put(needles, places_between(len(needles), n_lines, rng), [NOISE_LINE] * n_lines))
 
 
-def most_noise_lines(build: Callable[[int], str], *, room: int, count_tokens: CountTokens) -> int:
+def max_noise_lines(build: Callable[[int], str], *, room: int, count_tokens: CountTokens) -> int:
     """Largest number of noise lines with which `build(n_lines)` takes at most `room` tokens.
 
     Returns -1 when even no noise at all is too long.
@@ -60,7 +60,7 @@ def fit(
     Raises `UserError` when there is none: the needles and the question alone are too long, or one noise line is
     too coarse a step for so short a length.
     """
-    n_lines = most_noise_lines(build, room=length - max_new_tokens, count_tokens=count_tokens)
+    n_lines = max_noise_lines(build, room=length - max_new_tokens, count_tokens=count_tokens)
     return checked(
         n_lines,
         build,

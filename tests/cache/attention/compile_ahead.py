@@ -46,7 +46,7 @@ def shared_bytes(capability: int, dtype: torch.dtype, dim: int, n_rows: int, spe
     blocks = ragged_decode.block_sizes(n_rows, dim, dim, dtype)
     heads = {"GROUP": 4, "KV_HEADS": 8}
     fixed = {**heads, **blocks, "MASKED": special, "CAPPED": special, **({} if special else {"mask": None})}
-    attend = compiled(ragged_decode._attend, capability, dtype, fixed, ragged_decode.STAGES)
+    attend = compiled(ragged_decode._attend, capability, dtype, fixed, ragged_decode.PIPELINE_STAGES)
     values = {name: blocks[name] for name in ("VALUE_DIM", "VALUE_DIM_PADDED")}
     merge = {**heads, **values, "BLOCK_RESULTS": ragged_decode.BLOCK_RESULTS}
     return max(attend.metadata.shared, compiled(ragged_decode._merge, capability, dtype, merge, 2).metadata.shared)

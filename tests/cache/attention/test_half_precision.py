@@ -19,7 +19,7 @@ from baklava.cache.attention.dense import dense_attention
 from baklava.cache.attention.ragged import ragged_attention
 from baklava.cache.ragged import RaggedEntries
 from baklava.eviction import StreamingLLM
-from baklava.inference.batch import Sequences, compressed, prefill
+from baklava.inference.batch import BatchState, compress_rows, prefill
 from baklava.models.load import LoadedModel
 
 FLOOR = 2e-3  # of a total variation; distances below tell nothing
@@ -48,10 +48,10 @@ def chunked(model: PreTrainedModel) -> Tensor:
     return read_on(model, cache, N_CONTEXT)
 
 
-def rows_of(model: PreTrainedModel, length: int, n: int, *, share: bool) -> Sequences:
+def rows_of(model: PreTrainedModel, length: int, n: int, *, share: bool) -> BatchState:
     loaded = LoadedModel("random", model, None)  # type: ignore[arg-type]
     context = prefill(loaded, [IDS[0, :length].tolist()], [STREAMING])
-    return compressed(loaded, context, [WHOLE] * n, [STREAMING] * n, share=share)
+    return compress_rows(loaded, context, [WHOLE] * n, [STREAMING] * n, share=share)
 
 
 @torch.inference_mode()

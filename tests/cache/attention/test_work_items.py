@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baklava.cache.ragged import PIECES, Layout, slots_of
+from baklava.cache.ragged import BLOCK_SIZES, RaggedLayout, slots_of
 
 counts_of_caches = st.lists(st.one_of(st.just(0), st.integers(0, 100), st.integers(0, 5000)), max_size=20)
 
 
-def layout(counts: list[int]) -> Layout:
-    return Layout.of(torch.tensor(counts, dtype=torch.int64), torch.device("cpu"))
+def layout(counts: list[int]) -> RaggedLayout:
+    return RaggedLayout.of(torch.tensor(counts, dtype=torch.int64), torch.device("cpu"))
 
 
 @given(counts=counts_of_caches, most=st.sampled_from([16, 64, 100, 512, 1024]))
@@ -46,7 +46,7 @@ def test_few_stretches_are_short(counts: list[int], most: int) -> None:
     short = torch.zeros(len(counts), dtype=torch.int64)
     for _, length, cache, _ in layout(counts).work_items(most).table.tolist():
         short[cache] += length < most
-    assert (short <= len(PIECES) + 1).all()
+    assert (short <= len(BLOCK_SIZES) + 1).all()
 
 
 @given(counts=counts_of_caches)

@@ -23,7 +23,7 @@ from baklava.analysis.results import SCHEMA, read_summary
 from baklava.analysis.summary import summary as summary_of
 from baklava.budgets import Budgets
 from baklava.experiment.jobs import PageJob
-from baklava.experiment.paths import Layout
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig, SummaryConfig, compose
 from baklava.importance.profile import Profile
 from baklava.report.page import page
@@ -90,8 +90,8 @@ def config() -> ExperimentConfig:
 
 
 @pytest.fixture(scope="module")
-def layout(config, tmp_path_factory) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("results"), "demo")
+def layout(config, tmp_path_factory) -> ExperimentPaths:
+    layout = ExperimentPaths(tmp_path_factory.mktemp("results"), "demo")
     write_results(layout, config)
     page(PageJob.of(config, layout))
     return layout
@@ -254,7 +254,7 @@ class TestOnItsOwn:
 
 def page_of(tmp_path: Path, records: pd.DataFrame, **changed: Any) -> Html:
     """The page of records alone: no profile, budgets, grids or measurements."""
-    layout = Layout(tmp_path, "e")
+    layout = ExperimentPaths(tmp_path, "e")
     cells, settings = read_cells([write_records(layout.records("m", "t"), records)]), SummaryConfig(n_bootstrap=100)
     write_parquet(layout.summary_parquet, summary_of(cells, settings), schema=SCHEMA)
     headline_of(cells, settings).save(layout.headline)

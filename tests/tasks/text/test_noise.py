@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from baklava.errors import UserError
-from baklava.tasks.text.noise import NOISE_LINE, fit, hide, most_noise_lines
+from baklava.tasks.text.noise import NOISE_LINE, fit, hide, max_noise_lines
 
 
 def text_of(n_words: int, line_words: int) -> Callable[[int], str]:
@@ -39,7 +39,7 @@ class TestMostNoiseLines:
     @given(st.integers(0, 100), st.integers(1, 30), st.integers(-5, 2000))
     def test_is_the_largest_number_that_fits(self, n_words: int, line_words: int, room: int) -> None:
         fitting = [n for n in range(room + 2) if n_words + n * line_words <= room]
-        found = most_noise_lines(text_of(n_words, line_words), room=room, count_tokens=words)
+        found = max_noise_lines(text_of(n_words, line_words), room=room, count_tokens=words)
         assert found == max(fitting, default=-1)
 
 

@@ -1,0 +1,40 @@
+"""What a budgeted cache keeps, in words that several tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from baklava import Budgets
+from baklava.eviction import EvictionPolicy
+from baklava.eviction.base import LayerContext, ranking
+
+
+def uniform(ratio: float, *, n_layers: int = 2, n_kv_heads: int = 2) -> Budgets:
+    return Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=ratio)
+
+
+def kept_by(
+    policy: EvictionPolicy, model: PreTrainedModel, context: Tensor, budgets: Budgets, *, rotated_for: int | None = None
+) -> Tensor:
+    """Naive: `[L, Hkv, n_context]`, the best of one whole pass, layer by layer and head by head."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def observer(module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor, **_: Any) -> None:
+        seen.append((query, key, value))
+
+    with torch.inference_mode():
+        model(context, use_cache=False, observer=observer)
+    counts = budgets.entries(context.shape[1])
+    kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
+    for layer, (query, key, value) in enumerate(seen):
+        view = LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for)
+        scores = policy.score(view, policy.observe(None, query, view))
+        budget = policy.distribute(scores, torch.from_numpy(counts[layer])[None])
+        for head, n in enumerate(budget[0].tolist()):
+            best = ranking(scores[0, head], policy, n).argsort(descending=True, stable=True)
+            kept[layer, head, best[:n]] = True
+    return kept
