@@ -118,7 +118,7 @@ def _windows(text: Any, layers: Sequence[Any]) -> tuple[int | None, ...]:
     if odd := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
         what = f" ({UNSUPPORTED_KINDS[odd[0]]})" if odd[0] in UNSUPPORTED_KINDS else ""
         raise UserError(f"layers of type {odd[0]!r}{what} are not supported; known: full_attention, sliding_attention")
-    n_positions = getattr(text, "max_position_embeddings", None) or 0
+    n_positions = _n_positions(text)
     windows: list[int | None] = []
     for kind, layer in zip(kinds, layers, strict=True):
         window = layer.sliding_window if kind == "sliding_attention" else None
@@ -126,6 +126,15 @@ def _windows(text: Any, layers: Sequence[Any]) -> tuple[int | None, ...]:
     if None not in windows:
         raise UserError("every layer of this model has a sliding window, so there is nothing to budget")
     return tuple(windows)
+
+
+def _n_positions(text: Any) -> int:
+    """The longest text that the model may be given, scaled rotations included; 0 where its config does not say."""
+    known = _first(text, "max_position_embeddings") or 0
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or by their type
+    scaled = [(part.get("original_max_position_embeddings") or known) * (part.get("factor") or 1) for part in parts]
+    return int(max([known, *scaled]))
 
 
 def _kind(layer: Any) -> str:

@@ -59,6 +59,13 @@ class TestLayers:
             with pytest.raises(UserError, match="every layer of this model has a sliding window"):
                 decoder_of(config)
 
+    @pytest.mark.parametrize(("factor", "full"), [(2.0, True), (4.0, True), (8.0, False)])
+    def test_a_scaled_rotation_reaches_further(self, factor: float, full: bool) -> None:
+        rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": factor, "original_max_position_embeddings": 100}
+        settings = {"sliding_window": 400, "use_sliding_window": True, "max_position_embeddings": 100}
+        config = with_kinds(["full_attention", "sliding_attention"], rope_parameters=rope, **settings)
+        assert decoder_of(config).budgeted_layers == ([0, 1] if full else [0])
+
     @pytest.mark.parametrize("kind", [*UNSUPPORTED_KINDS, "of_the_future"])
     def test_other_kinds_are_named(self, kind: str) -> None:
         config = with_kinds(["full_attention"] * 3)
