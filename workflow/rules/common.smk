@@ -46,13 +46,13 @@ def gpus(wildcards) -> int:
 
 
 @cache  # a model has many jobs
-def content_of(model: str) -> str | None:
-    return content(experiment.models[model])
+def fingerprint_of(model: str) -> str | None:
+    return model_fingerprint(experiment.models[model])
 
 
 def model_files(wildcards) -> str | None:
     """Stands for the files of the model, so that other weights make again what was made with them."""
-    return content_of(wildcards.model)
+    return fingerprint_of(wildcards.model)
 
 
 def curves_of(wildcards) -> list[Path]:
