@@ -29,11 +29,11 @@ class Stage:
 STAGES = {
     "calibrate": Stage("CalibrateJob", "baklava.calibration.run:calibrate", "write the calibration prompts", "prompts"),
     "profile": Stage(
-        "ProfileJob", "baklava.importance.profile:profile", "estimate the importance of every KV cache", "output"
+        "ProfileJob", "baklava.profiling.run:profile", "estimate the importance of every KV cache", "output"
     ),
     "curves": Stage(
         "CurvesJob",
-        "baklava.importance.loss_curves:curves",
+        "baklava.profiling.loss_curves:measure_curves",
         "measure the loss as each KV cache alone keeps less",
         "output",
     ),

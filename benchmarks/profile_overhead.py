@@ -20,11 +20,11 @@ import torch
 from decode_model import SHAPES
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.experiment.schema import ProfileConfig
 from baklava.importance import ESTIMATORS
-from baklava.importance.profile import profile_prompts
 from baklava.models.load import LoadedModel
+from baklava.profiling.run import profile_prompts
 
 SMALLER = LlamaConfig(
     hidden_size=512,

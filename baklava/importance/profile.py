@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import tqdm
 
-from baklava.calibration.run import Calibration, Prompt
 from baklava.errors import UserError
-from baklava.experiment.jobs import ProfileJob
-from baklava.experiment.schema import ProfileConfig
-from baklava.models.files import model_fingerprint
-from baklava.models.load import LoadedModel, load_model
-from baklava.profiling.recorder import Recorder
 from baklava.system.fingerprint import fingerprint
 from baklava.system.tensors import read_tensors, write_tensors
 
@@ -91,44 +80,3 @@ class Profile:
             return cls(meta.pop("model"), meta.pop("n_kv_heads"), heads, arrays["layer_importance"], meta)
         except KeyError as error:
             raise UserError(f"{path}: not a readable profile ({error})") from None
-
-
-def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:
-    """One prefill per prompt; no `T x T` matrix is ever made, only `N x T` for the `N` look-back positions."""
-    recorder = Recorder(loaded, settings)
-    heads: dict[str, list[Tensor]] = {name: [] for name in settings.estimators}
-    layers = []
-    with recorder.attached():
-        for prompt in tqdm(prompts, desc=f"profile {loaded.name}", unit="prompt"):
-            context, question, answer = prompt.token_ids(loaded)
-            ids = torch.tensor([context + question + answer], device=loaded.device)
-            look_back = prompt.look_back_positions(len(context), len(question) + len(answer))
-            recorder.record(ids, torch.tensor(look_back, device=loaded.device))
-            for name, values in recorder.heads.items():
-                heads[name].append(values.to("cpu", copy=True))
-            layers.append(recorder.layers.to("cpu", copy=True))
-    return Profile(
-        model=loaded.name,
-        n_kv_heads=loaded.n_kv_heads,
-        head_importance={name: torch.stack(values).numpy() for name, values in heads.items()},
-        layer_importance=torch.stack(layers).numpy(),
-    )
-
-
-def profile(job: ProfileJob) -> None:
-    """Profile a model on the calibration prompts and write the profile."""
-    calibration = Calibration.load(job.prompts)
-    loaded = load_model(job.model)
-    measured = profile_prompts(loaded, calibration.profile, job.profile)
-    meta = {
-        "path": job.model.path,
-        "revision": job.model.revision,
-        "content": model_fingerprint(job.model),
-        "dtype": job.model.dtype,
-        "calibration": calibration.fingerprint,
-        "settings": job.profile.model_dump(mode="json"),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-    }
-    Profile(measured.model, measured.n_kv_heads, measured.head_importance, measured.layer_importance, meta).save(
-        job.output
-    )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.experiment.jobs import AllocateJob

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.experiment.schema import EvictionConfig, ModelConfig
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import identity

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from baklava.allocation import Allocator, Fitted, budgets_of
 from baklava.allocation.base import SearchPoint
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration, Prompt
+from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses, LossSource, check_losses, prefill_seconds

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from baklava.allocation import Baklava, BaklavaMeasured, Fitted, Uniform
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration
+from baklava.calibration.prompts import Calibration
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance import CONTROLS
 from baklava.importance.profile import Profile

@@ -26,7 +26,7 @@ def allocate(job: AllocateJob) -> None:
             "again, or restore the model"
         )
     if job.curves is not None:
-        profile = replace(profile, curves=LossCurves.load(job.curves, profile, job.eviction))
+        profile = replace(profile, curves=LossCurves.load(job.curves, profile, job.eviction.model_dump(mode="json")))
     fitted = _fitted(job, job.allocator.build(), profile)
     for ratio, path in job.budgets.items():
         fitted.budgets[ratio].save(path)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.inference.continuation_loss import LossSource, check_losses
 
 SCHEMA = 1

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration, calibration_prompts
+from baklava.calibration.prompts import Calibration
+from baklava.calibration.run import calibration_prompts
 from baklava.experiment.jobs import ValidateJob
 from baklava.experiment.schema import CalibrationConfig
 from baklava.importance.loss_curves import LossCurves
-from baklava.importance.profile import Profile, profile_prompts
+from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel, load_model
+from baklava.profiling.run import profile_prompts
 from baklava.system.parquet import write_parquet_rows
 from baklava.validation import consistency, ranking, regret
 from baklava.validation.plots import draw_validation
@@ -24,7 +26,10 @@ MEASURED = "measured"  # the ranking by measured losses, beside the estimators
 def validate(job: ValidateJob) -> None:
     """Write consistency, ranking quality and regret of one model, and draw them."""
     loaded, profile = load_model(job.model), Profile.load(job.profile)
-    curves = {name: LossCurves.load(path, profile, job.evictions[name]) for name, path in job.curves.items()}
+    curves = {
+        name: LossCurves.load(path, profile, job.evictions[name].model_dump(mode="json"))
+        for name, path in job.curves.items()
+    }
     top = job.settings.top
     ranked = [row for one in curves.values() for row in ranking.against_measured(profile, one, top=top)]
     write_parquet_rows(job.ranking, ranked, ranking.COLUMNS, schema=ranking.SCHEMA)

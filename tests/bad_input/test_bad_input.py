@@ -17,7 +17,7 @@ from small_experiment import overrides, start_snakemake, write_model
 from transformers import AutoModelForCausalLM
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration, Prompt
+from baklava.calibration.prompts import Calibration, Prompt
 from baklava.cli import main
 from baklava.system.fingerprint import folder_fingerprint
 

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from small_tokenizers import AFTER, KINDS
 from small_tokenizers import tokenizer as of_kind
 
-from baklava.calibration.run import Calibration, Prompt, calibrate
+from baklava.calibration.prompts import Calibration, Prompt
+from baklava.calibration.run import calibrate
 from baklava.errors import UserError
 from baklava.experiment.jobs import CalibrateJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
-from baklava.importance.profile import profile_prompts
 from baklava.models.load import LoadedModel, load_model
+from baklava.profiling.run import profile_prompts
 from baklava.tasks.base import SPLITS, Task, random_stream
 
 OVERRIDES = ["model=tiny-llama", "calibration.n_profile=2", "calibration.n_search=5", "calibration.length=700"]

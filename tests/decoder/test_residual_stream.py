@@ -24,10 +24,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from baklava.decoder.following import attention_paths
 from baklava.errors import UserError
 from baklava.experiment.schema import ProfileConfig
-from baklava.importance.profile import profile_prompts
 from baklava.importance.simulated_eviction import simulated_eviction
 from baklava.models.load import LoadedModel
 from baklava.profiling.recorder import Recorder
+from baklava.profiling.run import profile_prompts
 
 SETTINGS = ProfileConfig(skip_first=3, sinks=2, window=0.2)
 N_LAYERS, N_HEADS, DIM, LENGTH, FIRST = 2, 4, 8, 42, 30  # tokens of `FixedPrompt`, and the first that looks back

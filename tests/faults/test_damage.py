@@ -17,7 +17,7 @@ from synthetic import cell_records, write_records, write_timings
 
 from baklava.analysis.headline import Headline
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration, Prompt
+from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.evaluation import records, timings
 from baklava.experiment.schema import ModelConfig

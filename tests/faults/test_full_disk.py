@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from baklava.analysis.summary import _write_csv
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration, Prompt
+from baklava.calibration.prompts import Calibration, Prompt
 from baklava.cli import STAGES, main
 from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths

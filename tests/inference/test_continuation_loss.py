@@ -9,7 +9,7 @@ from tiny_models import random_model, random_tokens
 
 import baklava.inference.continuation_loss
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
 from baklava.eviction import H2O, StreamingLLM
 from baklava.inference.batch import compress_rows, continuation_losses, prefill

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.experiment.schema import EvictionConfig, ModelConfig
 from baklava.inference.stored_losses import LossStore, MeanLosses
 from baklava.system.append_log import HEADER

@@ -20,15 +20,15 @@ from transformers import (
 )
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.samples import CellSpec
 from baklava.eviction import POLICIES
 from baklava.experiment.schema import EvaluateConfig, ModelConfig, ProfileConfig
-from baklava.importance.profile import profile_prompts
 from baklava.models import reference_model_path
 from baklava.models.load import LoadedModel, load_model
 from baklava.models.shape import read_shape, weight_bytes
+from baklava.profiling.run import profile_prompts
 from baklava.tasks import NeedleInHaystack
 
 VOCABULARY = 4104

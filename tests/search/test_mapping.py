@@ -16,7 +16,7 @@ from tqdm import tqdm
 from baklava.allocation import Baklava
 from baklava.allocation.base import SearchPoint
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.importance.profile import Profile
 from baklava.search.mapping import NEIGHBOURS, Search
 from baklava.search.study import ROUND, Study, journal

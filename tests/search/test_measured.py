@@ -10,15 +10,16 @@ from tiny_models import random_model, random_tokens
 
 from baklava.allocation import Baklava, BaklavaMeasured, Fitted
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration, Prompt
+from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
-from baklava.importance.loss_curves import LossCurves, measure_curves
+from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
+from baklava.profiling.loss_curves import measure_rises
 from baklava.search import mapping as search
 from baklava.search import measured as joint
 from baklava.search.measured import joint_budgets
@@ -50,7 +51,7 @@ def job_in(folder: Path, *overrides: str) -> AllocateJob:
 
 
 def profile_of(replay: ContinuationLosses) -> Profile:
-    rises, full = measure_curves(replay, PROMPTS, shape=(2, 2), levels=(0.0, 0.3), label="")
+    rises, full = measure_rises(replay, PROMPTS, shape=(2, 2), levels=(0.0, 0.3), label="")
     heads = {"eviction_shift": np.random.default_rng(0).random((1, 2, 4)).astype(np.float32)}
     curves = LossCurves("tiny-llama", "streaming_llm", (0.0, 0.3), rises, full)
     return Profile("tiny-llama", 2, heads, np.ones((1, 2), np.float32), {"calibration": "c"}, curves)
@@ -122,7 +123,7 @@ def test_a_single_kv_cache_keeps_what_the_ratio_leaves(
         monkeypatch.setattr(module, "load_model", lambda config: model)
     monkeypatch.setattr(Calibration, "load", lambda path: Calibration(PROMPTS[:1], PROMPTS[:1]))
     job = job_in(tmp_path, f"allocators.baklava_measured.start={start}", "search.n_rounds=2", f"ratios=[{ratio}]")
-    rises, full = measure_curves(
+    rises, full = measure_rises(
         ContinuationLosses(model, job.eviction.build(), batch_rows=4),
         PROMPTS[:1],
         shape=(1, 1),

@@ -13,12 +13,13 @@ from planted_model import RETRIEVAL, planted_model, planted_prompts
 
 import baklava.search.mapping
 from baklava.budgets import Budgets
-from baklava.calibration.run import Calibration
+from baklava.calibration.prompts import Calibration
 from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.schema import AllocatorConfig, EvictionConfig, ModelConfig, ProfileConfig, SearchConfig
-from baklava.importance.profile import Profile, profile_prompts
+from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
+from baklava.profiling.run import profile_prompts
 from baklava.search.mapping import REFINE_ABOVE
 from baklava.search.run import allocate
 from baklava.search.study import ROUND

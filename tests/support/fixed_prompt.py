@@ -2,7 +2,7 @@
 
 from tiny_models import random_tokens
 
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 
 PARTS = (30, 8, 4)  # context, question, answer
 

@@ -12,7 +12,7 @@ import random
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.models.load import LoadedModel
 
 N_LAYERS, N_HEADS, N_KV_HEADS, HEAD_DIM = 3, 4, 2, 64

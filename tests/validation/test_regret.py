@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from baklava.budgets import Budgets
-from baklava.calibration.run import Prompt
+from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
 from baklava.validation.plots_regret import regret as regret_figure
 from baklava.validation.regret import COLUMNS, FLOOR, filling, regrets

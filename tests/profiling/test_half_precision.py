@@ -11,7 +11,6 @@ from torch import Tensor
 
 from baklava.cache.attention.backend import HALVES
 from baklava.experiment.schema import ProfileConfig
-from baklava.importance.base import cosine_distance, turn
 from baklava.models.load import LoadedModel
 from baklava.profiling.recorder import Recorder
 
@@ -71,21 +70,3 @@ def test_estimators_are_those_of_exact_arithmetic(sharpness: float, dtype: torch
         # Of the outputs as the model rounds them, which turns each by less than the square of a rounding.
         measured = recorder.heads["value_output_cosine"][index].double()
         torch.testing.assert_close(measured, expected["value_output_cosine"], rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("length", [1.0, 1e-3])
-def test_what_is_added_to_a_residual_stream_is_not_rounded_away(length: float, dtype: torch.dtype) -> None:
-    random = torch.Generator().manual_seed(0)
-    before, added = (torch.randn(2, 50, 32, generator=random) * torch.tensor([1.0, length])[:, None, None]).to(dtype)
-    expected = 1 - torch.cosine_similarity(before.double(), before.double() + added.double(), dim=-1).mean()
-    torch.testing.assert_close(turn(before, added).double(), expected, rtol=1e-4, atol=2e-7)
-
-
-@pytest.mark.parametrize("block", [7, 64])
-def test_in_float32_it_is_the_distance_to_the_sum_whatever_the_block(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("baklava.importance.base.BLOCK", block)
-    before, added = torch.randn(2, 50, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(turn(before, added), cosine_distance(before, before + added))

@@ -12,10 +12,12 @@ from baklava.allocation import Allocator, Baklava, BaklavaMeasured, Duo, Uniform
 from baklava.budgets import Budgets
 from baklava.eviction import StreamingLLM
 from baklava.experiment.schema import ProfileConfig
-from baklava.importance.loss_curves import LossCurves, measure_curves
-from baklava.importance.profile import Profile, profile_prompts
+from baklava.importance.loss_curves import LossCurves
+from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
+from baklava.profiling.loss_curves import measure_rises
+from baklava.profiling.run import profile_prompts
 
 # Sinks and a window, as the profile simulates them: a share of 0.15 of 80 entries.
 LITTLE = 0.15
@@ -85,7 +87,7 @@ def test_allocators_that_follow_them_keep_what_uniform_loses(
 def test_measured_importance_ranks_the_planted_kv_caches_first(loaded: LoadedModel) -> None:
     replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=32)
     shape = (N_LAYERS, N_KV_HEADS)
-    rises, full = measure_curves(replay, planted_prompts(4), shape=shape, levels=(0.0, LITTLE, 0.5), label="")
+    rises, full = measure_rises(replay, planted_prompts(4), shape=shape, levels=(0.0, LITTLE, 0.5), label="")
     importance = LossCurves("planted", "streaming_llm", (0.0, LITTLE, 0.5), rises, full).importance()
     order = np.argsort(-importance.ravel(), kind="stable")
     assert {divmod(int(place), N_KV_HEADS) for place in order[: len(RETRIEVAL)]} == RETRIEVAL
@@ -94,7 +96,7 @@ def test_measured_importance_ranks_the_planted_kv_caches_first(loaded: LoadedMod
 def test_the_knapsack_over_measured_curves_keeps_what_uniform_loses(loaded: LoadedModel, profile: Profile) -> None:
     levels = (0.0, LITTLE, 0.5)
     replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=32)
-    rises, full = measure_curves(replay, planted_prompts(4), shape=(N_LAYERS, N_KV_HEADS), levels=levels, label="")
+    rises, full = measure_rises(replay, planted_prompts(4), shape=(N_LAYERS, N_KV_HEADS), levels=levels, label="")
     known = replace(profile, curves=LossCurves("planted", "streaming_llm", levels, rises, full))
     found, uniform = losses(
         loaded,

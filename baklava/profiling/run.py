@@ -1,0 +1,58 @@
+"""The stage `profile`: one prefill per calibration prompt says how important each KV cache of a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from baklava.calibration.prompts import Calibration, Prompt
+from baklava.experiment.jobs import ProfileJob
+from baklava.experiment.schema import ProfileConfig
+from baklava.importance.profile import Profile
+from baklava.models.files import model_fingerprint
+from baklava.models.load import LoadedModel, load_model
+from baklava.profiling.recorder import Recorder
+
+
+def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:
+    """One prefill per prompt; no `T x T` matrix is ever made, only `N x T` for the `N` look-back positions."""
+    recorder = Recorder(loaded, settings)
+    heads: dict[str, list[Tensor]] = {name: [] for name in settings.estimators}
+    layers = []
+    with recorder.attached():
+        for prompt in tqdm(prompts, desc=f"profile {loaded.name}", unit="prompt"):
+            context, question, answer = prompt.token_ids(loaded)
+            ids = torch.tensor([context + question + answer], device=loaded.device)
+            look_back = prompt.look_back_positions(len(context), len(question) + len(answer))
+            recorder.record(ids, torch.tensor(look_back, device=loaded.device))
+            for name, values in recorder.heads.items():
+                heads[name].append(values.to("cpu", copy=True))
+            layers.append(recorder.layers.to("cpu", copy=True))
+    return Profile(
+        model=loaded.name,
+        n_kv_heads=loaded.n_kv_heads,
+        head_importance={name: torch.stack(values).numpy() for name, values in heads.items()},
+        layer_importance=torch.stack(layers).numpy(),
+    )
+
+
+def profile(job: ProfileJob) -> None:
+    """Profile a model on the calibration prompts and write the profile."""
+    calibration = Calibration.load(job.prompts)
+    loaded = load_model(job.model)
+    measured = profile_prompts(loaded, calibration.profile, job.profile)
+    meta = {
+        "path": job.model.path,
+        "revision": job.model.revision,
+        "content": model_fingerprint(job.model),
+        "dtype": job.model.dtype,
+        "calibration": calibration.fingerprint,
+        "settings": job.profile.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+    replace(measured, meta=meta).save(job.output)
