@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from baklava.allocation.base import SearchPoint
 from baklava.errors import UserError
-from baklava.system.files import lock
 from baklava.system.fingerprint import fingerprint
+from baklava.system.lock import wait_for_lock
 
 ROUND = 8  # trials of a ratio that are asked for together
 
@@ -45,9 +44,7 @@ def journal(path: Path) -> Iterator[JournalStorage]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if lock(file.fileno()) is False:
-            print(f"{path}: waiting while another search is at work on it", file=sys.stderr)
-            lock(file.fileno(), wait=True)
+        wait_for_lock(file, f"{path}: waiting while another search is at work on it")
         _drop_unfinished_line(file)
         yield _storage(path)
 

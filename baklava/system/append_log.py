@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from baklava.errors import UserError
-from baklava.system.files import lock
+from baklava.system.lock import wait_for_lock
 
 HEADER = b"baklava store 1\n"
 
@@ -34,9 +34,8 @@ class AppendLog:
             self._read(other.open("rb"))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
-        if alone and lock(self._file.fileno()) is False:
-            print(f"{path}: waiting while another process is at work on it", file=sys.stderr)
-            lock(self._file.fileno(), wait=True)
+        if alone:
+            wait_for_lock(self._file, f"{path}: waiting while another process is at work on it")
         self._file.seek(0)
         if _is_part(self._file.readline(), HEADER):  # new, or cut short before there was anything in it
             self._file.truncate(0)

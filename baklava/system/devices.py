@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from baklava.errors import UserError
+from baklava.system.lock import try_lock
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # How many jobs may share a device; the workflow sets it where `--resources gpu=N` asks for more than there are.
@@ -70,12 +69,11 @@ def _first_free(devices: list[str], held: ExitStack) -> str:
     places = [(slot, device) for slot in range(_jobs_per_gpu()) for device in devices]
     while True:
         for slot, device in places:
-            lock = FileLock(folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.{slot}.lock")
-            try:
-                held.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                continue
-            return device
+            file = (folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.{slot}.lock").open("ab")
+            if try_lock(file) is not False:
+                held.callback(file.close)
+                return device
+            file.close()
         if not told:
             print(f"waiting for a free GPU: {', '.join(devices)} taken ({folder})", file=sys.stderr, flush=True)
             told = True

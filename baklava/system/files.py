@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from baklava.errors import UserError
+from baklava.system.lock import try_lock
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -57,7 +57,7 @@ def _begun(path: Path) -> tuple[Path, int]:
     while True:
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
         handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if lock(handle) is None or unfinished.exists():  # else it was removed before the lock held
+        if try_lock(handle) is None or unfinished.exists():  # else it was removed before the lock held
             return unfinished, handle
         os.close(handle)
 
@@ -68,20 +68,9 @@ def _remove_abandoned(path: Path) -> None:
             handle = os.open(unfinished, os.O_RDWR)
         except FileNotFoundError:
             continue
-        if lock(handle):
+        if try_lock(handle):
             unfinished.unlink(missing_ok=True)
         os.close(handle)
-
-
-def lock(handle: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file until it is closed. False: another process holds it. None: the file system has no locks."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def write_json(path: Path, values: dict[str, Any], *, schema: int) -> None:

@@ -6,13 +6,13 @@ import shlex
 import sys
 
 import mlflow
-from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from baklava.errors import UserError
 from baklava.experiment.jobs import TrackJob
 from baklava.system.files import write_json
+from baklava.system.lock import wait_for_lock
 from baklava.tracking.address import artifacts_folder, is_server, lock_file, page, store_uri, without_password
 from baklava.tracking.mlflow_store import MlflowStore
 from baklava.tracking.runs import Runs
@@ -34,7 +34,8 @@ def track(job: TrackJob) -> None:
     name, uri = f"baklava/{job.experiment}", store_uri(job)
     lock = lock_file(uri, job)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with lock.open("ab") as file:
+        wait_for_lock(file, f"{lock}: waiting while another process tracks into this store")
         store = MlflowStore.open(uri, name, artifacts=artifacts_folder(uri, job))
         try:
             changes = store.synchronise(runs, n_runs=len(runs), rebuild=job.rebuild)

@@ -28,9 +28,9 @@ with atomic(Path(sys.argv[1])) as unfinished:
 HOLDER = """
 import sys
 from pathlib import Path
-from baklava.system.append_log import Store
+from baklava.system.append_log import AppendLog
 
-store = Store(Path(sys.argv[1]), alone=True)
+store = AppendLog(Path(sys.argv[1]), alone=True)
 store.add({"a": 1})
 print("writing", flush=True)
 sys.stdin.read()

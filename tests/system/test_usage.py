@@ -98,7 +98,7 @@ class Ticks:
 
 def test_long_jobs_keep_few_rows_from_start_to_end(monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr(usage, "MOST_ROWS", 10)
+    monkeypatch.setattr(usage, "MAX_ROWS", 10)
     monkeypatch.setattr(usage, "time", SimpleNamespace(time=lambda: float(next(clock))))
     recorder = usage._Recorder()
     recorder._stopped = Ticks()
