@@ -34,10 +34,18 @@ class Duo(Allocator):
     streaming: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
 
     def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
-        score = kv_importance(profile, self.estimator, pool=self.pool, allocator=self.name).ravel()
-        mean = 1.0 - ratio
-        least = min(self.streaming, mean)
-        n_whole = score.size * (mean - least) / (1.0 - self.streaming)
-        rank = np.argsort(np.argsort(-score, kind="stable"), kind="stable")
-        shares = least + (1.0 - least) * np.clip(n_whole - rank, 0.0, 1.0)
-        return shares.reshape(profile.n_layers, profile.n_kv_heads)
+        score = kv_importance(profile, self.estimator, pool=self.pool, allocator=self.name)
+        return greedy_shares(score, ratio, floor=self.streaming)
+
+
+def greedy_shares(score: NDArray[np.float64], ratio: float, *, floor: float) -> NDArray[np.float64]:
+    """Shares `[L, Hkv]` that fully keep KV caches in order of `score` `[L, Hkv]`, and leave the others at `floor`.
+
+    Only the ranking counts; of equal scores the earlier layer and head comes first. A total that is not enough for
+    `floor` everywhere is spread evenly.
+    """
+    mean = 1.0 - ratio
+    base = min(floor, mean)
+    n_full = score.size * (mean - base) / (1.0 - floor)
+    rank = np.argsort(np.argsort(-score.ravel(), kind="stable"), kind="stable")
+    return (base + (1.0 - base) * np.clip(n_full - rank, 0.0, 1.0)).reshape(score.shape)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from baklava.allocation.duo import greedy_shares
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.inference.continuation_loss import LossSource, check_losses
@@ -31,17 +32,9 @@ COLUMNS = pa.schema(
 FLOOR = 0.02  # share that every KV cache keeps, however it is ranked
 
 
-def filling(importance: NDArray[np.float64], ratio: float, *, floor: float = FLOOR) -> Budgets:
-    """KV caches made whole one after another, in order of importance `[L, Hkv]`, above a small floor.
-
-    Nothing but the ranking counts; equals go by layer and head.
-    """
-    n = importance.size
-    total = (1.0 - ratio) * n
-    floor = min(floor, total / n)
-    rank = np.argsort(np.argsort(-importance.ravel(), kind="stable"), kind="stable")
-    whole = np.clip((total - floor * n) / (1.0 - floor) - rank, 0.0, 1.0)
-    return Budgets.from_shares((floor + (1.0 - floor) * whole).reshape(importance.shape), ratio=ratio)
+def greedy_budgets(importance: NDArray[np.float64], ratio: float) -> Budgets:
+    """KV caches fully kept one after another, in order of importance `[L, Hkv]`, above a small floor."""
+    return Budgets.from_shares(greedy_shares(importance, ratio, floor=FLOOR), ratio=ratio)
 
 
 def regrets(
@@ -61,17 +54,17 @@ def regrets(
     """
     if not methods:
         return
-    fillings = {ratio: {name: filling(one, ratio) for name, one in rankings.items()} for ratio in methods}
+    greedy = {ratio: {name: greedy_budgets(one, ratio) for name, one in rankings.items()} for ratio in methods}
     n_layers, n_kv_heads = next(iter(rankings.values())).shape
     budgets = [Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)]
     for ratio, by_allocator in methods.items():
-        budgets += [*fillings[ratio].values(), *by_allocator.values()]
+        budgets += [*greedy[ratio].values(), *by_allocator.values()]
     losses_of_all = np.mean([replay.losses(prompt, budgets) for prompt in prompts], axis=0)
     check_losses(losses_of_all, model=model)
     loss_full, *measured = losses_of_all.tolist()
     remaining = iter(measured)
     for ratio, by_allocator in methods.items():
-        losses = {name: next(remaining) for name in fillings[ratio]}
+        losses = {name: next(remaining) for name in greedy[ratio]}
         found = {name: next(remaining) for name in by_allocator}
         best = min(found, key=lambda name: found[name])
         for estimator, loss in losses.items():

@@ -13,7 +13,7 @@ from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
 from baklava.validation.plots_regret import regret as regret_figure
-from baklava.validation.regret import COLUMNS, FLOOR, filling, regrets
+from baklava.validation.regret import COLUMNS, FLOOR, greedy_budgets, regrets
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(4)]
 IMPORTANCE = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=st.floats(0, 10))
@@ -32,10 +32,10 @@ class FakeReplay:
         return np.array([np.clip(self.needed - one.shares, 0, None).sum() + prompt.index for one in budgets])
 
 
-class TestFilling:
+class TestGreedyBudgets:
     @given(IMPORTANCE, RATIOS)
     def test_whole_or_floor_but_for_one(self, importance: np.ndarray, ratio: float) -> None:
-        shares = filling(importance, ratio).shares
+        shares = greedy_budgets(importance, ratio).shares
         floor = min(FLOOR, 1 - ratio)
         assert shares.mean() == pytest.approx(1 - ratio)
         between = (shares > floor + 1e-9) & (shares < 1 - 1e-9)
@@ -46,12 +46,14 @@ class TestFilling:
     @given(IMPORTANCE, RATIOS)
     def test_only_the_ranking_counts(self, importance: np.ndarray, ratio: float) -> None:
         ranks = np.unique(importance, return_inverse=True)[1].reshape(importance.shape)
-        assert np.array_equal(filling(importance, ratio).shares, filling(ranks.astype(float), ratio).shares)
+        assert np.array_equal(
+            greedy_budgets(importance, ratio).shares, greedy_budgets(ranks.astype(float), ratio).shares
+        )
 
     @given(IMPORTANCE, RATIOS, RATIOS)
     def test_no_kv_cache_gains_when_the_total_shrinks(self, importance, one: float, other: float) -> None:
         low, high = sorted((one, other))
-        assert (filling(importance, high).shares <= filling(importance, low).shares + 1e-9).all()
+        assert (greedy_budgets(importance, high).shares <= greedy_budgets(importance, low).shares + 1e-9).all()
 
 
 def uniform(ratio: float) -> Budgets:
