@@ -1,4 +1,4 @@
-"""Writes `docs/families.md` anew: `PYTHONPATH=.:tests python tests/write_families.py`, which takes a minute or two."""
+"""Writes `docs/families.md` anew: `PYTHONPATH=.:tests/support python tests/support/write_families.py`, which takes a minute or two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from family_outcomes import Outcome, outcome_of
 from tiny_families import CLASSES, FAMILIES, MULTIMODAL
 
-PAGE = Path(__file__).parent.parent / "docs" / "families.md"
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
 HEADER = """\
 # Model families
@@ -15,7 +15,7 @@ HEADER = """\
 Every family of causal language models, and of models of text and images or sound, that the pinned transformers has,
 and what budgets do with it.
 `tests/decoder/test_families.py` builds a tiny random model of each and compares; this page is what it finds
-(`PYTHONPATH=.:tests python tests/write_families.py`).
+(`PYTHONPATH=.:tests/support python tests/support/write_families.py`).
 
 - **exact**: with all entries kept, the logits are those of a `DynamicCache`; with half of them, each KV cache keeps
   exactly its budget and the logits are those of a full pass with the evicted entries masked. Reading in chunks and in
@@ -28,7 +28,7 @@ layer, or KV caches shared between layers is refused whatever its family. A wind
 positions never leaves a token out: such layers have budgets. Families that are encoders by default (BERT, ...) are
 meant with `is_decoder`. Models with code of their own that are in no table are tried out on two tokens when they are
 loaded, and a cache raises an error where a model's attention goes past it. Of models with encoders for images or sound,
-texts are read; the encoders stay as they are (`tests/test_towers.py`).
+texts are read; the encoders stay as they are (`tests/cache/attention/test_towers.py`).
 """
 COLUMNS = """
 | model type | class | budgets | profile | |
