@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,42 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from baklava.errors import UserError
-from baklava.evaluation.records import COLUMNS, SCHEMA
+from baklava.evaluation.records import COLUMNS, SCHEMA, Cell
 from baklava.system.parquet import read_parquet
-
-FULL = "full"
-UNIFORM = "uniform"
-
-
-class Cell(NamedTuple):
-    """What identifies a cell: model x task x method x ratio x evaluation setting."""
-
-    model: str
-    task: str
-    allocator: str
-    eviction: str
-    ratio: float
-    protocol: str
-    seed: int
-    length: int
-
-    @property
-    def full(self) -> Cell:
-        """The cell without compression on the same samples."""
-        return self._replace(allocator=FULL, eviction="none", ratio=0.0)
-
-    @property
-    def uniform(self) -> Cell:
-        """The cell that spends the same memory evenly."""
-        return self._replace(allocator=UNIFORM)
-
-    @property
-    def method(self) -> tuple[str, str]:
-        """(allocator, eviction policy)."""
-        return self.allocator, self.eviction
-
-    def __str__(self) -> str:
-        return f"{self.model}, {self.task}, {self.allocator}/{self.eviction} at r = {self.ratio:g}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from baklava.analysis.cells import FULL
 from baklava.errors import UserError
-from baklava.evaluation.records import COLUMNS, SCHEMA
+from baklava.evaluation.records import COLUMNS, FULL, SCHEMA
 from baklava.system.parquet import read_parquet
 
 GridCell = tuple[str, str, float]  # allocator, eviction, ratio

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baklava.analysis.bootstrap import Bootstrap, Interval
-from baklava.analysis.cells import FULL, Cell, Cells
+from baklava.analysis.cells import Cells
 from baklava.errors import UserError
+from baklava.evaluation.records import FULL, Cell
 from baklava.experiment.schema import FrozenModel, SummaryConfig, check
 from baklava.system.files import read_json, write_json
 

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from baklava.analysis.bootstrap import Bootstrap, Interval
-from baklava.analysis.cells import Cell, Cells, read_cells
+from baklava.analysis.cells import Cells, read_cells
 from baklava.analysis.headline import headline
 from baklava.analysis.results import COLUMNS, SCHEMA
+from baklava.evaluation.records import Cell
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import SummarizeJob
 from baklava.experiment.schema import SummaryConfig

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from baklava.analysis.bootstrap import Bootstrap
-from baklava.analysis.cells import FULL, Cell, Cells, read_cells
+from baklava.analysis.cells import Cells, read_cells
 from baklava.analysis.comparison import MEAN, Comparison, PairedDifference
 from baklava.analysis.headline import ModelFigures, headline
 from baklava.claims.criteria import Criterion, evaluate_criteria
 from baklava.claims.table import markdown, terminal
+from baklava.evaluation.records import FULL, Cell
 from baklava.experiment.jobs import ClaimsJob
 from baklava.experiment.schema import ClaimsConfig, FrozenModel, SummaryConfig, check
 from baklava.system.files import atomic, read_json, write_json

@@ -24,7 +24,7 @@ from baklava.tasks import Sample, Task
 
 MEMORY_FRACTION = 0.5  # of the memory that is free, for the rows that are decoded together
 ROOM_FRACTION = 0.5  # of the rows decoded together; once so many have ended, others begin
-LEAST_CHUNK = 512  # a context for which memory runs out is read in ever shorter chunks, down to so many tokens
+MIN_CHUNK = 512  # a context for which memory runs out is read in ever shorter chunks, down to so many tokens
 
 
 class Engine:
@@ -288,7 +288,7 @@ class _Run:
         if batch and not going and batch.prefilled is None and len(batch.works) == 1:
             length = len(batch.works[0].context)
             shorter = min(self.chunk or length, length) // 2
-            if shorter >= LEAST_CHUNK:
+            if shorter >= MIN_CHUNK:
                 self.chunk = shorter
                 return [], []
             self._batch = None

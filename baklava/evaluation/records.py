@@ -3,9 +3,44 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+
+FULL = "full"
+UNIFORM = "uniform"
+
+
+class Cell(NamedTuple):
+    """What identifies a cell: model x task x method x ratio x evaluation setting."""
+
+    model: str
+    task: str
+    allocator: str
+    eviction: str
+    ratio: float
+    protocol: str
+    seed: int
+    length: int
+
+    @property
+    def full(self) -> Cell:
+        """The cell without compression on the same samples."""
+        return self._replace(allocator=FULL, eviction="none", ratio=0.0)
+
+    @property
+    def uniform(self) -> Cell:
+        """The cell that spends the same memory evenly."""
+        return self._replace(allocator=UNIFORM)
+
+    @property
+    def method(self) -> tuple[str, str]:
+        """(allocator, eviction policy)."""
+        return self.allocator, self.eviction
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.task}, {self.allocator}/{self.eviction} at r = {self.ratio:g}"
+
 
 SCHEMA = 4
 

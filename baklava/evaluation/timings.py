@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from baklava.analysis.cells import Cell
 from baklava.evaluation import records
 from baklava.system.parquet import read_parquet
 
@@ -16,7 +15,7 @@ SCHEMA = 1
 
 # A row per sample and cell: the cell's part of the wall time of the batch in which it was answered.
 COLUMNS = pa.schema(
-    [*(records.COLUMNS.field(name) for name in (*Cell._fields, "sample")), pa.field("seconds", pa.float64())]
+    [*(records.COLUMNS.field(name) for name in (*records.Cell._fields, "sample")), pa.field("seconds", pa.float64())]
 )
 
 
@@ -28,7 +27,7 @@ def timings(paths: Iterable[Path]) -> pd.DataFrame:
     hint = "`baklava evaluate`"
     frames = [read_parquet(path, COLUMNS, schema=SCHEMA, what="timings", hint=hint).to_pandas() for path in paths]
     rows = pd.concat(frames or [COLUMNS.empty_table().to_pandas()], ignore_index=True)
-    seconds = rows.groupby(list(Cell._fields))["seconds"].agg(n="size", seconds="sum").reset_index()
+    seconds = rows.groupby(list(records.Cell._fields))["seconds"].agg(n="size", seconds="sum").reset_index()
     seconds["seconds_per_sample"] = seconds["seconds"] / seconds["n"]
     seconds["samples_per_second"] = seconds["n"] / seconds["seconds"]
-    return seconds.sort_values(["model", "task", "ratio", *Cell._fields], ignore_index=True)
+    return seconds.sort_values(["model", "task", "ratio", *records.Cell._fields], ignore_index=True)

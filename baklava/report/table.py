@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from baklava.analysis.cells import UNIFORM
 from baklava.analysis.headline import Headline, ModelFigures, RatioFigures
 from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.errors import UserError
+from baklava.evaluation.records import UNIFORM
 from baklava.experiment.overrides import chosen, joined
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose

@@ -11,8 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from baklava.analysis.cells import FULL, Cell
-from baklava.evaluation.records import COLUMNS, SCHEMA
+from baklava.evaluation.records import COLUMNS, FULL, SCHEMA, Cell
 from baklava.system.parquet import read_parquet
 from baklava.tracking.run import Dataset
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from baklava.analysis.cells import FULL, Cell
 from baklava.budgets import Budgets
 from baklava.errors import UserError
+from baklava.evaluation.records import FULL, Cell
 from baklava.experiment.paths import ratio_name
 from baklava.tracking.answers import TABLE, Answers
 from baklava.tracking.run import Run, key_of

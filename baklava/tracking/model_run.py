@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from baklava.analysis.cells import FULL
 from baklava.analysis.headline import Headline, ModelFigures
 from baklava.errors import UserError
+from baklava.evaluation.records import FULL
 from baklava.experiment.jobs import VALIDATION, TrackJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.system.usage import SUFFIX, read_usage

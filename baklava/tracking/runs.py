@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from baklava.analysis.cells import Cell
 from baklava.analysis.headline import Headline
 from baklava.analysis.results import BudgetKey, budgets_by_key, read_summary
 from baklava.errors import UserError
 from baklava.evaluation.measurements import read_measurements
+from baklava.evaluation.records import Cell
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import TrackJob
 from baklava.experiment.paths import ExperimentPaths

@@ -80,7 +80,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[tuple[str, int]] = []
-    whole = {"prefill": engine_module.prefill, "compressed": engine_module.compressed}
+    whole = {"prefill": engine_module.prefill, "compress_rows": engine_module.compress_rows}
 
     def limited(what: str, most: int) -> Any:
         def run(*arguments: Any) -> Any:
@@ -95,10 +95,10 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     samples = [sample(loaded, index) for index in range(2)]
     expected = records(loaded, cells, samples)
     monkeypatch.setattr(engine_module, "prefill", limited("prefill", 1))
-    monkeypatch.setattr(engine_module, "compressed", limited("compressed", 2))
+    monkeypatch.setattr(engine_module, "compress_rows", limited("compress_rows", 2))
     assert records(loaded, cells, samples) == expected
-    alone = [("prefill", 1), *[("compressed", 1)] * 6]
-    one_sample = [("prefill", 1), ("compressed", 6), ("prefill", 1), ("compressed", 3), *alone]
+    alone = [("prefill", 1), *[("compress_rows", 1)] * 6]
+    one_sample = [("prefill", 1), ("compress_rows", 6), ("prefill", 1), ("compress_rows", 3), *alone]
     assert sizes == [("prefill", 2), *one_sample, *one_sample]
 
 
@@ -118,10 +118,10 @@ def test_a_context_that_does_not_fit_is_read_in_chunks_that_do(
     expected = records(loaded, cells, samples)
     n = max(len(Engine(loaded, TASK, config()).work(one, cells).context) for one in samples)
     monkeypatch.setattr(engine_module, "prefill", limited)
-    monkeypatch.setattr(engine_module, "LEAST_CHUNK", n // 4)
+    monkeypatch.setattr(engine_module, "MIN_CHUNK", n // 4)
     assert records(loaded, cells, samples, batch_rows=1) == expected
     assert chunks == [None, n // 2, n // 4, n // 4]
-    monkeypatch.setattr(engine_module, "LEAST_CHUNK", n // 2)
+    monkeypatch.setattr(engine_module, "MIN_CHUNK", n // 2)
     failed = [
         one
         for some in Engine(loaded, TASK, config()).answers([Engine(loaded, TASK, config()).work(samples[0], cells)])
@@ -157,7 +157,7 @@ def test_no_answer_is_lost_where_memory_runs_out_as_rows_leave_or_join(
 def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
     loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = sizes_of(monkeypatch, "compressed", 2)
+    sizes = sizes_of(monkeypatch, "compress_rows", 2)
     samples = [sample(loaded, index) for index in range(2)]
     works = [EncodedSample(one, [0] * 20, [0] * n, cells[:2]) for one, n in zip(samples, (3, 4), strict=True)]
     for windows, expected in ((False, [4]), (True, [2, 2])):

@@ -152,7 +152,7 @@ def test_all_that_makes_a_prompt_is_part_of_the_key(tmp_path: Path, monkeypatch:
     """Of a template that writes the date and reads a switch; where it writes no date, another one changes nothing."""
     folder = tmp_path / "model"
     shutil.copytree(reference_model_path("tiny-llama"), folder)
-    monkeypatch.setattr("baklava.models.load.content", lambda model: None)  # as of files on a hub
+    monkeypatch.setattr("baklava.models.load.model_fingerprint", lambda model: None)  # as of files on a hub
     template, dated = "{{ messages[0].content }}{% if short %}!{% endif %}", "{{ strftime_now('%d %B') }}\n"
 
     def n_computed(text: str, *, date: str = "2024-07-26", **kwargs: bool) -> int:
@@ -242,7 +242,7 @@ def test_a_sample_that_cannot_be_made_or_scored_is_recorded_and_the_others_answe
 
 
 def test_a_sample_that_fits_into_no_memory_has_failed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prefill, compressed = engine_module.prefill, engine_module.compressed
+    prefill, compress_rows = engine_module.prefill, engine_module.compress_rows
 
     def scarce_prefill(loaded: Any, contexts: Any, policies: Any, *more: Any) -> Any:
         if max(map(len, contexts)) > 150:
@@ -252,10 +252,10 @@ def test_a_sample_that_fits_into_no_memory_has_failed_alone(tmp_path: Path, monk
     def scarce(loaded: Any, prefilled: Any, budgets: Any, policies: Any, places: Any) -> Any:
         if any(prefilled.lengths[place] > 80 and not one.ratio for place, one in zip(places, budgets, strict=True)):
             raise torch.OutOfMemoryError
-        return compressed(loaded, prefilled, budgets, policies, places)
+        return compress_rows(loaded, prefilled, budgets, policies, places)
 
     monkeypatch.setattr(engine_module, "prefill", scarce_prefill)
-    monkeypatch.setattr(engine_module, "compressed", scarce)
+    monkeypatch.setattr(engine_module, "compress_rows", scarce)
     rows = [{**GOOD, "context": "boat " * n} for n in (20, 200, 100, 20)]
     assert evaluate(own(tmp_path, rows)) == 2
     found = failures(tmp_path)

@@ -60,7 +60,7 @@ def test_rows_do_not_depend_on_each_other_nor_on_the_steps(
 ) -> None:
     alone = torch.cat([losses(loaded, [row]) for row in range(3)])
     assert len(set(alone.tolist())) == 3
-    monkeypatch.setattr(generation, "MOST_LOGITS", most)
+    monkeypatch.setattr(generation, "MAX_LOGITS", most)
     torch.testing.assert_close(losses(loaded, [0, 1, 2]), alone, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(losses(loaded, [2, 0]), alone[[2, 0]], atol=1e-6, rtol=1e-6)
 

@@ -102,7 +102,7 @@ def test_a_row_answers_as_if_alone(
         else:
             groups[-1].append(row)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "ENDED_PART", part)
+        patch.setattr(decoding, "ENDED_FRACTION", part)
         found = answers(MODELS[family], groups, steps[: len(groups)])
     assert found == alone[family]
     assert [len(found[row]) for row in ROWS] == LENGTHS

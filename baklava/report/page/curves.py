@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from baklava.analysis.cells import FULL
 from baklava.analysis.headline import Headline, ModelFigures, RatioFigures
+from baklava.evaluation.records import FULL
 from baklava.report.page.lines import band, full_cache_line, method_line
 from baklava.report.page.view import plain
 from baklava.report.plots.curves import methods_of, uniform_first

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baklava.analysis.cells import UNIFORM
 from baklava.analysis.headline import Headline, MethodFigures, ModelFigures, RatioFigures
+from baklava.evaluation.records import UNIFORM
 from baklava.report.plots.curves import methods_of
 from baklava.report.plots.style import looks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from baklava.analysis.cells import FULL
+from baklava.evaluation.records import FULL
 from baklava.report.page.lines import full_cache_line, method_line
 from baklava.report.page.view import Frame, PageView, figure, plain
 from baklava.report.plots.curves import uniform_first

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from baklava.analysis.cells import UNIFORM
+from baklava.evaluation.records import UNIFORM
 from baklava.report.plots.style import GRID, INK, MUTED
 
 Method = tuple[str, str]  # allocator, eviction policy

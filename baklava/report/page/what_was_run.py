@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 import baklava
-from baklava.analysis.cells import FULL
 from baklava.analysis.headline import Headline
+from baklava.evaluation.records import FULL
 from baklava.experiment.jobs import PageJob
 from baklava.importance.profile import Profile
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from baklava.analysis.cells import UNIFORM
 from baklava.budgets import Budgets
+from baklava.evaluation.records import UNIFORM
 from baklava.report.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
 from baklava.report.plots.style import headings, nothing_to_draw
 

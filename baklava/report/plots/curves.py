@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from baklava.analysis.cells import FULL, UNIFORM
 from baklava.analysis.headline import Headline, ModelFigures
+from baklava.evaluation.records import FULL, UNIFORM
 from baklava.report.plots.style import Look
 
 

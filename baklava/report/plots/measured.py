@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from baklava.analysis.cells import FULL
+from baklava.evaluation.records import FULL
 from baklava.report.plots.curves import uniform_first
 from baklava.report.plots.score_vs_kv_bytes import unit_of
 from baklava.report.plots.style import CROWD, FULL_CACHE, Look, headings, looks, method_legend

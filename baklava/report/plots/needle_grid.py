@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from baklava.analysis.cells import FULL
 from baklava.analysis.depth_by_length import DepthByLength, GridCell
+from baklava.evaluation.records import FULL
 from baklava.report.plots.curves import uniform_first
 from baklava.report.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
 from baklava.report.plots.style import headings

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from baklava.analysis.cells import UNIFORM
+from baklava.evaluation.records import UNIFORM
 from baklava.report.plots.heat_map import panel_title
 from baklava.report.plots.style import FULL_CACHE, MUTED, headings, looks
 

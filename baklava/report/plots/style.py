@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from baklava.analysis.cells import UNIFORM
+from baklava.evaluation.records import UNIFORM
 from baklava.system.files import atomic
 
 INK = "#22262b"
