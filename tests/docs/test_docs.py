@@ -1,4 +1,4 @@
-"""What README and docs quote exists: commands, paths, settings, names; and figures come from files in the repository."""
+"""What README and docs quote exists: commands, paths, settings and names; figures come from files in the repository."""
 
 from __future__ import annotations
 
@@ -9,26 +9,44 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
-from omegaconf import OmegaConf
 from pydantic import BaseModel
 
+from baklava.allocation import ALLOCATORS
+from baklava.eviction import POLICIES
+from baklava.experiment.schema import AllocatorConfig, EvictionConfig, ExperimentConfig, TaskConfig
+from baklava.tasks import FAMILIES
+
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "config/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FOLDERS = ("baklava/", "benchmarks/", "conf/", "config/", "docs/", "tests/", "workflow/")
 # Names that examples make up for the reader's own files.
 INVENTED = {"my-model", "mine", "passkey", "value_norm", "wedge", "output_norm", "cluster", "NAME"}
+
+GROUPS = ("model", "task", "allocator", "eviction", "calibration", "tracking", "experiment")
+# Keys of other programs, and of Python calls.
+FOREIGN = {"overrides", "gpu", "steps"}
+FAMILIES_OF = {
+    TaskConfig: tuple(FAMILIES.values()),
+    AllocatorConfig: tuple(ALLOCATORS.values()),
+    EvictionConfig: tuple(POLICIES.values()),
+}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def code_of(text: str) -> str:
-    """Fenced blocks and code spans of a page, one per line."""
-    fenced = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    """Fenced blocks and code spans of a page, one per line; Python, JSON and YAML left out."""
+    fenced = re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
-    return "\n".join([*fenced, *spans])
+    return "\n".join(
+        [*fenced, *(span for span in spans if "(" not in span and '="' not in span.partition("overrides")[0])]
+    )
 
 
 def python_blocks(text: str) -> list[str]:
@@ -36,7 +54,7 @@ def python_blocks(text: str) -> list[str]:
 
 
 def is_invented(word: str) -> bool:
-    return any(name in re.split(r"[/.\\_,\[\]]|\b", word) or name in word for name in INVENTED) or "<" in word or "..." in word
+    return "<" in word or "..." in word or any(name in word for name in INVENTED)
 
 
 @pages
@@ -90,12 +108,34 @@ class TestWhatIsQuotedExists:
 
 
 def settings_of(page: Path) -> Iterator[tuple[str, str]]:
-    """Every KEY=VALUE that a page quotes for a command of ours, but those of other programs."""
-    for key, value in re.findall(r"(?<![\w-])([a-z_][\w.-]*)=([\w./\[\],-]*)", code_of(page.read_text())):
-        if "_" in key and key.isupper():
-            continue
-        yield key, value
+    """Every KEY=VALUE that a page quotes for a command of ours."""
+    for key, value in re.findall(r"(?<![\w.-])\+?([a-z][\w./@-]*)=([\w./\[\],-]*)", code_of(page.read_text())):
+        if key not in FOREIGN:
+            yield key, value
 
 
 def is_known(key: str, value: str) -> bool:
-    ...
+    """Whether the key is a choice with these values, or a setting."""
+    if key in GROUPS:
+        names = [name for name in value.strip("[]").split(",") if name and not is_invented(name)]
+        return all((ROOT / "conf" / key / f"{name}.yaml").is_file() for name in names)
+    return has_field(ExperimentConfig, key.split("."))
+
+
+def has_field(kind: Any, path: list[str]) -> bool:
+    """Whether a path of names leads through models, mappings by name and families of classes."""
+    if not path:
+        return True
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, field in kind.model_fields.items():
+            if path[0] in (name, field.alias, field.validation_alias):
+                return has_field(field.annotation, path[1:])
+        return any(has_attribute(family, path) for family in FAMILIES_OF.get(kind, ()))
+    arguments = [argument for argument in get_args(kind) if argument is not type(None)]
+    if get_origin(kind) is dict:
+        return has_field(arguments[1], path[1:])
+    return any(has_field(argument, path) for argument in arguments)
+
+
+def has_attribute(family: type, path: list[str]) -> bool:
+    return len(path) == 1 and path[0] in {field.name for field in dataclasses.fields(family)}
