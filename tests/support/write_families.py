@@ -1,4 +1,4 @@
-"""Writes `docs/families.md` anew (`PYTHONPATH=.:tests/support python tests/support/write_families.py`): a minute or two."""
+"""Writes `docs/families.md` anew; needs `tests/support` on the path and takes a minute or two."""
 
 from __future__ import annotations
 
