@@ -9,3 +9,8 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """A file, a data set or a chat template of which no sample can be made, whatever the rows hold."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

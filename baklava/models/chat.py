@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from baklava.errors import DataError, UserError
+from baklava.errors import DataError, UserError, first_line
 from baklava.experiment.chat_settings import DATE, TemplateValue
 
 Message = dict[str, str]
@@ -84,7 +84,7 @@ class ChatTemplate:
         try:
             return str(self.tokenizer.get_chat_template())
         except Exception as error:  # several, and none is the default
-            raise UserError(f"the tokenizer's chat template cannot be used ({_line(error)}); {REMEDY}") from None
+            raise UserError(f"the tokenizer's chat template cannot be used ({first_line(error)}); {REMEDY}") from None
 
     def _render(self, turns: list[Message], *, more: bool = True) -> str:
         """The turns in the template; with `more`, up to where the model's next turn begins."""
@@ -96,7 +96,7 @@ class ChatTemplate:
                 turns, chat_template=text, tokenize=False, add_generation_prompt=more, **variables
             )
         except Exception as error:  # templates raise what they like
-            raise UserError(f"the tokenizer's chat template cannot be used ({_line(error)}); {REMEDY}") from None
+            raise UserError(f"the tokenizer's chat template cannot be used ({first_line(error)}); {REMEDY}") from None
         return str(rendered)
 
     def _clock(self) -> str:
@@ -114,7 +114,3 @@ def chat_template(
     if getattr(tokenizer, "chat_template", None) is None:
         return None
     return ChatTemplate(tokenizer, kwargs or {}, date)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

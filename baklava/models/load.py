@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from baklava.cache.attention import dense as attention
 from baklava.cache.prefill import ContextCache
 from baklava.decoder.config import Decoder, decoder_of
 from baklava.decoder.rotation import DYNAMIC, Switch, switch_of
-from baklava.errors import UserError
+from baklava.errors import UserError, first_line
 from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.schema import ModelConfig
 from baklava.models import model_folder
@@ -132,55 +133,47 @@ def identity(config: ModelConfig) -> dict[str, Any]:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(
-            resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
-        raise UserError(
-            f"model {config.name}: cannot load the tokenizer from {config.path}: {first_line(error)}"
-        ) from None
+    """A model's tokenizer. Raises `UserError` naming the model where there is none."""
+    with _loading(f"model {config.name}: cannot load the tokenizer from {config.path}"):
+        return AutoTokenizer.from_pretrained(**_source(config))
 
 
 def load_config(config: ModelConfig) -> PreTrainedConfig:
     """A checkpoint's config. Raises `UserError` naming the model where there is none."""
-    try:
-        return AutoConfig.from_pretrained(
-            resolve(config), revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
-        raise UserError(f"model {config.name}: cannot read the config of {config.path}: {first_line(error)}") from None
+    with _loading(f"model {config.name}: cannot read the config of {config.path}"):
+        return AutoConfig.from_pretrained(**_source(config))
 
 
 def load_model(config: ModelConfig) -> LoadedModel:
     """Load weights and tokenizer. Raises `UserError` naming the model where either is missing or unfit."""
-    found = load_config(config)
+    pretrained = load_config(config)
     try:
-        decoder_of(found)  # before any weight is read
+        decoder_of(pretrained)  # refuses a model before any weight is read
     except UserError as error:
         raise UserError(f"model {config.name}: {error}") from None
     tokenizer = load_tokenizer(config)
     device = _device(config)
-    try:
-        model = kind_of(found).from_pretrained(
-            resolve(config),
-            revision=config.revision,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=config.trust_remote_code,
-            attn_implementation=attention.NAME,
+    with _loading(f"model {config.name}: cannot load {config.path}"):
+        model = auto_class(pretrained).from_pretrained(
+            **_source(config), dtype=getattr(torch, config.dtype), attn_implementation=attention.NAME
         )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a broken file, a missing package or foreign code may raise
-        raise UserError(f"model {config.name}: cannot load {config.path}: {first_line(error)}") from None
     nn.Module.to(model, device)
     loaded = LoadedModel(config.name, model.eval(), tokenizer, config.chat_template_kwargs)
     _probe(loaded)
     return loaded
 
 
-def kind_of(config: PreTrainedConfig) -> Any:
-    """The class to load with: a model of text where there is one, else one of text and images or sound."""
+def _source(config: ModelConfig) -> dict[str, Any]:
+    """Arguments of every `from_pretrained`: where to load from, and whether foreign code may run."""
+    return {
+        "pretrained_model_name_or_path": resolve(config),
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+    }
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The class to load with: the text model where there is one, else the model of text and images or sound."""
     kind = type(config)
     only_multimodal = kind in MODEL_FOR_MULTIMODAL_LM_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForMultimodalLM if only_multimodal else AutoModelForCausalLM
@@ -192,13 +185,9 @@ def _probe(loaded: LoadedModel) -> None:
     cache = ContextCache(loaded.model.config, [])
     ids = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device)
     settings = {"position_ids": torch.arange(2, device=loaded.device)[None], "use_cache": True, "logits_to_keep": 1}
-    try:
+    with _loading(f"model {loaded.name}: cannot read a text with it"):
         loaded.model(ids, past_key_values=cache, **settings)
         cache.check_read(2)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a model that is not made for this may raise
-        raise UserError(f"model {loaded.name}: cannot read a text with it: {first_line(error)}") from None
 
 
 def _device(config: ModelConfig) -> str:
@@ -212,9 +201,15 @@ def _device(config: ModelConfig) -> str:
     return config.device
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what went wrong, and what a user can do about foreign code."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if "trust_remote_code" in str(error):
-        return "it needs code of its own; if you trust it, set trust_remote_code to true beside the model's path"
-    return first
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Turn whatever a broken file, a missing package or foreign code may raise into a `UserError` of one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = first_line(error)
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own; if you trust it, set trust_remote_code to true beside the model's path"
+        raise UserError(f"{what}: {reason}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baklava.decoder.config import decoder_of
-from baklava.errors import UserError
+from baklava.errors import UserError, first_line
 from baklava.experiment.schema import ModelConfig
 from baklava.models.files import tensors_of
 from baklava.models.load import load_config, resolve
@@ -106,8 +106,9 @@ def _tensors(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
     try:
         metadata = get_safetensors_metadata(model.path, revision=model.revision)
     except Exception as error:  # no network, no such repository, no safetensors, ...
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"model {model.name}: cannot read the sizes of {model.path}'s weights: {line}") from None
+        raise UserError(
+            f"model {model.name}: cannot read the sizes of {model.path}'s weights: {first_line(error)}"
+        ) from None
     for file in metadata.files_metadata.values():
         for tensor in file.tensors.values():
             yield tensor.dtype, tensor.shape

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
-from baklava.models.load import kind_of
+from baklava.models.load import auto_class
 
 CLASSES: dict[str, str] = {**MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, **MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
 FAMILIES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -206,10 +206,10 @@ def tiny_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A model in float64 with random weights, large enough ones that attention is not flat."""
     config._experts_implementation = "eager"  # the others know no float64
     with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in kind_of(config).from_config(config).parameters())
+        size = sum(parameter.numel() for parameter in auto_class(config).from_config(config).parameters())
     assert size <= MOST_PARAMETERS, f"{config.model_type}: {size} parameters; set more of its sizes"
     torch.manual_seed(0)
-    model = kind_of(config).from_config(config).double().eval()
+    model = auto_class(config).from_config(config).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

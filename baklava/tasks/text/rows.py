@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from baklava.errors import DataError, UserError
+from baklava.errors import DataError, UserError, first_line
 
 WHOLE = -1  # as a number of bytes to read: all
 LOOK = 2**24  # bytes of a file that are looked at before the first job
@@ -189,9 +189,8 @@ def load_dataset_rows(path: str, *, name: str | None, split: str, revision: str 
         dataset = load_dataset(path, name, split=split, revision=revision)
         len(dataset)
     except Exception as error:  # each builder and each failure of the network has an exception of its own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"data set {path} (name {name}, split {split}, revision {revision}) cannot be loaded: {lines[0]}; "
+            f"data set {path} (name {name}, split {split}, revision {revision}) cannot be loaded: {first_line(error)}; "
             "give a local file, or a data set that `datasets.load_dataset` loads"
         ) from None
     return DatasetRows(f"data set {path} {name or ''}".strip(), dataset)
