@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ class Decoder:
     """A decoder's layers and their sizes.
 
     `windows` has the sliding window of every layer, None for those that see all tokens: these have budgets, and heads
-    and their dimension are theirs. In the others, a token's key has at most `window_numbers` numbers.
+    and their dimension are theirs. In the others, a token's key has at most `window_numbers` numbers. `n_positions` is
+    the longest text that the model is made for, 0 where its config does not say.
     """
 
     windows: tuple[int | None, ...]
@@ -43,6 +44,7 @@ class Decoder:
     hidden: int
     intermediate: int
     vocabulary: int
+    n_positions: int
 
     @property
     def budgeted_layers(self) -> list[int]:
@@ -79,6 +81,7 @@ def decoder_of(config: PreTrainedConfig) -> Decoder:
         hidden=hidden,
         intermediate=_first(layers[0], "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden,
         vocabulary=text.vocab_size,
+        n_positions=_n_positions(text),
     )
 
 
@@ -129,12 +132,23 @@ def _windows(text: Any, layers: Sequence[Any]) -> tuple[int | None, ...]:
 
 
 def _n_positions(text: Any) -> int:
-    """The longest text that the model may be given, scaled rotations included; 0 where its config does not say."""
-    known = _first(text, "max_position_embeddings") or 0
-    rope = getattr(text, "rope_parameters", None) or {}
-    parts = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or by their type
-    scaled = [(part.get("original_max_position_embeddings") or known) * (part.get("factor") or 1) for part in parts]
-    return int(max([known, *scaled]))
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return reachable_positions(_first(text, "max_position_embeddings") or 0, rope)
+
+
+def reachable_positions(n_positions: int, rope: Mapping[str, Any]) -> int:
+    """The longest text that a model is made for, in tokens, from its `max_position_embeddings` and its rotation.
+
+    A scaled rotation reaches `factor` times as far as the positions that the model was trained on at first: the
+    rotation's `original_max_position_embeddings`, or `n_positions` where it names none. `rope` holds the parameters of
+    all layers, or those of each type of layer.
+    """
+    lengths = [n_positions]
+    for parameters in (rope, *rope.values()):
+        factor = parameters.get("factor") if isinstance(parameters, Mapping) else None
+        if isinstance(factor, int | float):
+            lengths.append(int((parameters.get("original_max_position_embeddings") or n_positions) * factor))
+    return max(lengths)
 
 
 def _kind(layer: Any) -> str:

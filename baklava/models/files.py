@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from baklava.decoder.config import reachable_positions
 from baklava.errors import UserError
 from baklava.experiment.schema import ModelConfig
 from baklava.models import model_folder
@@ -43,7 +44,7 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
             raise UserError(f"{file}: missing, or a link to nothing; download all files of the model")
         if file.suffix == ".safetensors":
             _check_whole(file)
-    positions = _positions(config)
+    positions = _n_positions(config)
     for name, length in lengths.items():
         if positions is not None and length > positions:
             raise UserError(
@@ -98,11 +99,12 @@ def _read(path: Path, key: str) -> dict[str, Any]:
     return config
 
 
-def _positions(config: dict[str, Any]) -> int | None:
-    """The longest text that the model was made for, where it says so; scaled rotary positions reach further."""
-    for part in (config, config.get("text_config")):
-        if isinstance(part, dict) and type(part.get("max_position_embeddings")) is int:
-            scaling = part.get("rope_scaling") or part.get("rope_parameters")
-            factor = scaling.get("factor", 1.0) if isinstance(scaling, dict) else 1.0
-            return int(part["max_position_embeddings"] * max(1.0, factor if isinstance(factor, int | float) else 1.0))
+def _n_positions(config: dict[str, Any]) -> int | None:
+    """The longest text that a model is made for, from its `config.json`; None where that does not say."""
+    for values in (config, config.get("text_config")):
+        if isinstance(values, dict) and type(n_positions := values.get("max_position_embeddings")) is int:
+            rope = values.get("rope_scaling") or values.get("rope_parameters")
+            # Phi-3 names the original length beside the rotation's parameters.
+            original = {key: values[key] for key in ("original_max_position_embeddings",) if key in values}
+            return reachable_positions(n_positions, {**(rope if isinstance(rope, dict) else {}), **original})
     return None

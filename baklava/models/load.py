@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from transformers import (
 from baklava.cache.attention import dense as attention
 from baklava.cache.prefill import ContextCache
 from baklava.decoder.config import Decoder, decoder_of
-from baklava.decoder.rotation import DYNAMIC, Switch, switch_of
+from baklava.decoder.rotation import Switch, switch_of
 from baklava.errors import UserError, first_line
 from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.schema import ModelConfig
@@ -77,15 +78,10 @@ class LoadedModel:
     def n_kv_heads(self) -> int:
         return self.decoder.n_kv_heads
 
-    @cached_property
+    @property
     def n_positions(self) -> int:
-        """Positions that the model knows, those that a scaling of its rotation adds included."""
-        config = self.model.config.get_text_config(decoder=True)
-        rope = getattr(config, "rope_parameters", None) or {}
-        original = rope.get("original_max_position_embeddings", 0)
-        if self.switch is not None and self.switch.kind == DYNAMIC:
-            original = self.switch.limit
-        return max(config.max_position_embeddings, int(original * rope.get("factor", 1)))
+        """The longest text that the model is made for; without end where its config does not say."""
+        return self.decoder.n_positions or sys.maxsize
 
     @cached_property
     def switch(self) -> Switch | None:
