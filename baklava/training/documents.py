@@ -11,7 +11,7 @@ from enum import IntEnum
 from transformers import PreTrainedTokenizerFast
 
 from baklava.tasks.ruler import niah, vt
-from baklava.tasks.text.noise import NOISE_LINE, hide
+from baklava.tasks.text.noise import NOISE_LINE, hide_in_noise
 from baklava.tasks.text.python_docs import english_text
 
 
@@ -139,7 +139,7 @@ class DocumentWriter:
             encoded.append((question, answer))
 
         document = Document()
-        context = header + hide(needles, max(0, room // self._noise_tokens), rng) + "\n"
+        context = header + hide_in_noise(needles, max(0, room // self._noise_tokens), rng) + "\n"
         document.add(self._encode(context))
         for question, answer in encoded:
             document.add(question)
@@ -180,7 +180,7 @@ class DocumentWriter:
         for left, chain in zip(range(len(chains) - 1, -1, -1), chains, strict=True):
             share = min(n_lines // 2, rng.randint(0, 14)) if left else n_lines
             n_lines -= share
-            context = vt.HEADER + hide(chain.statements(), share, rng) + "\n"
+            context = vt.HEADER + hide_in_noise(chain.statements(), share, rng) + "\n"
             document.add(self._encode(context))
             document.add(self._encode("".join(chain.question())))
             self._add_answer(document, self._encode(chain.answer()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import ClassVar
 from baklava.errors import DataError, UserError
 from baklava.system.files import expanded
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.fit_length import fill
+from baklava.tasks.text.fit_length import fit_length
 from baklava.tasks.text.rows import read_text
 from baklava.tasks.text.words import words
 
@@ -112,27 +112,21 @@ class CommonWords(Task):
             some = list(islice(cycle(others), n))  # more than there are only while the length is searched
             return example + HEADER + word_list(common, some, repeats, random.Random(order)) + "\n"
 
-        n = fill(
-            lambda n: context(n) + question + answer_prefix,
-            unit="other words",
-            task=self.name,
-            length=length,
-            max_new_tokens=self.max_new_tokens,
-            count_tokens=count_tokens,
-        )
-        if n > len(others):
-            raise UserError(
-                f"task {self.name}: length {length} takes more than the {len(drawn)} words there are; set "
-                f"tasks.{self.name}.more_words to a file with more, such as RULER's english_words.json"
-            )
-        return Sample(
+        sample = Sample(
             index=index,
-            context=context(n),
+            context="",
             question=question,
             answer_prefix=answer_prefix,
             answers=tuple(common),
             max_new_tokens=self.max_new_tokens,
         )
+        n = fit_length(sample, context, unit="other words", task=self.name, length=length, count_tokens=count_tokens)
+        if n > len(others):
+            raise UserError(
+                f"task {self.name}: length {length} takes more than the {len(drawn)} words there are; set "
+                f"tasks.{self.name}.more_words to a file with more, such as RULER's english_words.json"
+            )
+        return replace(sample, context=context(n))
 
     def _example(self, rng: random.Random, repeats: Repeats, n_words: int) -> str:
         drawn = rng.sample(_words(self.more_words), max(n_words, self.n_common))

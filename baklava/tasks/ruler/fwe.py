@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.fit_length import fill
+from baklava.tasks.text.fit_length import fill_context
 
 HEADER = (
     "Read the following coded text and track the frequency of each coded word. "
@@ -67,21 +67,16 @@ class FrequentWords(Task):
             random.Random(order).shuffle(text)
             return HEADER + " ".join(text) + "\n"
 
-        n = fill(
-            lambda n: context(n) + QUESTION + ANSWER_PREFIX,
-            unit="further words",
-            task=self.name,
-            length=length,
-            max_new_tokens=self.max_new_tokens,
-            count_tokens=count_tokens,
-        )
-        return Sample(
+        sample = Sample(
             index=index,
-            context=context(n),
+            context="",
             question=QUESTION,
             answer_prefix=ANSWER_PREFIX,
             answers=tuple(vocabulary[1 : N_ASKED + 1]),
             max_new_tokens=self.max_new_tokens,
+        )
+        return fill_context(
+            sample, context, unit="further words", task=self.name, length=length, count_tokens=count_tokens
         )
 
     def _shortest_text(self, scale: float) -> tuple[int, int]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar, Literal
 from uuid import UUID
 
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.essay import DEPTHS, check_essay, essay_words, places_at_depths, sentences
-from baklava.tasks.text.fit_length import fill
-from baklava.tasks.text.noise import NOISE_LINE, in_noise, places_between, put
+from baklava.tasks.text.essay import DEPTHS, check_essay, draw_positions_at_depths, essay_words, sentences
+from baklava.tasks.text.fit_length import fill_context
+from baklava.tasks.text.noise import NOISE_LINE, draw_positions, insert_needles
 from baklava.tasks.text.words import words
 
 # What keys and values are made of, in RULER's words.
@@ -137,8 +137,8 @@ class NeedleInHaystack(Task):
 
         def context(n: int) -> str:
             hay = self._hay(n, avoid=keys, seed=seed_of_text)
-            places = self.places(len(needles), len(hay), rng=random.Random(seed_of_text), index=index)
-            joined = (" " if self.haystack == "essay" else "\n").join(put(needles, places, hay))
+            positions = self.positions(len(needles), len(hay), rng=random.Random(seed_of_text), index=index)
+            joined = (" " if self.haystack == "essay" else "\n").join(insert_needles(needles, positions, hay))
             return header(plural=plural, kind=self.value_kind) + joined + "\n"
 
         sample = Sample(
@@ -149,21 +149,12 @@ class NeedleInHaystack(Task):
             answers=values_of(asked, pairs),
             max_new_tokens=self.max_new_tokens,
         )
-        if self.haystack == "noise":
-            return in_noise(sample, context, task=self.name, length=length, count_tokens=count_tokens)
-        n = fill(
-            lambda n: context(n) + asked_text + answer_prefix,
-            unit="words of the essay" if self.haystack == "essay" else "other needles",
-            task=self.name,
-            length=length,
-            max_new_tokens=self.max_new_tokens,
-            count_tokens=count_tokens,
-        )
-        return replace(sample, context=context(n))
+        unit = {"noise": "noise lines", "needle": "other needles", "essay": "words of the essay"}[self.haystack]
+        return fill_context(sample, context, unit=unit, task=self.name, length=length, count_tokens=count_tokens)
 
-    def places(self, n_needles: int, n_pieces: int, *, rng: random.Random, index: int) -> list[int]:
-        """Before which pieces of hay the needles go, in rising order."""
-        return (places_at_depths if self.haystack == "essay" else places_between)(n_needles, n_pieces, rng)
+    def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, index: int) -> list[int]:
+        """Choose before which pieces of hay the needles go, in rising order."""
+        return (draw_positions_at_depths if self.haystack == "essay" else draw_positions)(n_needles, n_pieces, rng)
 
     def _hay(self, n: int, *, avoid: Container[str], seed: int) -> list[str]:
         """`n` lines of noise, `n` needles of keys that nobody asks for, or the sentences of `n` words."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from baklava.tasks.base import Count, CountTokens, Sample
 from baklava.tasks.from_file import FileTask
 from baklava.tasks.ruler.qa_data import QaSet, read_qa_set
-from baklava.tasks.text.fit_length import SHORTEST, checked, largest_fitting
+from baklava.tasks.text.fit_length import MIN_FILL, check_length, largest_fitting
 
 INSTRUCTION = (
     "Answer the question based on the given documents. Only give me the answer and do not output any other words.\n\n"
@@ -55,66 +55,52 @@ class RulerQa(FileTask):
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         rng = self.random_stream(split=split, seed=seed, index=index)
-        chosen = self.questions.questions[self.number(split=split, index=index)]
-        related, rest = list(chosen.related), self.questions.unrelated_to(chosen)
+        question = self.questions.questions[self.number(split=split, index=index)]
+        related, unrelated = list(question.related), self.questions.unrelated_to(question)
         rng.shuffle(related)
-        rng.shuffle(rest)
+        rng.shuffle(unrelated)
         seed_of_order = rng.getrandbits(64)
-        question = f"{INSTRUCTION}Question: {chosen.text}"
 
-        def context(others: Sequence[int]) -> str:
-            numbers = [*chosen.gold, *others]
+        def build(others: Sequence[int]) -> Sample:
+            numbers = [*question.gold, *others]
             random.Random(seed_of_order).shuffle(numbers)
-            documents = (f"Document {i}:\n{self.questions.documents[one]}" for i, one in enumerate(numbers, start=1))
-            return HEADER + "\n\n".join(documents) + "\n\n"
+            texts = [self.questions.documents[number] for number in numbers]
+            documents = "".join(f"Document {i}:\n{text}\n\n" for i, text in enumerate(texts, start=1))
+            return Sample(
+                index=index,
+                context=HEADER + documents,
+                question=f"{INSTRUCTION}Question: {question.text}",
+                answer_prefix=ANSWER_PREFIX,
+                answers=question.answers,
+                max_new_tokens=self.max_new_tokens,
+                id=question.id,
+            )
 
-        others = self._others(
-            [*related, *rest] or list(chosen.gold),
-            lambda others: context(others) + question + ANSWER_PREFIX,
-            length=length,
-            count_tokens=count_tokens,
-        )
-        return Sample(
-            index=index,
-            context=context(others),
-            question=question,
-            answer_prefix=ANSWER_PREFIX,
-            answers=chosen.answers,
-            max_new_tokens=self.max_new_tokens,
-            id=chosen.id,
-        )
+        order = [*related, *unrelated] or list(question.gold)
+        return self._fill_context(build, order, length=length, count_tokens=count_tokens)
 
-    def _others(
-        self,
-        order: Sequence[int],
-        prompt: Callable[[Sequence[int]], str],
-        *,
-        length: int,
-        count_tokens: CountTokens,
-    ) -> list[int]:
-        """As many documents of `order` as fit. Raises `UserError` where the prompt is too long or too short."""
+    def _fill_context(
+        self, build: Callable[[Sequence[int]], Sample], order: Sequence[int], *, length: int, count_tokens: CountTokens
+    ) -> Sample:
+        """Build the sample with as many documents of `order` as fit.
+
+        Raises `UserError` where it is too long or too short.
+        """
         room = length - self.max_new_tokens
 
         def first(n: int) -> list[int]:
             return list(islice(cycle(order), n))
 
-        n = largest_fitting(lambda n: prompt(first(n)), room=room, count_tokens=count_tokens)
+        n = largest_fitting(lambda n: build(first(n)).prompt, room=room, count_tokens=count_tokens)
         others = first(max(0, n))
         for document in order[n + 1 : n + 64] if n >= 0 else ():
-            if count_tokens(prompt(others)) + self.max_new_tokens >= SHORTEST * length:
+            if count_tokens(build(others).prompt) + self.max_new_tokens >= MIN_FILL * length:
                 break
-            if count_tokens(prompt([*others, document])) <= room:
+            if count_tokens(build([*others, document]).prompt) <= room:
                 others.append(document)
-        checked(
-            n if n < 0 else len(others),
-            lambda _: prompt(others),
-            unit="other documents",
-            task=self.name,
-            length=length,
-            max_new_tokens=self.max_new_tokens,
-            count_tokens=count_tokens,
-        )
-        return others
+        sample, n_others = build(others), n if n < 0 else len(others)
+        check_length(sample, n_others, unit="other documents", task=self.name, length=length, count_tokens=count_tokens)
+        return sample
 
     def metric_name(self) -> str:
         return "string_match_part"

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.noise import hide, in_noise, max_noise_lines
+from baklava.tasks.text.fit_length import fill_context, largest_fitting
+from baklava.tasks.text.noise import hide_in_noise
 
 HEADER = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
@@ -68,10 +69,10 @@ class VariableTracking(Task):
         chain = Chain.draw(n_hops=self.n_hops, n_letters=self.n_letters, rng=rng)
         example = self._example(rng, count_tokens) if self.example_length else ""
         asked, answer_prefix = chain.question()
-        places_seed = rng.getrandbits(64)
+        position_seed = rng.getrandbits(64)
 
         def context(n_lines: int) -> str:
-            return example + HEADER + hide(chain.statements(), n_lines, random.Random(places_seed)) + "\n"
+            return example + HEADER + hide_in_noise(chain.statements(), n_lines, random.Random(position_seed)) + "\n"
 
         sample = Sample(
             index=index,
@@ -81,18 +82,20 @@ class VariableTracking(Task):
             answers=chain.names,
             max_new_tokens=self.max_new_tokens,
         )
-        return in_noise(sample, context, task=self.name, length=length, count_tokens=count_tokens)
+        return fill_context(
+            sample, context, unit="noise lines", task=self.name, length=length, count_tokens=count_tokens
+        )
 
     def _example(self, rng: random.Random, count_tokens: CountTokens) -> str:
         chain = Chain.draw(n_hops=self.n_hops, n_letters=3, rng=rng)
         asked, answer_prefix = chain.question()
-        places_seed = rng.getrandbits(64)
+        position_seed = rng.getrandbits(64)
 
         def text(n_lines: int) -> str:
-            hidden = hide(chain.statements(), n_lines, random.Random(places_seed))
+            hidden = hide_in_noise(chain.statements(), n_lines, random.Random(position_seed))
             return HEADER + hidden + "\n" + asked + answer_prefix + chain.answer() + "\n\n"
 
-        n_lines = max_noise_lines(text, room=self.example_length, count_tokens=count_tokens)
+        n_lines = largest_fitting(text, room=self.example_length, count_tokens=count_tokens)
         if n_lines < 0:
             raise UserError(
                 f"task {self.name}: example_length {self.example_length} is too short for a solved example, which "

@@ -89,6 +89,6 @@ def sentences(words: Sequence[str], n_words: int) -> list[str]:
     return _END_OF_SENTENCE.split(text) if text else []
 
 
-def places_at_depths(n_needles: int, n_pieces: int, rng: random.Random) -> list[int]:
-    """Places at different depths of RULER's 40, in rising order."""
+def draw_positions_at_depths(n_needles: int, n_pieces: int, rng: random.Random) -> list[int]:
+    """Draw positions at different depths of RULER's 40, in rising order."""
     return sorted(n_pieces * depth // 100 for depth in rng.sample(DEPTHS, n_needles))

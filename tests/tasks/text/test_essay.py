@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from baklava.errors import UserError
-from baklava.tasks.text.essay import DEPTHS, STAND_IN, check_essay, essay_words, places_at_depths, sentences
+from baklava.tasks.text.essay import DEPTHS, STAND_IN, check_essay, draw_positions_at_depths, essay_words, sentences
 
 TEXT = "The boats left early. Where to? Nobody knew!\n\nThe harbour   was empty."
 
@@ -108,6 +108,6 @@ def test_depths_are_rulers_forty() -> None:
     import numpy as np
 
     assert list(DEPTHS) == list(np.round(np.linspace(0, 100, num=40, endpoint=True)).astype(int))
-    places = places_at_depths(40, 200, random.Random(0))
-    assert places == sorted(200 * depth // 100 for depth in DEPTHS)
-    assert len(set(places)) == 40
+    positions = draw_positions_at_depths(40, 200, random.Random(0))
+    assert positions == sorted(200 * depth // 100 for depth in DEPTHS)
+    assert len(set(positions)) == 40
