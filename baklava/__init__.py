@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from baklava.budgets import Budgets
     from baklava.cache.budgeted import BudgetedCache
-    from baklava.decoder.rotation import fixed_rotation
+    from baklava.decoder.length_dependent_rope import fixed_rotation
     from baklava.models import reference_model_path
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ __all__ = ["BudgetedCache", "Budgets", "__version__", "fixed_rotation", "referen
 _LAZY = {
     "BudgetedCache": "baklava.cache.budgeted",
     "Budgets": "baklava.budgets",
-    "fixed_rotation": "baklava.decoder.rotation",
+    "fixed_rotation": "baklava.decoder.length_dependent_rope",
     "reference_model_path": "baklava.models",
 }
 

@@ -64,10 +64,10 @@ def budgeted_candidates(
     query: Tensor, keys: Tensor, values: Tensor, ratios: Sequence[float]
 ) -> dict[tuple[float, str], Callable[[], Tensor]]:
     """Ours, by ratio and kind of budgets, with 32 tokens since the context."""
-    tail = [torch.randn_like(keys[:, :, :32]) for _ in range(2)]
+    suffix = [torch.randn_like(keys[:, :, :32]) for _ in range(2)]
 
     def step(entries: RaggedEntries) -> Callable[[], Tensor]:
-        return lambda: ragged_attention(query, entries, *tail, scaling=query.shape[-1] ** -0.5)
+        return lambda: ragged_attention(query, entries, *suffix, scaling=query.shape[-1] ** -0.5)
 
     return {
         (ratio, kind): step(compressed(keys, values, shares(ratio, keys.shape[1], skewed=kind == "skewed")))

@@ -94,38 +94,39 @@ def counts_of(case: Case, longest: int) -> Tensor:
 def error_of(case: Case, longest: int, device: str) -> float:
     """Largest error of an output, of the largest output; NaN where the kernel left something out."""
     layout = RaggedLayout.of(counts_of(case, longest), torch.device(device))
-    n_tail = case.n_queries + 37
+    n_suffix = case.n_queries + 37
     options: dict[str, Any] = {"device": device, "dtype": DTYPES[case.dtype]}
     entries = RaggedEntries(*(torch.randn(layout.n_entries, case.dim, **options) for _ in range(2)), layout)
     query = torch.randn(case.batch, case.n_queries, N_KV_HEADS * case.group, case.dim, **options).transpose(1, 2) * 3
-    tail = [torch.randn(case.batch, N_KV_HEADS, n_tail, case.dim, **options) for _ in range(2)]
-    visible = torch.ones(case.batch, 1, case.n_queries, n_tail, dtype=torch.bool, device=device).tril(37)
+    suffix = [torch.randn(case.batch, N_KV_HEADS, n_suffix, case.dim, **options) for _ in range(2)]
+    visible = torch.ones(case.batch, 1, case.n_queries, n_suffix, dtype=torch.bool, device=device).tril(37)
     if case.masked:
         visible &= torch.rand(visible.shape, device=device) < 0.7
         visible[..., 0] = True
     scaling = case.dim**-0.5
     output = ragged_decode(
-        query, entries, *tail, scaling=scaling, mask=visible if case.masked else None, softcap=case.softcap
+        query, entries, *suffix, scaling=scaling, mask=visible if case.masked else None, softcap=case.softcap
     )
     errors, largest = [], []
     for cache in range(len(layout.counts)):
         row, head = divmod(cache, N_KV_HEADS)
         mine = slice(head * case.group, (head + 1) * case.group)
-        expected = reference(query[row, mine], entries, [one[row, head] for one in tail], visible[row, 0], cache, case)
+        own_suffix = [tensor[row, head] for tensor in suffix]
+        expected = reference(query[row, mine], entries, own_suffix, visible[row, 0], cache, case)
         errors.append((output[row, mine] - expected).abs().max())
         largest.append(expected.abs().max())
     return float(torch.stack(errors).max() / torch.stack(largest).max())
 
 
 def reference(
-    query: Tensor, entries: RaggedEntries, tail: list[Tensor], visible: Tensor, cache: int, case: Case
+    query: Tensor, entries: RaggedEntries, suffix: list[Tensor], visible: Tensor, cache: int, case: Case
 ) -> Tensor:
-    """In float64: queries `[group, Q, D]` to a KV cache's entries and tail `[M, D]`, of which `[Q, M]` is visible."""
+    """In float64: queries `[group, Q, D]` to a KV cache's entries and suffix `[M, D]`, of which `[Q, M]` is visible."""
     slots = torch.arange(int(entries.layout.counts[cache]), device=query.device)
     where = entries.layout.positions(torch.full_like(slots, cache), slots)
     keys, values = (
         torch.cat([stored[where], new]).double()
-        for stored, new in zip((entries.keys, entries.values), tail, strict=True)
+        for stored, new in zip((entries.keys, entries.values), suffix, strict=True)
     )
     scores = query.double() @ keys.T * case.dim**-0.5  # [group, Q, T + M]
     if case.softcap is not None:

@@ -17,10 +17,11 @@ from baklava.cache.attention.dense import check_attention
 from baklava.cache.budgeted_layer import BudgetedLayer, Decoding, bytes_of
 from baklava.cache.compress import Compressed, RowSettings
 from baklava.cache.generate_call import prompt_of
+from baklava.cache.layers import append_window_rows, build_layers, copy_window
 from baklava.cache.padding import padding_given
-from baklava.cache.prefill import ContextCache, ContextLayer, cache_layers
+from baklava.cache.prefill import ContextCache, ContextLayer
 from baklava.decoder.config import decoder_of, text_config
-from baklava.decoder.rotation import LONGROPE, fixed_rotation, switch_of
+from baklava.decoder.length_dependent_rope import LONGROPE, fixed_rotation, switch_of
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 
@@ -56,7 +57,7 @@ class BudgetedCache(AttendedCache):
             raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
         settings = RowSettings.of(budgets, eviction)
         settings.check_shape((len(decoder.budgeted_layers), decoder.n_kv_heads))
-        layers = cache_layers(decoder, lambda place, i: BudgetedLayer(place, i, text, settings, decoding))
+        layers = build_layers(decoder, lambda budget_index, i: BudgetedLayer(budget_index, i, text, settings, decoding))
         super().__init__(text, decoder, layers)
         switch = switch_of(text)
         self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
@@ -99,9 +100,8 @@ class BudgetedCache(AttendedCache):
             if isinstance(layer, BudgetedLayer):
                 assert isinstance(full, ContextLayer)
                 layer.compress(full, contexts, share=share)
-            else:  # a sliding window
-                layers[i] = layer = copy.copy(full)
-                layer.batch_select_indices(contexts.to(layer.keys.device))
+            else:
+                layers[i] = copy_window(full, contexts)
         return cache
 
     def __bool__(self) -> bool:
@@ -280,14 +280,4 @@ class BudgetedCache(AttendedCache):
             if isinstance(layer, BudgetedLayer):
                 layer.append_rows(theirs)
             else:
-                _append_window(layer, theirs)
-
-
-def _append_window(layer: Any, other: Any) -> None:
-    """Sliding windows `[B, Hkv, n, D]` of different length end together."""
-    n = max(layer.keys.shape[2], other.keys.shape[2])
-    for name in ("keys", "values"):
-        windows = (getattr(one, name) for one in (layer, other))
-        padded = [torch.nn.functional.pad(one, (0, 0, n - one.shape[2], 0)) for one in windows]
-        setattr(layer, name, torch.cat(padded))
-    layer.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
+                append_window_rows(layer, theirs)

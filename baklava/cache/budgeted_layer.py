@@ -16,7 +16,7 @@ from baklava.cache.compress import Compressed, RowSettings, compress
 from baklava.cache.padding import check_context
 from baklava.cache.prefill import ContextLayer
 from baklava.cache.suffix import Suffix
-from baklava.decoder.rotation import RotationWatch
+from baklava.decoder.length_dependent_rope import RotationWatch
 from baklava.errors import UserError
 
 Decoding = Literal["grow", "fixed"]
@@ -45,7 +45,7 @@ class BudgetedLayer(AttendingLayer):
         self.seen = 0
         self.waiting = False
         self.compressed: Compressed | None = None
-        self._tail: Suffix | None = None
+        self._suffix: Suffix | None = None
         self._rotation: RotationWatch | None = None
         self.expect(None, None)
 
@@ -139,8 +139,8 @@ class BudgetedLayer(AttendingLayer):
                 raise
         if mask is not None:
             mask = mask[..., -key.shape[2] :]
-        if self._tail is not None:
-            mask = self._tail.visible(mask, n_new)
+        if self._suffix is not None:
+            mask = self._suffix.visible(mask, n_new)
         output = ragged_attention(
             query, self.compressed.entries, key, value, scaling=scaling, mask=mask, softcap=softcap
         )
@@ -152,10 +152,10 @@ class BudgetedLayer(AttendingLayer):
         """Raises `UserError` for later tokens of another rotation, or a mask that says what attention does not do."""
         assert self.compressed is not None and self._rotation is not None
         lengths = self.compressed.lengths
-        if self._tail is None:
+        if self._suffix is None:
             n_later = torch.full_like(lengths, self.compressed.written + n_new)
         else:
-            n_later = self._tail.slots()
+            n_later = self._suffix.slots()
         self._rotation.check(int((lengths + n_later).max()))
         check_context(mask, self.seen - lengths - n_later, n_later, self.seen)
         if self._decoding == "fixed" and mask is not None and not bool(mask[:, :, -1, -int(n_later[0]) :].all()):
@@ -164,8 +164,8 @@ class BudgetedLayer(AttendingLayer):
     def _take_back(self, n_new: int) -> None:
         """Forget a pass that is refused."""
         self.seen -= n_new
-        if self._tail is not None:
-            self._tail.crop(n_new)
+        if self._suffix is not None:
+            self._suffix.crop(n_new)
 
     def compress(self, context: ContextLayer, source: Tensor, *, share: bool = False) -> None:
         """Keep of the rows `source` `[B]` of a context what each row's policy and budgets say."""
@@ -180,10 +180,10 @@ class BudgetedLayer(AttendingLayer):
     def _append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         if self._decoding == "fixed":
             return keys, values
-        if self._tail is None:
-            self._tail = Suffix(keys[:, :, :0], values[:, :, :0])
-        self._tail.append(keys, values)
-        return self._tail.keys, self._tail.values
+        if self._suffix is None:
+            self._suffix = Suffix(keys[:, :, :0], values[:, :, :0])
+        self._suffix.append(keys, values)
+        return self._suffix.keys, self._suffix.values
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these batch rows, in this order; a row may occur more than once."""
@@ -192,23 +192,23 @@ class BudgetedLayer(AttendingLayer):
         if self.compressed is None:
             raise UserError("the rows of a cache cannot be rearranged while its context is being read")
         self.compressed = self.compressed.select_rows(rows)
-        if self._tail is not None:
-            self._tail.select_rows(rows)
+        if self._suffix is not None:
+            self._suffix.select_rows(rows)
 
     def append_rows(self, other: BudgetedLayer) -> None:
         """Take in the rows of another layer, which read their own context, after the own ones."""
-        if self.compressed is None or other.compressed is None or self._tail is None or other._tail is None:
+        if self.compressed is None or other.compressed is None or self._suffix is None or other._suffix is None:
             raise UserError('rows join others once both have read on after their context, with decoding="grow"')
         assert self._rotation is not None and other._rotation is not None
         if self._rotation.length != other._rotation.length:
             raise UserError("rows whose rotations are those of texts of other lengths cannot be decoded together")
         self.compressed = Compressed.joined([self.compressed, other.compressed])
-        self._tail.append_rows(other._tail)
+        self._suffix.append_rows(other._suffix)
         self.seen = max(self.seen, other.seen)
 
     def allocated_bytes(self) -> int:
         """Bytes of every tensor that holds keys or values, room for growth included."""
-        tensors: list[Tensor | None] = [] if self._tail is None else [*self._tail.tensors]
+        tensors: list[Tensor | None] = [] if self._suffix is None else [*self._suffix.tensors]
         if self._context is not None:
             tensors += [self._context.keys, self._context.values]
         if self.compressed is not None:
@@ -225,15 +225,15 @@ class BudgetedLayer(AttendingLayer):
             return
         if self._decoding == "fixed":
             raise UserError('decoding "fixed" overwrites entries, so tokens cannot be taken back; use decoding="grow"')
-        if self._tail is None:
+        if self._suffix is None:
             raise UserError(f"cannot crop {n} tokens: none came after the compressed context")
-        self._tail.check_crop(n)
+        self._suffix.check_crop(n)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens, whose number is negative as in transformers; never into the compressed context."""
         self.check_crop(-tokens_to_remove)
-        if tokens_to_remove and self._tail is not None:
-            self._tail.crop(-tokens_to_remove)
+        if tokens_to_remove and self._suffix is not None:
+            self._suffix.crop(-tokens_to_remove)
             self.seen += tokens_to_remove
 
     def check_recording(self) -> None:

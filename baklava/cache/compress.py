@@ -16,7 +16,7 @@ from baklava.cache.prefill import ContextLayer, RowGroup
 from baklava.cache.ragged import RaggedEntries, before_each, slots_of
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, policy_named
-from baklava.eviction.base import ranking
+from baklava.eviction.base import raise_protected
 
 
 class RowSettings:
@@ -183,7 +183,7 @@ def _rank(
         same = [count for count, one in protected.items() if one == (first, last)]
         row, head = torch.isin(counts[rows], torch.tensor(same)).nonzero(as_tuple=True)
         scored, back = (members[row] * n_kv_heads + head).unique(return_inverse=True)
-        ranked = ranking(scores.flatten(0, 1)[scored.to(scores.device)], policy, same[0])  # [P, n]
+        ranked = raise_protected(scores.flatten(0, 1)[scored.to(scores.device)], policy, same[0])  # [P, n]
         order = ranked.argsort(dim=-1, descending=True, stable=True)
         places = torch.empty_like(order).scatter_(-1, order, torch.arange(n, device=order.device).expand_as(order))
         rank[rows[row].to(rank.device), head.to(rank.device), group.padding :] = places[back.to(order.device)]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
 
 from baklava.cache.attended import AttendedCache, AttendingLayer
 from baklava.cache.attention.dense import attach, dense_attention
+from baklava.cache.layers import build_layers
 from baklava.cache.padding import padding_shown
-from baklava.decoder.config import Decoder, decoder_of, text_config
-from baklava.decoder.rotation import RotationWatch
+from baklava.decoder.config import decoder_of, text_config
+from baklava.decoder.length_dependent_rope import RotationWatch
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import LayerContext
 
@@ -152,18 +152,6 @@ def _groups(padding: Tensor | None) -> list[RowGroup]:
     return [RowGroup((padding == n).nonzero().squeeze(-1), n) for n in different]
 
 
-def cache_layers(decoder: Decoder, budgeted: Callable[[int, int], CacheLayerMixin]) -> list[Any]:
-    """A cache layer for every layer of the model: `budgeted(place among them, layer index)` where all tokens are seen.
-
-    Layers with a sliding window get transformers' own.
-    """
-    places = {layer: place for place, layer in enumerate(decoder.budgeted_layers)}
-    return [
-        budgeted(places[i], i) if window is None else DynamicSlidingWindowLayer(sliding_window=window)
-        for i, window in enumerate(decoder.windows)
-    ]
-
-
 class ContextCache(AttendedCache):
     """A full cache that lets eviction policies watch while a context is read, to be compressed in many ways later.
 
@@ -179,7 +167,7 @@ class ContextCache(AttendedCache):
         padding: Tensor | None = None,
     ):
         decoder, text = decoder_of(config), text_config(config)
-        layers = cache_layers(decoder, lambda _, i: ContextLayer(i, text, policies, length, padding))
+        layers = build_layers(decoder, lambda _, i: ContextLayer(i, text, policies, length, padding))
         super().__init__(text, decoder, layers)
 
     @property

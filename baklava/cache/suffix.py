@@ -80,7 +80,7 @@ class Suffix:
         self._pad(None if self._padding is None else self._padding[rows])
 
     def append_rows(self, other: Suffix) -> None:
-        """Take in the rows of another tail after the own ones."""
+        """Take in the rows of another suffix after the own ones."""
         length = max(self.length, other.length)
         padding = torch.cat([one._shown_padding() + (length - one.length) for one in (self, other)])
         self._keys = _stacked([self.keys, other.keys], length)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from baklava.decoder.rotation import fixed_rotation
+from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.models.load import LoadedModel
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from baklava.decoder.rotation import hold
+from baklava.decoder.length_dependent_rope import hold
 from baklava.errors import UserError
 
 # Model types of which the tests show that the queries come back as they were before the rotation.

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from baklava.cache.budgeted import BudgetedCache
-from baklava.decoder.rotation import fixed_rotation
+from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.evaluation.measurements import COLUMNS, SCHEMA
 from baklava.evaluation.samples import CellSpec, cell_specs
 from baklava.experiment.jobs import MeasureJob

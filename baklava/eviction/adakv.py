@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter
 
 from baklava.errors import UserError
-from baklava.eviction.base import EvictionPolicy, LayerContext, ranking
+from baklava.eviction.base import EvictionPolicy, LayerContext, raise_protected
 from baklava.eviction.snapkv import SnapKV
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class AdaKV(EvictionPolicy):
         highest = bids.amax() + 1.0
         ranked = []
         for head, budget in enumerate(budgets):
-            order = ranking(scores[head], self.inner, budget).argsort(descending=True)  # what it would keep, best first
+            raised = raise_protected(scores[head], self.inner, budget)
+            order = raised.argsort(descending=True)  # what `inner` would keep, best first
             bid = bids[head, order]
             n_protected = self.inner.protected_first(budget) + self.inner.protected_last(budget)
             sure = int(self.floor * budget)

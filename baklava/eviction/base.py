@@ -16,7 +16,8 @@ class LayerContext:
 
     `keys` and `values` `[B, Hkv, S, D]` are as the cache stores them, keys with their positions. `scaling` multiplies
     query-key products; `softcap` bounds them (Gemma 2) where the model does so. No entry is padding. Where the rotation
-    depends on the length of a text, it is that of texts of `rotated_for` tokens (see `baklava.decoder.rotation`).
+    depends on the length of a text, it is that of texts of `rotated_for` tokens
+    (see `baklava.decoder.length_dependent_rope`).
     """
 
     keys: Tensor
@@ -67,7 +68,7 @@ class EvictionPolicy:
         return budgets
 
 
-def ranking(scores: Tensor, policy: EvictionPolicy, budget: int) -> Tensor:
+def raise_protected(scores: Tensor, policy: EvictionPolicy, budget: int) -> Tensor:
     """Scores `[..., S]` in float32 at least, with the entries that the policy protects above all others."""
     import torch
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baklava.decoder.residual import AttentionPath
+from baklava.decoder.attention_path import AttentionPath
 
 # Positions compared at a time: float32 copies of a whole prompt would take more memory than its prefill.
 BLOCK = 4096

@@ -12,7 +12,7 @@ from torch import Tensor
 from baklava.budgets import Budgets
 from baklava.cache.budgeted import BudgetedCache
 from baklava.cache.prefill import ContextCache
-from baklava.decoder.rotation import fixed_rotation
+from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.models.load import LoadedModel

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from baklava.cache.attention.backend import HALVES
-from baklava.decoder.following import attention_paths
-from baklava.decoder.residual import AttentionPath, hidden_states
-from baklava.decoder.rotation import fixed_rotation
+from baklava.decoder.attention_path import AttentionPath, hidden_states
+from baklava.decoder.length_dependent_rope import fixed_rotation
+from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.experiment.schema import ProfileConfig
 from baklava.importance import ESTIMATORS
 from baklava.importance.base import HeadView, turn
@@ -47,7 +47,7 @@ class Recorder:
         self._settings = settings
         self._model = loaded.model
         self._places = {layer: place for place, layer in enumerate(loaded.budgeted_layers)}
-        self._paths = attention_paths(loaded.model, loaded.budgeted_layers)
+        self._paths = trace_attention_paths(loaded.model, loaded.budgeted_layers)
         self._indices = {path.attention: index for index, path in self._paths.items()}
         self._positions = torch.empty(0, dtype=torch.long)
         self._shown: dict[int, Shown] = {}

@@ -199,7 +199,7 @@ class TestMemory:
         run(model, cache, random_tokens(10), n_context=10, steps=())
         for step in range(200):
             run(model, cache, random_tokens(1, seed=step), n_context=1, steps=())
-            places.add((cache.budgeted_layers[0]._tail.tensors[0].data_ptr(), cache.kv_bytes()))
+            places.add((cache.budgeted_layers[0]._suffix.tensors[0].data_ptr(), cache.kv_bytes()))
         assert len(places) <= 4
         assert cache.get_seq_length() == 210
         assert cache.kv_bytes() < 1.35 * 210 * 4 * 2 * 8 * 8

@@ -20,18 +20,18 @@ def tokens(rows: Rows) -> Tensor:
 
 def made(rows: Rows) -> Suffix:
     empty = torch.empty(len(rows), 1, 0, 1)
-    tail = Suffix(empty, empty)
-    tail.append(tokens(rows), -tokens(rows))
-    return tail
+    suffix = Suffix(empty, empty)
+    suffix.append(tokens(rows), -tokens(rows))
+    return suffix
 
 
-def held(tail: Suffix) -> Rows:
+def held(suffix: Suffix) -> Rows:
     """The tokens that the last query of each row sees."""
-    mask = tail.visible(None, 1)
-    shown = torch.ones(tail.n_rows, tail.length, dtype=torch.bool) if mask is None else mask[:, 0, 0]
-    assert torch.equal(tail.keys, -tail.values)
-    assert torch.isfinite(tail.keys).all()
-    return [row[one].tolist() for row, one in zip(tail.keys[:, 0, :, 0], shown, strict=True)]
+    mask = suffix.visible(None, 1)
+    shown = torch.ones(suffix.n_rows, suffix.length, dtype=torch.bool) if mask is None else mask[:, 0, 0]
+    assert torch.equal(suffix.keys, -suffix.values)
+    assert torch.isfinite(suffix.keys).all()
+    return [row[one].tolist() for row, one in zip(suffix.keys[:, 0, :, 0], shown, strict=True)]
 
 
 lengths = st.sampled_from([1, 2, 5, GROWTH - 1, GROWTH + 9])
@@ -41,39 +41,39 @@ lengths = st.sampled_from([1, 2, 5, GROWTH - 1, GROWTH + 9])
 @given(st.lists(st.tuples(st.integers(1, 3), lengths, st.randoms(use_true_random=False)), min_size=1, max_size=5))
 def test_rows_keep_their_tokens_as_others_come_and_go(steps: list[tuple[int, int, object]]) -> None:
     expected: Rows = [[float(i) for i in range(1, 4)]]
-    tail = made(expected)
+    suffix = made(expected)
     for n_rows, length, random in steps:
         new = [[float(100 * row + i) for i in range(1, length + 1)] for row in range(n_rows)]
-        tail.append_rows(made(new))
+        suffix.append_rows(made(new))
         expected = [*expected, *new]
-        assert held(tail) == expected
+        assert held(suffix) == expected
         more = [[1000.0 + row] for row in range(len(expected))]
-        tail.append(tokens(more), -tokens(more))
+        suffix.append(tokens(more), -tokens(more))
         expected = [row + one for row, one in zip(expected, more, strict=True)]
         rows = random.choices(range(len(expected)), k=random.randint(1, len(expected)))  # type: ignore[attr-defined]
-        tail.select_rows(torch.tensor(rows))
+        suffix.select_rows(torch.tensor(rows))
         expected = [expected[row] for row in rows]
-        assert held(tail) == expected
-        assert tail.length == max(map(len, expected))
+        assert held(suffix) == expected
+        assert suffix.length == max(map(len, expected))
 
 
 def test_a_query_sees_what_is_before_it() -> None:
-    tail = made([[1.0, 2.0, 3.0]])
-    assert tail.visible(None, 2) is None
-    tail.append_rows(made([[4.0, 5.0]]))
-    mask = tail.visible(None, 2)
+    suffix = made([[1.0, 2.0, 3.0]])
+    assert suffix.visible(None, 2) is None
+    suffix.append_rows(made([[4.0, 5.0]]))
+    mask = suffix.visible(None, 2)
     assert mask is not None
     assert mask[:, 0].tolist() == [[[True, True, False], [True] * 3], [[False, True, False], [False, True, True]]]
     given_mask = torch.tensor([[[[False, True, True]]], [[[True, True, False]]]])
-    masked = tail.visible(given_mask, 1)
+    masked = suffix.visible(given_mask, 1)
     assert masked is not None
     assert masked[:, 0, 0].tolist() == [[False, True, True], [False, True, False]]
 
 
 def test_no_row_forgets_more_than_it_has() -> None:
-    tail = made([[1.0, 2.0, 3.0]])
-    tail.append_rows(made([[4.0]]))
+    suffix = made([[1.0, 2.0, 3.0]])
+    suffix.append_rows(made([[4.0]]))
     with pytest.raises(UserError, match="cannot crop 2 tokens: only 1 came after the compressed context"):
-        tail.crop(2)
-    tail.crop(1)
-    assert held(tail) == [[1.0, 2.0], []]
+        suffix.crop(2)
+    suffix.crop(1)
+    assert held(suffix) == [[1.0, 2.0], []]

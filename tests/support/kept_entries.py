@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from baklava import Budgets
 from baklava.eviction import EvictionPolicy
-from baklava.eviction.base import LayerContext, ranking
+from baklava.eviction.base import LayerContext, raise_protected
 
 
 def uniform(ratio: float, *, n_layers: int = 2, n_kv_heads: int = 2) -> Budgets:
@@ -35,6 +35,6 @@ def kept_by(
         scores = policy.score(view, policy.observe(None, query, view))
         budget = policy.distribute(scores, torch.from_numpy(counts[layer])[None])
         for head, n in enumerate(budget[0].tolist()):
-            best = ranking(scores[0, head], policy, n).argsort(descending=True, stable=True)
+            best = raise_protected(scores[0, head], policy, n).argsort(descending=True, stable=True)
             kept[layer, head, best[:n]] = True
     return kept

@@ -34,29 +34,29 @@ def large_tensors(*shape: int, dtype: torch.dtype, seed: int, by: float = BIAS) 
 
 @dataclass(frozen=True)
 class LargeStep:
-    """One token of two rows with two KV heads each, over 1,200 entries and a tail of 9."""
+    """One token of two rows with two KV heads each, over 1,200 entries and a suffix of 9."""
 
     query: Tensor  # [B, Hq, 1, D]
     key: Tensor  # [B, Hkv, T, D]
     value: Tensor
-    n_tail: int = 9
+    n_suffix: int = 9
 
     @classmethod
     def of(cls, dim: int, group: int, dtype: torch.dtype, device: str) -> LargeStep:
         query, _ = large_tensors(2, 2 * group, 1, dim, dtype=dtype, seed=dim)
-        _, key = large_tensors(2, 2, 1200 + cls.n_tail, dim, dtype=dtype, seed=dim + 1)
+        _, key = large_tensors(2, 2, 1200 + cls.n_suffix, dim, dtype=dtype, seed=dim + 1)
         value = torch.randn(key.shape, generator=torch.Generator().manual_seed(group)).to(dtype)
         return cls(query.to(device), key.to(device), value.to(device))
 
     @property
     def entries(self) -> RaggedEntries:
-        context = [one[:, :, : -self.n_tail] for one in (self.key, self.value)]
+        context = [one[:, :, : -self.n_suffix] for one in (self.key, self.value)]
         kept = torch.ones(4, context[0].shape[2], dtype=torch.bool, device=self.key.device)
         return RaggedEntries.gather(*context, torch.arange(2, device=self.key.device), kept)
 
     @property
-    def tail(self) -> tuple[Tensor, Tensor]:
-        return self.key[:, :, -self.n_tail :], self.value[:, :, -self.n_tail :]
+    def suffix(self) -> tuple[Tensor, Tensor]:
+        return self.key[:, :, -self.n_suffix :], self.value[:, :, -self.n_suffix :]
 
     def fused(self, dtype: torch.dtype | None = None) -> Tensor:
         """PyTorch's attention, in the tensors' own precision or another."""

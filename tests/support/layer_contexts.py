@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from baklava.eviction import EvictionPolicy
-from baklava.eviction.base import LayerContext, ranking
+from baklava.eviction.base import LayerContext, raise_protected
 
 N_HEADS, N_KV_HEADS, HEAD_DIM = 6, 3, 8
 CONFIG = LlamaConfig(
@@ -68,7 +68,7 @@ def scores_of(
 
 def kept(policy: EvictionPolicy, scores: Tensor, budget: int) -> Tensor:
     """Positions `[..., budget]` that a KV cache keeps, ascending."""
-    return ranking(scores, policy, budget).topk(budget, dim=-1).indices.sort(dim=-1).values
+    return raise_protected(scores, policy, budget).topk(budget, dim=-1).indices.sort(dim=-1).values
 
 
 def naive_attention(queries: Tensor, context: LayerContext) -> Tensor:

@@ -16,14 +16,14 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2.5e-3}
 
 @dataclass(frozen=True)
 class Case:
-    """KV cache `c` keeps `lengths[c]` entries; `n_tail` tokens came since, the last `n_queries` of them ask."""
+    """KV cache `c` keeps `lengths[c]` entries; `n_suffix` tokens came since, the last `n_queries` of them ask."""
 
     batch: int
     lengths: tuple[int, ...]
     group: int = 4
     dims: tuple[int, int] = (64, 64)  # of keys and of values
     n_queries: int = 1
-    n_tail: int = 5
+    n_suffix: int = 5
     dtype: torch.dtype = torch.float32
     softcap: float | None = None
     masked: bool = False
@@ -49,7 +49,7 @@ def cases(draw: st.DrawFn) -> Case:
         group=draw(st.sampled_from([1, 2, 4, 7, 8])),
         dims=(draw(st.sampled_from([64, 128, 256])),) * 2,
         n_queries=n_queries,
-        n_tail=n_queries + draw(st.integers(0, 90)),
+        n_suffix=n_queries + draw(st.integers(0, 90)),
         dtype=draw(st.sampled_from(list(TOLERANCE))),
         softcap=draw(st.sampled_from([None, 2.0, 50.0])),
         masked=draw(st.booleans()),
@@ -67,7 +67,7 @@ class Step:
     entries: RaggedEntries
     context: tuple[Tensor, Tensor]  # [B, Hkv, T, D], of which `kept` `[B, Hkv, T]`
     kept: Tensor
-    tail: tuple[Tensor, Tensor]  # [B, Hkv, M, D]
+    suffix: tuple[Tensor, Tensor]  # [B, Hkv, M, D]
     mask: Tensor | None  # [B, 1, Q, M]
 
     @classmethod
@@ -80,12 +80,12 @@ class Step:
 
         query = normal(case.batch, case.n_queries, n_kv_heads * case.group, case.dims[0]).transpose(1, 2) * 2
         context = tuple(normal(case.batch, n_kv_heads, n_context, dim) for dim in case.dims)
-        room = tuple(normal(case.batch, n_kv_heads, case.n_tail + 7, dim) for dim in case.dims)
+        room = tuple(normal(case.batch, n_kv_heads, case.n_suffix + 7, dim) for dim in case.dims)
         order = torch.rand(len(case.lengths), n_context, generator=random).argsort(-1).argsort(-1)
         kept = (order < torch.tensor(case.lengths)[:, None]).to(device)  # [C, T]
         mask = None
         if case.masked:
-            visible = torch.rand(case.batch, 1, case.n_queries, case.n_tail + 9, generator=random) < 0.7
+            visible = torch.rand(case.batch, 1, case.n_queries, case.n_suffix + 9, generator=random) < 0.7
             mask = visible.to(device)[..., 9:]
         return cls(
             case=case,
@@ -93,7 +93,7 @@ class Step:
             entries=RaggedEntries.gather(*context, torch.arange(case.batch, device=device), kept),
             context=context,
             kept=kept.view(case.batch, n_kv_heads, n_context),
-            tail=tuple(one[:, :, : case.n_tail] for one in room),
+            suffix=tuple(one[:, :, : case.n_suffix] for one in room),
             mask=mask,
         )
 
@@ -102,15 +102,15 @@ class Step:
         case = self.case
         keys, values = (
             torch.cat(both, 2).double().repeat_interleave(case.group, 1)
-            for both in zip(self.context, self.tail, strict=True)
+            for both in zip(self.context, self.suffix, strict=True)
         )
         scores = self.query.double() @ keys.transpose(-1, -2) * case.scaling  # [B, Hq, Q, T + M]
         if case.softcap is not None:
             scores = (scores / case.softcap).tanh() * case.softcap
-        position = torch.arange(case.n_tail, device=scores.device)
-        tail = self.mask
-        if tail is None:
-            tail = (position <= position[case.n_tail - case.n_queries :, None]).expand(case.batch, 1, -1, -1)
+        position = torch.arange(case.n_suffix, device=scores.device)
+        suffix = self.mask
+        if suffix is None:
+            suffix = (position <= position[case.n_suffix - case.n_queries :, None]).expand(case.batch, 1, -1, -1)
         kept = self.kept.repeat_interleave(case.group, 1)[:, :, None]  # [B, Hq, 1, T]
-        visible = torch.cat([kept.expand(*scores.shape[:3], -1), tail.expand(*scores.shape[:3], -1)], -1)
+        visible = torch.cat([kept.expand(*scores.shape[:3], -1), suffix.expand(*scores.shape[:3], -1)], -1)
         return scores.masked_fill(~visible, float("-inf")).softmax(-1).nan_to_num() @ values

@@ -51,33 +51,33 @@ class _Partial:
 def ragged_attention(
     query: Tensor,
     entries: RaggedEntries,
-    tail_keys: Tensor,
-    tail_values: Tensor,
+    suffix_keys: Tensor,
+    suffix_values: Tensor,
     *,
     scaling: float,
     mask: Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attention `[B, Hq, Q, D]` of the last `Q` tokens of the tail `[B, Hkv, M, D]` to the context and the tail.
+    """Attention `[B, Hq, Q, D]` of the last `Q` tokens of the suffix `[B, Hkv, M, D]` to the context and the suffix.
 
-    Every query sees the whole compressed context (KV cache `row * Hkv + head` of `entries`) and, of the tail, itself
+    Every query sees the whole compressed context (KV cache `row * Hkv + head` of `entries`) and, of the suffix, itself
     and what is before it, unless `mask` `[B, 1, Q, M]` (true: visible) says otherwise. Scores, weights and sums are in
     float32 at least.
     """
-    dims = (query.shape[-1], tail_values.shape[-1])
+    dims = (query.shape[-1], suffix_values.shape[-1])
     how: Backend = "torch" if entries.shared else backend(query.device, query.dtype, dims, softcap)
     if how == "triton":
         from baklava.cache.attention.triton_decode import ragged_decode
 
-        return ragged_decode(query, entries, tail_keys, tail_values, scaling=scaling, mask=mask, softcap=softcap)
+        return ragged_decode(query, entries, suffix_keys, suffix_values, scaling=scaling, mask=mask, softcap=softcap)
     batch, n_heads, n_queries, _ = query.shape
-    n_kv_heads, n_tail = tail_keys.shape[1:3]
+    n_kv_heads, n_suffix = suffix_keys.shape[1:3]
     group = n_heads // n_kv_heads
     if mask is None and n_queries > 1:
-        position = torch.arange(n_tail, device=query.device)
-        mask = (position <= position[n_tail - n_queries :, None])[None, None]  # [1, 1, Q, M]
+        position = torch.arange(n_suffix, device=query.device)
+        mask = (position <= position[n_suffix - n_queries :, None])[None, None]  # [1, 1, Q, M]
     grouped = query.unflatten(1, (n_kv_heads, group))  # [B, Hkv, group, Q, D]
-    longest = max([n_tail, *(one.length for one in entries.layout.pieces())])
+    longest = max([n_suffix, *(one.length for one in entries.layout.pieces())])
     n_entries = entries.layout.n_entries + sum(len(one.owners) * len(one.keys) for one in entries.shared)
     step = max(1, MAX_SCORES // (batch * n_heads * longest + max(1, n_heads // n_kv_heads) * n_entries))
     blocks = []
@@ -89,7 +89,7 @@ def ragged_attention(
             part = ~mask[:, :, None, start : start + step]  # [B or 1, 1, 1, q, M]
             hidden = part.expand(batch, n_kv_heads, group, -1, -1).flatten(2, 3).flatten(0, 1)
         scaled = exact(packed) * scaling
-        tail = _Partial.of(scaled, tail_keys.flatten(0, 1), tail_values.flatten(0, 1), hidden, softcap)
+        suffix = _Partial.of(scaled, suffix_keys.flatten(0, 1), suffix_values.flatten(0, 1), hidden, softcap)
         if how == "varlen":
             from baklava.cache.attention.varlen import attend
 
@@ -97,21 +97,21 @@ def ragged_attention(
             context = iter([(owners, _Partial(outputs, torch.ones_like(log_sums), log_sums))])
         else:
             context = _of_context(scaled, entries, softcap)
-        output = _merged(tail, context)  # [B * Hkv, group * q, D]
+        output = _merged(suffix, context)  # [B * Hkv, group * q, D]
         blocks.append(output.unflatten(0, (batch, n_kv_heads)).unflatten(2, (group, -1)))
     return torch.cat(blocks, -2).flatten(1, 2).to(query.dtype)
 
 
-def _merged(tail: _Partial, context: Iterator[tuple[Tensor, _Partial]]) -> Tensor:
-    """The tail's part and those of the context, by log-sum-exp."""
-    own = (torch.arange(len(tail.total), device=tail.total.device), tail)
+def _merged(suffix: _Partial, context: Iterator[tuple[Tensor, _Partial]]) -> Tensor:
+    """The suffix's part and those of the context, by log-sum-exp."""
+    own = (torch.arange(len(suffix.total), device=suffix.total.device), suffix)
     owners, parts = zip(own, *context, strict=True)
     owner, part = torch.cat(owners), _Partial.cat(parts)
-    highest = tail.highest.clone()
+    highest = suffix.highest.clone()
     highest.scatter_reduce_(0, owner[:, None, None].expand_as(part.highest), part.highest, "amax")
     weight = part.highest.sub_(highest.index_select(0, owner)).exp_()
-    weighted = torch.zeros_like(tail.weighted).index_add_(0, owner, part.weighted.mul_(weight))
-    total = torch.zeros_like(tail.total).index_add_(0, owner, part.total.mul_(weight))
+    weighted = torch.zeros_like(suffix.weighted).index_add_(0, owner, part.weighted.mul_(weight))
+    total = torch.zeros_like(suffix.total).index_add_(0, owner, part.total.mul_(weight))
     return weighted / total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 for a query that may look at nothing
 
 

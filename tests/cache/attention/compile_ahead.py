@@ -13,7 +13,7 @@ from triton import compile as compile_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from baklava.cache.attention import triton_decode as ragged_decode
+from baklava.cache.attention import triton_decode, triton_kernels
 
 # GPU (compute capability), dtype, head dimension, query rows, whether with a mask and soft-capped scores.
 VARIANTS = (
@@ -33,7 +33,7 @@ OTHERS = {
 
 def compiled(kernel: Any, capability: int, dtype: torch.dtype, fixed: dict[str, Any], stages: int) -> Any:
     """As a launch compiles it: `fixed` are its compile-time arguments, pointers are aligned."""
-    model = dict.fromkeys(("query", "keys", "values", "tail_keys", "tail_values", "output"), TYPES[dtype])
+    model = dict.fromkeys(("query", "keys", "values", "suffix_keys", "suffix_values", "output"), TYPES[dtype])
     types = {**model, **OTHERS, **dict.fromkeys(fixed, "constexpr")}
     signature = {name: types.get(name, "i32") for name in kernel.arg_names}
     places = {name: (i,) for i, name in enumerate(kernel.arg_names)}
@@ -43,13 +43,14 @@ def compiled(kernel: Any, capability: int, dtype: torch.dtype, fixed: dict[str, 
 
 
 def shared_bytes(capability: int, dtype: torch.dtype, dim: int, n_rows: int, special: bool) -> int:
-    blocks = ragged_decode.block_sizes(n_rows, dim, dim, dtype)
+    blocks = triton_decode.block_sizes(n_rows, dim, dim, dtype)
     heads = {"GROUP": 4, "KV_HEADS": 8}
     fixed = {**heads, **blocks, "MASKED": special, "CAPPED": special, **({} if special else {"mask": None})}
-    attend = compiled(ragged_decode._attend, capability, dtype, fixed, ragged_decode.PIPELINE_STAGES)
+    attend = compiled(triton_kernels.attend_stretches, capability, dtype, fixed, triton_decode.PIPELINE_STAGES)
     values = {name: blocks[name] for name in ("VALUE_DIM", "VALUE_DIM_PADDED")}
-    merge = {**heads, **values, "BLOCK_RESULTS": ragged_decode.BLOCK_RESULTS}
-    return max(attend.metadata.shared, compiled(ragged_decode._merge, capability, dtype, merge, 2).metadata.shared)
+    merge = {**heads, **values, "BLOCK_RESULTS": triton_decode.BLOCK_RESULTS}
+    merged = compiled(triton_kernels.merge_stretches, capability, dtype, merge, 2)
+    return max(attend.metadata.shared, merged.metadata.shared)
 
 
 if __name__ == "__main__":

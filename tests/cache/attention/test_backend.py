@@ -61,6 +61,6 @@ def test_ragged_attention_goes_through_the_kernel(device: str, monkeypatch: pyte
     monkeypatch.setattr(ragged_attention, "backend", lambda *_: "triton")
     step = Step.of(Case(2, (90, 0, 600, 64), softcap=3.0, n_queries=3, masked=True), device)
     output = ragged_attention.ragged_attention(
-        step.query, step.entries, *step.tail, scaling=step.case.scaling, mask=step.mask, softcap=3.0
+        step.query, step.entries, *step.suffix, scaling=step.case.scaling, mask=step.mask, softcap=3.0
     )
     torch.testing.assert_close(output.double(), step.expected(), rtol=0, atol=1e-5)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 # Shared memory that a program may have: the smallest of the GPUs since Ampere (8.6, 8.9), and Hopper's.
-MOST = {80: 99 * 1024, 90: 227 * 1024}
+MAX_SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
 
 
 def test_compiles_and_fits_into_shared_memory(tmp_path: Path, repository: Path) -> None:
@@ -28,4 +28,4 @@ def test_compiles_and_fits_into_shared_memory(tmp_path: Path, repository: Path) 
     assert done.returncode == 0, done.stderr[-3000:]
     taken = json.loads(done.stdout.splitlines()[-1])
     assert taken
-    assert not [(variant, shared) for variant, capability, shared in taken if shared > MOST[capability]]
+    assert not [(variant, shared) for variant, capability, shared in taken if shared > MAX_SHARED_BYTES[capability]]

@@ -132,9 +132,9 @@ def test_steps_over_entries_are_those_of_float32_rounded_once(
     softcap: float | None,
     seed: int,
 ) -> None:
-    n_kv_heads, n_tail = 2, n_queries + 6
+    n_kv_heads, n_suffix = 2, n_queries + 6
     query, _ = large_tensors(1, n_kv_heads * group, n_queries, dim, dtype=dtype, seed=seed, by=by)
-    _, key = large_tensors(1, n_kv_heads, length + n_tail, dim, dtype=dtype, seed=seed + 1, by=by)
+    _, key = large_tensors(1, n_kv_heads, length + n_suffix, dim, dtype=dtype, seed=seed + 1, by=by)
     value = torch.randn(key.shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
     def attend(*tensors: Tensor) -> Tensor:
@@ -142,8 +142,8 @@ def test_steps_over_entries_are_those_of_float32_rounded_once(
         everything = torch.ones(n_kv_heads, length, dtype=torch.bool)
         context = k[:, :, :length], v[:, :, :length]
         entries = RaggedEntries.gather(*context, torch.zeros(1, dtype=torch.int64), everything, share=share)
-        tail = k[:, :, length:], v[:, :, length:]
-        return ragged_attention(q, entries, *tail, scaling=dim**-0.5, softcap=softcap)
+        suffix = k[:, :, length:], v[:, :, length:]
+        return ragged_attention(q, entries, *suffix, scaling=dim**-0.5, softcap=softcap)
 
     exact = attend(query.float(), key.float(), value.float())
     step = torch.finfo(dtype).eps
@@ -192,10 +192,10 @@ def test_long_shared_contexts_are_read_in_parts_without_a_difference(
     entries = RaggedEntries.gather(
         key[:, :, :290], value[:, :, :290], torch.tensor([0]), torch.ones(2, 290, dtype=torch.bool), share=True
     )
-    tail = key[:, :, 290:], value[:, :, 290:]
-    whole = ragged_attention(query[:, :, -2:], entries, *tail, scaling=32**-0.5)
+    suffix = key[:, :, 290:], value[:, :, 290:]
+    whole = ragged_attention(query[:, :, -2:], entries, *suffix, scaling=32**-0.5)
     monkeypatch.setattr("baklava.cache.attention.precision.ON_CPU", 32 * 70)
-    parts = ragged_attention(query[:, :, -2:], entries, *tail, scaling=32**-0.5)
+    parts = ragged_attention(query[:, :, -2:], entries, *suffix, scaling=32**-0.5)
     torch.testing.assert_close(parts, whole)
     expected = sdpa(*(one.double() for one in (query, key, value)), is_causal=True)[:, :, -2:]
     torch.testing.assert_close(parts, expected.to(dtype), rtol=0.02, atol=0.02)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 def decode(step: Step, **other: Any) -> Tensor:
     case = step.case
     given = {"scaling": case.scaling, "mask": step.mask, "softcap": case.softcap, "longest": case.longest}
-    return ragged_decode(step.query, step.entries, *step.tail, **{**given, **other})
+    return ragged_decode(step.query, step.entries, *step.suffix, **{**given, **other})
 
 
 def check(case: Case, device: str) -> None:
@@ -52,7 +52,7 @@ def test_head_dimensions_that_fill_no_block(dims: tuple[int, int], device: str) 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_more_query_rows_than_a_program_takes(masked: bool, device: str) -> None:
-    check(Case(2, (130, 0), group=7, n_queries=23, n_tail=40, masked=masked), device)
+    check(Case(2, (130, 0), group=7, n_queries=23, n_suffix=40, masked=masked), device)
 
 
 @pytest.mark.parametrize("lengths", [(0, 0), (0, 900), (1, 1), (512, 64)])
@@ -61,7 +61,7 @@ def test_short_and_empty_caches(lengths: tuple[int, ...], device: str) -> None:
 
 
 def test_a_query_that_may_look_at_nothing_gets_zeros(device: str) -> None:
-    step = Step.of(Case(1, (0, 0), n_queries=2, n_tail=3, masked=True), device)
+    step = Step.of(Case(1, (0, 0), n_queries=2, n_suffix=3, masked=True), device)
     assert step.mask is not None
     step.mask[:, :, 0] = False
     step.mask[:, :, 1] = True
@@ -79,7 +79,7 @@ def test_large_scores_do_not_overflow(device: str) -> None:
 @pytest.mark.parametrize(("dim", "group"), [(32, 1), (64, 8), (128, 4), (256, 7)])
 def test_half_precision_is_as_exact_as_fused_attention(dim: int, group: int, dtype: torch.dtype, device: str) -> None:
     step = LargeStep.of(dim, group, dtype, device)
-    output = ragged_decode(step.query, step.entries, *step.tail, scaling=dim**-0.5)
+    output = ragged_decode(step.query, step.entries, *step.suffix, scaling=dim**-0.5)
     assert output.dtype == dtype
     assert step.error(output) <= 1.5 * step.error(step.fused())
 
@@ -95,6 +95,6 @@ def test_a_row_does_not_depend_on_the_others(device: str) -> None:
     caches = torch.tensor([2, 3])
     entries = both.entries.select(caches)
     alone = ragged_decode(
-        both.query[1:], entries, *(one[1:] for one in both.tail), scaling=both.case.scaling, longest=128
+        both.query[1:], entries, *(one[1:] for one in both.suffix), scaling=both.case.scaling, longest=128
     )
     assert torch.equal(alone, decode(both)[1:])

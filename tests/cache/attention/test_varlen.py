@@ -49,7 +49,7 @@ def test_equals_full_attention(lengths: tuple[int, ...], n_queries: int, monkeyp
     monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
     monkeypatch.setattr(ragged_attention, "backend", lambda *_: "varlen")
     step = Step.of(Case(2, lengths, n_queries=n_queries), "cpu")
-    output = ragged_attention.ragged_attention(step.query, step.entries, *step.tail, scaling=step.case.scaling)
+    output = ragged_attention.ragged_attention(step.query, step.entries, *step.suffix, scaling=step.case.scaling)
     torch.testing.assert_close(output.double(), step.expected(), rtol=0, atol=1e-5)
 
 
@@ -61,6 +61,6 @@ def test_half_precision_is_as_exact_as_fused_attention(
     monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
     monkeypatch.setattr(ragged_attention, "backend", lambda *_: "varlen")
     step = LargeStep.of(dim, group, dtype, "cpu")
-    output = ragged_attention.ragged_attention(step.query, step.entries, *step.tail, scaling=dim**-0.5)
+    output = ragged_attention.ragged_attention(step.query, step.entries, *step.suffix, scaling=dim**-0.5)
     assert output.dtype == dtype
     assert step.error(output) <= 1.5 * step.error(step.fused())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from baklava.decoder.following import attention_paths
+from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.errors import UserError
 from baklava.experiment.schema import ProfileConfig
 from baklava.importance.simulated_eviction import simulated_eviction
@@ -294,6 +294,6 @@ def test_a_model_that_does_not_use_the_attention_is_refused() -> None:
 def test_following_leaves_nothing_behind(name: str) -> None:
     model = family_model(name)
     before = model(random_tokens(LENGTH), use_cache=False).logits
-    attention_paths(model, range(N_LAYERS))
+    trace_attention_paths(model, range(N_LAYERS))
     assert not [hook for one in model.modules() for hook in (*one._forward_hooks, *one._forward_pre_hooks)]
     assert torch.equal(model(random_tokens(LENGTH), use_cache=False).logits, before)

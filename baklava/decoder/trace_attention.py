@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from baklava.decoder.attention_path import AttentionPath, Step, hidden_states
 from baklava.decoder.linear import is_linear
-from baklava.decoder.residual import AttentionPath, Step, hidden_states
 from baklava.errors import UserError
 
 # Names of torch functions, without the underscores of operators and in-place versions.
@@ -28,7 +28,7 @@ SAME = (  # the same numbers in the same order
 )
 
 
-def attention_paths(model: PreTrainedModel, layers: Sequence[int]) -> dict[int, AttentionPath]:
+def trace_attention_paths(model: PreTrainedModel, layers: Sequence[int]) -> dict[int, AttentionPath]:
     """The paths of some layers, by index, from one pass over two tokens.
 
     No name of a module is looked up. Raises `UserError` that names the layer's module where attention is out of sight

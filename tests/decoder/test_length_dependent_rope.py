@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from baklava import BudgetedCache, fixed_rotation
 from baklava.cache.prefill import ContextCache
-from baklava.decoder.rotation import Switch, switch_of
+from baklava.decoder.length_dependent_rope import Switch, switch_of
 from baklava.errors import UserError
 from baklava.eviction import POLICIES
 
