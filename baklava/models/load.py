@@ -28,13 +28,8 @@ from transformers import (
 from baklava.cache.attention import dense as attention
 from baklava.cache.prefill import ContextCache
 from baklava.decoder.config import Decoder, decoder_of
-<<<<<<< HEAD
-from baklava.decoder.rotation import Switch, switch_of
+from baklava.decoder.length_dependent_rope import Switch, switch_of
 from baklava.errors import UserError, first_line
-=======
-from baklava.decoder.length_dependent_rope import DYNAMIC, Switch, switch_of
-from baklava.errors import UserError
->>>>>>> 927de85 (The cache's window layers and Triton kernels have modules of their own; the decoder's are named after what they find)
 from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.schema import ModelConfig
 from baklava.models import model_folder
