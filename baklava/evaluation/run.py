@@ -22,7 +22,8 @@ from baklava.evaluation.records import COLUMNS, SCHEMA, failed_record
 from baklava.evaluation.samples import CellResult, CellSpec, EncodedSample, cell_specs
 from baklava.experiment.jobs import EvaluateJob
 from baklava.models.encoder import Tokens
-from baklava.models.load import LoadedModel, identity, load_model, load_tokenizer
+from baklava.models.files import model_identity
+from baklava.models.load import LoadedModel, load_model, load_tokenizer
 from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
 from baklava.system.parquet import write_parquet_rows
@@ -82,7 +83,7 @@ class _Run:
         """Of each cell, with everything but the sample that determines an answer."""
         job = self._job
         shared = [
-            identity(job.model),
+            model_identity(job.model),
             job.task.model_dump(mode="json"),
             job.evaluate.protocol,
             job.evaluate.chat_template,

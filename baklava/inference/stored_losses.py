@@ -17,7 +17,7 @@ from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.experiment.schema import EvictionConfig, ModelConfig
 from baklava.inference.continuation_loss import ContinuationLosses
-from baklava.models.load import identity
+from baklava.models.files import model_identity
 from baklava.search.local_search import Shares
 from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
@@ -42,7 +42,7 @@ class LossStore:
         self, store: AppendLog, model: ModelConfig, eviction: EvictionConfig, replay: Callable[[], ContinuationLosses]
     ):
         policy = eviction.build()
-        self._name = fingerprint(VERSION, identity(model), [policy.family, asdict(policy)])
+        self._name = fingerprint(VERSION, model_identity(model), [policy.family, asdict(policy)])
         self._store = store
         self._replay = replay
         self.seconds = 0.0

@@ -22,8 +22,16 @@ def reference_model_path(name: str) -> Path:
 
 
 def model_folder(path: str) -> Path | None:
-    """Where a model must lie on this machine; None for a hub id. Raises `UserError` for an unknown reference model."""
+    """The folder of a model on this machine, whether or not it exists; None for a hub id.
+
+    Raises `UserError` for an unknown reference model.
+    """
     if path.startswith(REFERENCE):
         return reference_model_path(path.removeprefix(REFERENCE))
     folder = expanded(path)
     return folder if path.startswith(("/", ".", "~")) or path.count("/") > 1 or folder.exists() else None
+
+
+def resolve(path: str) -> str:
+    """The folder or hub id to load a model from."""
+    return str(model_folder(path) or path)

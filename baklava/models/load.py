@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +31,8 @@ from baklava.decoder.length_dependent_rope import Switch, switch_of
 from baklava.errors import UserError, first_line
 from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.schema import ModelConfig
-from baklava.models import model_folder
+from baklava.models import resolve
 from baklava.models.encoder import Encoder
-from baklava.models.files import model_fingerprint
 
 
 @dataclass(frozen=True)
@@ -117,17 +115,6 @@ class LoadedModel:
         return self.encoder.count(text)
 
 
-def resolve(config: ModelConfig) -> str:
-    """The folder or hub id to load from."""
-    return str(model_folder(config.path) or config.path)
-
-
-def identity(config: ModelConfig) -> dict[str, Any]:
-    """What tells a model from others: where it comes from, its arithmetic, its files where they are at hand."""
-    at_hand = Path(resolve(config)).is_dir()
-    return {"content": model_fingerprint(config), "path": "" if at_hand else config.path, "dtype": config.dtype}
-
-
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """A model's tokenizer. Raises `UserError` naming the model where there is none."""
     with _loading(f"model {config.name}: cannot load the tokenizer from {config.path}"):
@@ -162,7 +149,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
 def _source(config: ModelConfig) -> dict[str, Any]:
     """Arguments of every `from_pretrained`: where to load from, and whether foreign code may run."""
     return {
-        "pretrained_model_name_or_path": resolve(config),
+        "pretrained_model_name_or_path": resolve(config.path),
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
     }

@@ -20,7 +20,8 @@ from baklava.experiment.jobs import AllocateJob
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses, LossSource, check_losses, prefill_seconds
 from baklava.inference.stored_losses import LossStore, MeanLosses, as_saved
-from baklava.models.load import identity, load_model
+from baklava.models.files import model_identity
+from baklava.models.load import load_model
 from baklava.search.local_search import LocalSearch, refine
 from baklava.search.study import ROUND, Study, journal
 from baklava.search.trace import Cost, trace
@@ -216,7 +217,7 @@ def _identity(job: AllocateJob, allocator: Allocator, profile: Profile, calibrat
     parameters = {name: value for name, value in asdict(allocator).items() if name != "refine"}
     return fingerprint(
         VERSION,
-        identity(job.model),
+        model_identity(job.model),
         profile.fingerprint,
         calibration.fingerprint,
         [allocator.family, parameters],

@@ -9,7 +9,8 @@ from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig, ModelConfig, PlanConfig, compose
 from baklava.models.memory import Division, Workload, divide
-from baklava.models.shape import ITEMSIZE, read_shape, weight_bytes
+from baklava.models.shape import read_shape
+from baklava.models.weights import ITEMSIZE, weight_bytes
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -71,7 +70,3 @@ def build_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-
-
-def save_tokenizer(folder: Path, *, seed: int = 0) -> None:
-    build_tokenizer(seed=seed).save_pretrained(folder)

@@ -23,7 +23,7 @@ from baklava.evaluation import records, timings
 from baklava.experiment.schema import ModelConfig
 from baklava.importance.profile import Profile
 from baklava.models.load import load_model, load_tokenizer
-from baklava.models.shape import weight_bytes
+from baklava.models.weights import weight_bytes
 from baklava.system.append_log import AppendLog
 from baklava.system.parquet import read_parquet
 

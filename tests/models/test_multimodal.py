@@ -27,7 +27,8 @@ from baklava.eviction import POLICIES
 from baklava.experiment.schema import EvaluateConfig, ModelConfig, ProfileConfig
 from baklava.models import reference_model_path
 from baklava.models.load import LoadedModel, load_model
-from baklava.models.shape import read_shape, weight_bytes
+from baklava.models.shape import read_shape
+from baklava.models.weights import weight_bytes
 from baklava.profiling.run import profile_prompts
 from baklava.tasks import NeedleInHaystack
 

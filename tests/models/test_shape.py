@@ -13,7 +13,8 @@ from baklava.errors import UserError
 from baklava.experiment.schema import ModelConfig
 from baklava.models import reference_model_path
 from baklava.models.load import load_model
-from baklava.models.shape import read_shape, weight_bytes
+from baklava.models.shape import read_shape
+from baklava.models.weights import weight_bytes
 
 
 def config(path: str | Path, dtype: str = "float32") -> ModelConfig:

@@ -16,8 +16,7 @@ from baklava.errors import UserError
 from baklava.experiment.schema import ModelConfig
 from baklava.models.files import check_model, model_fingerprint
 from baklava.models.load import load_model
-from baklava.models.shape import weight_bytes
-from baklava.models.weights import other_copies, weight_files
+from baklava.models.weights import find_unused_copies, find_weight_files, weight_bytes
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 
@@ -80,10 +79,10 @@ def test_weights_count_once(
     check_model(config(folder), {})
     loaded = load_model(config(folder)).model
     assert weight_bytes(config(folder)) == sum(parameter.nbytes for parameter in loaded.parameters())
-    assert [path.name for path in weight_files(folder)] == [path.name for path in weight_files(alone)]
+    assert [path.name for path in find_weight_files(folder)] == [path.name for path in find_weight_files(alone)]
     if not (add is add_shards and first == "sharded"):
         assert model_fingerprint(config(folder)) == model_fingerprint(config(alone))
-    for path in other_copies(folder):
+    for path in find_unused_copies(folder):
         path.write_bytes(b"damaged")
     check_model(config(folder), {})
     assert weight_bytes(config(folder)) == weight_bytes(config(alone))
@@ -92,7 +91,7 @@ def test_weights_count_once(
 def test_other_weights_of_what_is_loaded_are_noticed(sharded: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(sharded, folder)
-    shard = weight_files(folder)[0]
+    shard = find_weight_files(folder)[0]
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
@@ -106,7 +105,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("link", [False, True])
     def test_a_shard_that_is_missing_is_named(self, folder: Path, link: bool) -> None:
-        shard = weight_files(folder)[1]
+        shard = find_weight_files(folder)[1]
         shard.unlink()
         if link:
             shard.symlink_to(folder / "pruned")
