@@ -3,73 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baklava.errors import UserError
+from baklava.experiment.stages import STAGES, load
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of the chain: its job class and the function that runs one.
-
-    Of stages that load a model, the field of the job with the output beside which the use of the machine is kept.
-    """
-
-    job: str
-    run: str
-    summary: str
-    output: str | None = None
-
-
-STAGES = {
-    "calibrate": Stage("CalibrateJob", "baklava.calibration.run:calibrate", "write the calibration prompts", "prompts"),
-    "profile": Stage(
-        "ProfileJob", "baklava.profiling.run:profile", "estimate the importance of every KV cache", "output"
-    ),
-    "curves": Stage(
-        "CurvesJob",
-        "baklava.profiling.loss_curves:measure_curves",
-        "measure the loss as each KV cache alone keeps less",
-        "output",
-    ),
-    "allocate": Stage("AllocateJob", "baklava.search.run:allocate", "search and write the memory budgets", "trace"),
-    "evaluate": Stage(
-        "EvaluateJob", "baklava.evaluation.run:evaluate", "answer the tasks with every budget", "records"
-    ),
-    "merge": Stage("MergeJob", "baklava.evaluation.merge:merge", "put the records of shards together"),
-    "measure": Stage(
-        "MeasureJob", "baklava.evaluation.speed:measure", "memory and speed of every budget by itself", "output"
-    ),
-    "validate": Stage(
-        "ValidateJob", "baklava.validation.run:validate", "judge the profile and every estimator's ranking", "regret"
-    ),
-    "summarize": Stage(
-        "SummarizeJob", "baklava.analysis.summary:summarize", "one row per cell, and the headline figures"
-    ),
-    "claims": Stage("ClaimsJob", "baklava.claims.run:claims", "judge the bars that an allocator is held to"),
-    "report": Stage("ReportJob", "baklava.report.plots:report", "draw the figures"),
-    "page": Stage("PageJob", "baklava.report.page:page", "write one page with interactive figures"),
-    "track": Stage("TrackJob", "baklava.tracking.track:track", "project the results into MLflow"),
-}
-
-
-def _load(reference: str) -> object:
-    module, name = reference.split(":")
-    return getattr(importlib.import_module(module), name)
+if TYPE_CHECKING:
+    from baklava.experiment.jobs import Job
 
 
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3
 
 
-def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Mapping[str, object]) -> int:
-    """Run a stage's jobs, with changes to their fields; returns how many pieces of work failed without ending it."""
-    from baklava.experiment import jobs
+def _run_stage(name: str, overrides: Sequence[str], job_json: str | None, changes: Mapping[str, object]) -> int:
+    """Run a stage's jobs, with changes to their fields; returns how many samples failed without ending a job."""
     from baklava.experiment.ownership import claim_results
     from baklava.experiment.paths import ExperimentPaths
     from baklava.experiment.schema import check, compose
@@ -77,46 +29,48 @@ def _run_stage(name: str, overrides: Sequence[str], job: str | None, changes: Ma
     from baklava.system.malloc import keep_freed_memory
 
     stage = STAGES[name]
-    job_class = getattr(jobs, stage.job)
-    if job is not None:
-        import json
-
+    job_class = stage.job_class
+    if job_json is not None:
         if overrides:
             raise UserError(f"--job: a job is complete, so it takes no override such as {overrides[0]!r}")
-        try:
-            values = json.loads(job)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"--job: not JSON ({error})") from None
-        work = [check(job_class, values, source="--job")]
+        jobs = [check(job_class, _parsed(job_json), source="--job")]
     else:
         config = compose(overrides)
-        check_ready(config, overrides, models=stage.output is not None)
+        check_ready(config, overrides, models=job_class.loads_model())
         claim_results(config, overrides)
-        work = list(getattr(jobs, f"{name}_jobs")(config, ExperimentPaths(config.results, config.name)))
-    run: Callable[[object], int | None] = _load(stage.run)  # type: ignore[assignment]
-    work = [one.model_copy(update=changes) for one in work]
-    if stage.output is not None:
+        jobs = list(job_class.all(config, ExperimentPaths(config.results, config.name)))
+    run: Callable[[Job], int | None] = load(stage.run)
+    if job_class.loads_model():
         keep_freed_memory()
-    with _gpu_of(work) as gpu:
+    with _gpu_of(jobs) as gpu:
         if gpu is not None:
             print(f"baklava {name}: GPU {gpu}", file=sys.stderr, flush=True)
-        return sum(_run_recorded(run, one, stage.output) or 0 for one in work)
+        return sum(_run_recorded(run, job.model_copy(update=changes)) or 0 for job in jobs)
 
 
-def _run_recorded(run: Callable[[object], int | None], job: object, output: str | None) -> int | None:
-    if output is None:
+def _parsed(job_json: str) -> object:
+    import json
+
+    try:
+        return json.loads(job_json)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--job: not JSON ({error})") from None
+
+
+def _run_recorded(run: Callable[[Job], int | None], job: Job) -> int | None:
+    if job.usage_beside is None:
         return run(job)
     from baklava.system.usage import recorded, usage_file
 
-    with recorded(usage_file(getattr(job, output))):
+    with recorded(usage_file(getattr(job, job.usage_beside))):
         return run(job)
 
 
-def _gpu_of(work: Sequence[object]) -> AbstractContextManager[str | None]:
+def _gpu_of(jobs: Sequence[Job]) -> AbstractContextManager[str | None]:
     """Hold the GPU that jobs with a model compute on, if any; one for all of them, as CUDA is initialised once."""
     from baklava.system.devices import own_gpu
 
-    models = {one.model.name: one.model.device for one in work if hasattr(one, "model")}
+    models = {job.model.name: job.model.device for job in jobs if hasattr(job, "model")}
     gpus = {device.replace("auto", "cuda") for device in models.values()} - {"cpu"}
     if len(gpus) > 1:
         raise UserError(
@@ -147,9 +101,11 @@ def _parser() -> argparse.ArgumentParser:
         "plan.allocator=NAME and a profile, write the budgets for it.",
     )
     plan.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; see `plan` in config.yaml")
+    plan.set_defaults(run=lambda options: load("baklava.search.plan:plan")(options.overrides))
     table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
     table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     table.add_argument("--format", choices=("text", "markdown", "latex"), default="text", help="default: text")
+    table.set_defaults(run=lambda options: load("baklava.report.table:print_table")(options.overrides, options.format))
     score = commands.add_parser(
         "score",
         help="score predictions made elsewhere",
@@ -164,12 +120,14 @@ def _parser() -> argparse.ArgumentParser:
         help="JSONL with the fields prediction and answers (a list); all_classes for the metric classification; "
         "length for the classes of length of LongBench-E",
     )
+    score.set_defaults(run=lambda options: load("baklava.evaluation.score:score")(options.task, options.predictions))
     train = commands.add_parser(
         "train-reference", help="train a reference model", description="Train a reference model."
     )
     train.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME, then overrides of conf/training/NAME.yaml"
     )
+    train.set_defaults(run=lambda options: load("baklava.training.command:train_reference")(options.overrides))
     return parser
 
 
@@ -183,14 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if n_failed:
                 print(f"baklava {options.command}: {n_failed} samples failed; the others are done", file=sys.stderr)
                 return PARTLY_FAILED
-        elif options.command == "table":
-            _load("baklava.report.table:print_table")(options.overrides, options.format)  # type: ignore[operator]
-        elif options.command == "plan":
-            _load("baklava.search.plan:plan")(options.overrides)  # type: ignore[operator]
-        elif options.command == "score":
-            _load("baklava.evaluation.score:score")(options.task, options.predictions)  # type: ignore[operator]
         else:
-            _load("baklava.training.command:train_reference")(options.overrides)  # type: ignore[operator]
+            options.run(options)
     except UserError as error:
         print(f"baklava {options.command}: error: {error}", file=sys.stderr)
         return 2

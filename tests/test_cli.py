@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from baklava import cli
-from baklava.cli import STAGES, main
+from baklava.cli import main
 from baklava.experiment import jobs
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
+from baklava.experiment.stages import STAGES
 
 COMMANDS = (*STAGES, "plan", "table", "train-reference")
 HEAVY = (
@@ -168,8 +169,7 @@ def install(monkeypatch: pytest.MonkeyPatch, stage: str, run: Any) -> None:
     module = ModuleType("stand_in_stage")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stand_in_stage", module)
-    one = STAGES[stage]
-    monkeypatch.setitem(cli.STAGES, stage, cli.Stage(one.job, "stand_in_stage:run", one.summary))
+    monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], run="stand_in_stage:run"))
 
 
 class TestStages:
@@ -179,7 +179,7 @@ class TestStages:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         config = compose(["experiment=demo"])
-        expected = list(getattr(jobs, f"{stage}_jobs")(config, ExperimentPaths(config.results, config.name)))
+        expected = list(STAGES[stage].job_class.all(config, ExperimentPaths(config.results, config.name)))
         done: list[Any] = []
         install(monkeypatch, stage, done.append)
         assert main([stage, "experiment=demo"]) == 0

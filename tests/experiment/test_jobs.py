@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baklava.cli import STAGES
 from baklava.errors import UserError
 from baklava.experiment import jobs
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ExperimentConfig, FrozenModel, check, compose
+from baklava.experiment.schema import ExperimentConfig, check, compose
+from baklava.experiment.stages import STAGES
 
 EXPERIMENTS = (
     [],
@@ -27,9 +27,9 @@ EXPERIMENTS = (
 )
 
 
-def all_jobs(config: ExperimentConfig) -> dict[str, list[FrozenModel]]:
-    layout = ExperimentPaths(config.results, config.name)
-    return {stage: list(getattr(jobs, f"{stage}_jobs")(config, layout)) for stage in STAGES}
+def all_jobs(config: ExperimentConfig) -> dict[str, list[jobs.Job]]:
+    paths = ExperimentPaths(config.results, config.name)
+    return {name: list(stage.job_class.all(config, paths)) for name, stage in STAGES.items()}
 
 
 def outputs(job: Any) -> list[Path]:

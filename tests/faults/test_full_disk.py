@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +19,11 @@ from matplotlib.figure import Figure
 from baklava.analysis.summary import _write_csv
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
-from baklava.cli import STAGES, main
+from baklava.cli import main
 from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
+from baklava.experiment.stages import STAGES
 from baklava.importance.profile import Profile
 from baklava.report.plots.style import save
 from baklava.system.append_log import AppendLog
@@ -118,7 +120,7 @@ def test_the_command_line_says_it_in_one_line(
     stage = ModuleType("stage_that_writes_much")
     stage.run = lambda job: write_json(empty / "out.json", {"text": MUCH}, schema=1)  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "stage_that_writes_much", stage)
-    monkeypatch.setitem(STAGES, "report", STAGES["report"].__class__("ReportJob", "stage_that_writes_much:run", ""))
+    monkeypatch.setitem(STAGES, "report", replace(STAGES["report"], run="stage_that_writes_much:run"))
     job = ReportJob.of(compose([]), ExperimentPaths(empty, "x"))
     assert main(["report", "--job", job.model_dump_json()]) == 1
     said = capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""The job of `allocate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from baklava.experiment.jobs.base import Job, without_template
+from baklava.experiment.paths import ExperimentPaths
+from baklava.experiment.schema import AllocatorConfig, EvictionConfig, ExperimentConfig, ModelConfig, SearchConfig
+
+
+class AllocateJob(Job):
+    """Turn a profile into budgets, for all ratios of one method; `curves` is set where its allocator needs them."""
+
+    axes = ("model", "allocator", "eviction")
+    usage_beside = "trace"
+
+    model: ModelConfig
+    allocator: AllocatorConfig
+    eviction: EvictionConfig
+    search: SearchConfig
+    prompts: Path
+    profile: Path
+    curves: Path | None
+    budgets: dict[float, Path]
+    trace: Path
+    study: Path
+    cost: Path
+
+    @classmethod
+    def of(
+        cls, config: ExperimentConfig, paths: ExperimentPaths, model: str, allocator: str, eviction: str
+    ) -> AllocateJob:
+        return cls(
+            model=without_template(config.models[model]),
+            allocator=config.allocators[allocator],
+            eviction=config.evictions[eviction],
+            search=config.search,
+            prompts=paths.prompts(model),
+            profile=paths.profile(model),
+            curves=paths.curves(model, eviction) if config.allocators[allocator].build().needs_curves else None,
+            budgets={ratio: paths.budgets(model, allocator, eviction, ratio) for ratio in config.compressed_ratios},
+            trace=paths.search_trace(model, allocator, eviction),
+            study=paths.search_study(model, allocator, eviction),
+            cost=paths.search_cost(model, allocator, eviction),
+        )
+
+    @property
+    def losses(self) -> Path:
+        """The losses measured so far while refining its budgets."""
+        return self.study.with_suffix(".losses")
