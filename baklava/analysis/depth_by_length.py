@@ -32,6 +32,14 @@ class DepthByLength:
     lengths: tuple[int, ...]
     scores: dict[GridCell, NDArray[np.float64]]
 
+    @property
+    def length_labels(self) -> list[str]:
+        return [str(length) for length in self.lengths]
+
+    @property
+    def depth_labels(self) -> list[str]:
+        return [f"{depth:g}" for depth in self.depths]
+
     def by_method(self) -> dict[tuple[str, str], list[GridCell]]:
         """Cells of every method (allocator, eviction), the full cache and then the ratios in order.
 

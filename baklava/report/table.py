@@ -23,6 +23,7 @@ from baklava.evaluation.records import UNIFORM
 from baklava.experiment.overrides import chosen, joined
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
+from baklava.report.data.budgets import find_choice
 
 MEGABYTE = 1e6
 
@@ -155,10 +156,9 @@ def estimator_lines(headline: Headline, layout: ExperimentPaths) -> list[str]:
             ratios: dict[str, list[str]] = defaultdict(list)
             for one in method.ratios:
                 path = layout.budgets(model, method.allocator, method.eviction, one.ratio)
-                parameters = Budgets.load(path).parameters
-                chosen = parameters.get("estimator") or parameters.get("mapping")
-                if chosen:
-                    ratios[str(chosen)].append(f"{one.ratio:g}")
+                choice = find_choice(Budgets.load(path))
+                if choice:
+                    ratios[choice].append(f"{one.ratio:g}")
             if ratios:
                 found = "; ".join(f"{name} at r = {', '.join(some)}" for name, some in ratios.items())
                 lines.append(f"  {model}, {method.allocator} / {method.eviction}: {found}")

@@ -25,23 +25,25 @@ from baklava.analysis.depth_by_length import read_depth_by_length
 from baklava.analysis.headline import Headline
 from baklava.analysis.headline import headline as headline_of
 from baklava.analysis.results import read_summary
+from baklava.analysis.summary import summary as summary_of
 from baklava.budgets import Budgets
 from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import SummaryConfig, compose
 from baklava.importance.profile import Profile
+from baklava.report.data.looks import assign_looks
 from baklava.report.figure_list import report_figures
-from baklava.report.plots import report
-from baklava.report.plots.budgets import budgets as budgets_figure
-from baklava.report.plots.importance import importance as importance_figure
-from baklava.report.plots.measured import measured
-from baklava.report.plots.needle_grid import needle_grid
-from baklava.report.plots.score_vs_kv_bytes import score_vs_kv_bytes
-from baklava.report.plots.score_vs_ratio import score_vs_ratio, score_vs_ratio_of_task
-from baklava.report.plots.search_history import search_history
-from baklava.report.plots.search_importance import importances, search_importance
-from baklava.report.plots.style import looks, save
-from baklava.validation.plots_ranking import ranking as ranking_figure
+from baklava.report.plots.budgets import draw_budgets
+from baklava.report.plots.importance import draw_importance
+from baklava.report.plots.measured import draw_measured
+from baklava.report.plots.needle_grid import draw_needle_grid
+from baklava.report.plots.run import draw_report
+from baklava.report.plots.score_vs_kv_bytes import draw_score_vs_kv_bytes
+from baklava.report.plots.score_vs_ratio import draw_score_vs_ratio, draw_score_vs_ratio_of_task
+from baklava.report.plots.search_history import draw_search_history
+from baklava.report.plots.search_importance import draw_search_importance, find_importances
+from baklava.report.plots.style import save
+from baklava.validation.plots import draw_ranking
 from baklava.validation.ranking import COLUMNS as RANKING
 
 EVERYTHING = ["experiment=demo", "task=[niah_single_1,niah_multikey_1,vt,needle_grid]", "measure.enabled=true"]
@@ -56,7 +58,7 @@ def layout(tmp_path_factory) -> ExperimentPaths:
     """A finished experiment with its figures."""
     layout = ExperimentPaths(tmp_path_factory.mktemp("results"), "demo")
     write_results(layout, compose(["experiment=demo", "summary.n_bootstrap=100"]))
-    report(report_job(layout))
+    draw_report(report_job(layout))
     return layout
 
 
@@ -98,27 +100,27 @@ def test_every_figure_is_there_as_svg_and_png(layout):
 def test_grids_and_measurements_have_figures_where_there_are_any(tmp_path, monkeypatch):
     config, layout, drawn = compose([*EVERYTHING, "summary.n_bootstrap=100"]), ExperimentPaths(tmp_path, "demo"), []
     write_results(layout, config)
-    monkeypatch.setattr("baklava.report.plots.save", lambda figure, folder, name: drawn.append(name))
-    report(ReportJob.of(config, layout))
+    monkeypatch.setattr("baklava.report.plots.run.save", lambda figure, folder, name: drawn.append(name))
+    draw_report(ReportJob.of(config, layout))
     assert sorted(drawn) == sorted(figure.name for figure in report_figures(config))
     assert {"needle_grid/tiny-llama/needle_grid", "measured/tiny-qwen2"} <= set(drawn)
 
 
 def test_the_same_results_give_the_same_bytes(layout, tmp_path):
-    report(report_job(layout, "model=tiny-llama", figures=tmp_path))
+    draw_report(report_job(layout, "model=tiny-llama", figures=tmp_path))
     again, before = files(tmp_path), files(layout.figures)
     assert again == {name: before[name] for name in again}
 
 
 def test_drawing_leaves_matplotlib_as_it_was(layout, tmp_path, monkeypatch):
     before = dict(matplotlib.rcParams)
-    monkeypatch.setattr("baklava.report.plots.save", lambda *_: None)
-    report(report_job(layout, figures=tmp_path))
+    monkeypatch.setattr("baklava.report.plots.run.save", lambda *_: None)
+    draw_report(report_job(layout, figures=tmp_path))
     assert dict(matplotlib.rcParams) == before
 
 
 def test_score_against_ratio_draws_the_summary(summary, headline):
-    blocks = score_vs_ratio(summary, headline).subfigs
+    blocks = draw_score_vs_ratio(summary, headline).subfigs
     assert len(blocks) == len(MODELS)
     for block, model in zip(blocks, sorted(MODELS), strict=True):
         axes = panels(block)
@@ -138,8 +140,8 @@ def test_score_against_ratio_draws_the_summary(summary, headline):
 
 def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):
     rows = summary[(summary["model"] == "tiny-llama") & (summary["task"] == "vt")]
-    [axes] = score_vs_ratio_of_task(rows, headline).get_axes()
-    together = panels(score_vs_ratio(summary, headline).subfigs[0])["vt"]
+    [axes] = draw_score_vs_ratio_of_task(rows, headline).get_axes()
+    together = panels(draw_score_vs_ratio(summary, headline).subfigs[0])["vt"]
     for alone, one in zip(lines_of(axes), lines_of(together), strict=True):
         assert np.array_equal(alone, one)
 
@@ -148,7 +150,7 @@ def test_a_needle_grid_shows_depth_by_length_for_every_cell(tmp_path):
     layout = ExperimentPaths(tmp_path, "demo")
     write_needle_grid(layout, "tiny-llama")
     grid = read_depth_by_length(layout.records("tiny-llama", "needle_grid"))
-    drawn = [axes for axes in needle_grid("tiny-llama", "needle_grid", grid).get_axes() if title_of(axes)]
+    drawn = [axes for axes in draw_needle_grid("tiny-llama", "needle_grid", grid).get_axes() if title_of(axes)]
     line = ["full cache", *(f"r = {ratio:g}" for ratio in RATIOS)]
     assert [title_of(axes) for axes in drawn] == line * 2
     uniform, baklava = (np.asarray(drawn[place].collections[0].get_array()) for place in (1, 7))
@@ -160,17 +162,17 @@ def test_a_needle_grid_shows_depth_by_length_for_every_cell(tmp_path):
 
 def test_measurements_are_drawn_from_the_full_cache_on_and_what_is_not_known_is_left_out():
     rows = measurements("tiny-llama")
-    axes = panels(measured("tiny-llama", rows))
+    axes = panels(draw_measured("tiny-llama", rows))
     assert list(axes) == ["prefill, s", "time to first token, s", "decoding, tokens/s", "KV cache held, MiB"]
     for x, y in lines_of(axes["KV cache held, MiB"]):
         assert list(x) == [0.0, *RATIOS]
         assert list(y) == pytest.approx([10 * (1 - ratio) for ratio in (0.0, *RATIOS)])
-    peaks = panels(measured("tiny-llama", rows.assign(peak_bytes=rows["kv_bytes"] * 3.0)))
+    peaks = panels(draw_measured("tiny-llama", rows.assign(peak_bytes=rows["kv_bytes"] * 3.0)))
     assert "peak above the weights, MiB" in peaks
 
 
 def test_score_against_memory_is_in_units_that_read_well(headline, summary):
-    axes = panels(score_vs_kv_bytes(headline))
+    axes = panels(draw_score_vs_kv_bytes(summary, headline))
     assert list(axes) == sorted(MODELS)
     for model, panel in axes.items():
         assert panel.get_xscale() == "log"
@@ -184,7 +186,7 @@ def test_score_against_memory_is_in_units_that_read_well(headline, summary):
 @pytest.mark.parametrize("model", MODELS)
 def test_importance_has_a_panel_per_estimator_with_layer_0_at_the_top(layout, model):
     profile = Profile.load(layout.profile(model))
-    axes = panels(importance_figure(profile))
+    axes = panels(draw_importance(profile))
     assert list(axes) == ["value_output_cosine", "eviction_shift_cosine", "eviction_shift", "layer_cosine"]
     assert np.allclose(axes["layer_cosine"].collections[0].get_array()[:, 0], profile.layer_importance.mean(0))
     for name in list(axes)[:-1]:
@@ -197,8 +199,8 @@ def test_the_estimator_of_whole_layers_is_drawn_once(layout):
     profile = Profile.load(layout.profile("tiny-llama"))
     of_layers = np.repeat(profile.layer_importance[:, :, None], 8, axis=2)
     both = replace(profile, head_importance={"layer_cosine": of_layers, **profile.head_importance})
-    assert list(panels(importance_figure(both))) == list(panels(importance_figure(profile)))
-    alone = panels(importance_figure(replace(profile, head_importance={"layer_cosine": of_layers})))
+    assert list(panels(draw_importance(both))) == list(panels(draw_importance(profile)))
+    alone = panels(draw_importance(replace(profile, head_importance={"layer_cosine": of_layers})))
     assert list(alone) == ["layer_cosine"]
     assert alone["layer_cosine"].get_ylabel() == "layer"
 
@@ -209,7 +211,7 @@ def test_budgets_show_every_ratio_and_name_the_estimator():
         for estimator in ("eviction_shift", "value_output_cosine")
     ]
     uniform = Budgets.uniform(n_layers=6, n_kv_heads=4, ratio=0.5)
-    figure = budgets_figure("m", {("uniform", "x"): [uniform], ("baklava", "x"): found, ("baklava", "y"): found[:1]})
+    figure = draw_budgets("m", {("uniform", "x"): [uniform], ("baklava", "x"): found, ("baklava", "y"): found[:1]})
     drawn = [axes for axes in figure.get_axes() if title_of(axes)]
     assert [title_of(axes) for axes in drawn] == [f"r = {found[0].ratio:g}"] * 3
     named = [{text.get_text() for text in axes.texts} & {"eviction_shift", "value_output_cosine"} for axes in drawn]
@@ -221,13 +223,13 @@ def test_budgets_show_every_ratio_and_name_the_estimator():
 
 def test_uniform_budgets_are_drawn_where_there_are_no_others():
     uniform = Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)
-    assert list(panels(budgets_figure("m", {("uniform", "x"): [uniform]}))) == ["r = 0.5"]
-    assert panels(budgets_figure("m", {})) == {}
+    assert list(panels(draw_budgets("m", {("uniform", "x"): [uniform]}))) == ["r = 0.5"]
+    assert panels(draw_budgets("m", {})) == {}
 
 
 def test_the_history_of_a_search_has_a_panel_per_ratio_with_every_trial_once():
     trace = search_trace()
-    axes = panels(search_history(trace))
+    axes = panels(draw_search_history(trace))
     assert list(axes) == [f"r = {ratio:g}" for ratio in RATIOS]
     for ratio, panel in zip(RATIOS, axes.values(), strict=True):
         trials = trace[trace["ratio"] == ratio]
@@ -243,11 +245,11 @@ def test_the_history_of_a_search_has_a_panel_per_ratio_with_every_trial_once():
 def test_the_parameter_that_decides_is_the_important_one():
     trace = search_trace(n_trials=60)
     for _, trials in trace.groupby("ratio"):
-        found = importances(trials)
+        found = find_importances(trials)
         assert sum(found.values()) == pytest.approx(1)
         assert found["pool"] == 0  # never varied
         assert found["estimator"] > found["floor"]
-    [drawn] = [axes for axes in search_importance(trace).get_axes() if axes.get_xlabel() == "compression ratio"]
+    [drawn] = [axes for axes in draw_search_importance(trace).get_axes() if axes.get_xlabel() == "compression ratio"]
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["estimator", "pool", "floor"]
     assert [label.get_text() for label in drawn.get_xticklabels()] == [f"{ratio:g}" for ratio in RATIOS]
     assert np.allclose(drawn.collections[0].get_array().sum(0), 1)
@@ -255,10 +257,10 @@ def test_the_parameter_that_decides_is_the_important_one():
 
 def test_methods_are_told_apart():
     methods = [(a, e) for a in ("uniform", "baklava", "measured", "pyramid") for e in ("streaming_llm", "snapkv")]
-    found = looks(methods)
+    found = assign_looks(methods)
     assert len({(look.colour, look.dashes) for look in found.values()}) == len(methods)
     assert found["measured", "snapkv"].label == "measured / snapkv"
-    assert looks([("uniform", "snapkv"), ("baklava", "snapkv")])["baklava", "snapkv"].label == "baklava"
+    assert assign_looks([("uniform", "snapkv"), ("baklava", "snapkv")])["baklava", "snapkv"].label == "baklava"
 
 
 @pytest.mark.filterwarnings("error")
@@ -266,7 +268,7 @@ def test_methods_are_told_apart():
 @pytest.mark.parametrize("estimators", [["eviction_shift"], ["layer_cosine"], ["random"]])
 def test_importance_of_the_smallest_models_has_a_figure(tmp_path, shape, estimators):
     heads = {name: np.random.default_rng(0).random((1, *shape)).astype(np.float32) for name in estimators}
-    figure = importance_figure(Profile("m", shape[1], heads, np.ones((1, shape[0]), np.float32)))
+    figure = draw_importance(Profile("m", shape[1], heads, np.ones((1, shape[0]), np.float32)))
     save(figure, tmp_path, "f")
     panels = [axes.get_title().strip() for axes in figure.axes if axes.get_title()]
     assert panels == [*(name for name in estimators if name != "layer_cosine"), "layer_cosine"]
@@ -283,7 +285,8 @@ def test_a_method_that_keeps_nothing_has_no_place_on_the_axis_of_memory(tmp_path
         for ratio, n in zip(ratios, kept, strict=True)
     ]
     records = write_records(tmp_path / "r.parquet", pd.concat([cell_records([1.0, 1.0]), *cells]))
-    figure = score_vs_kv_bytes(headline_of(read_cells([records]), SummaryConfig(n_bootstrap=100)))
+    cells, settings = read_cells([records]), SummaryConfig(n_bootstrap=100)
+    figure = draw_score_vs_kv_bytes(summary_of(cells, settings).to_pandas(), headline_of(cells, settings))
     save(figure, tmp_path, "f")
     [panel] = [axes for axes in figure.axes if axes.get_title() == "tiny-llama"]
     low, high = panel.get_xlim()
@@ -291,5 +294,5 @@ def test_a_method_that_keeps_nothing_has_no_place_on_the_axis_of_memory(tmp_path
 
 
 def test_a_ranking_without_measured_losses_says_so():
-    figure = ranking_figure(pd.DataFrame([], columns=RANKING.names))
+    figure = draw_ranking(pd.DataFrame([], columns=RANKING.names))
     assert "no losses were measured" in [text.get_text() for text in figure.texts]

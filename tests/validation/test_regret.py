@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
-from baklava.validation.plots_regret import regret as regret_figure
+from baklava.validation.plots import draw_regret
 from baklava.validation.regret import COLUMNS, FLOOR, greedy_budgets, regrets
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(4)]
@@ -90,7 +90,7 @@ def test_regret_is_the_loss_less_that_of_the_best_method() -> None:
 def test_where_nothing_is_compressed_nothing_is_replayed_and_the_figure_says_so() -> None:
     rows, replay = run({})
     assert (rows, replay.n_calls) == ({}, 0)
-    figure = regret_figure(pd.DataFrame([], columns=COLUMNS.names))
+    figure = draw_regret(pd.DataFrame([], columns=COLUMNS.names))
     assert "this experiment compresses nothing" in [text.get_text() for text in figure.texts]
 
 
@@ -113,4 +113,4 @@ def test_one_kv_cache_one_prompt_and_one_method_have_no_regret() -> None:
     replay = FakeReplay(np.ones((1, 1)))
     [row] = regrets({"only": np.ones((1, 1))}, methods, replay, PROMPTS[:1], model="m", eviction="snapkv")
     assert (row["best"], row["regret"], row["loss"]) == ("uniform", 0.0, pytest.approx(0.5))
-    assert regret_figure(pd.DataFrame([row])).axes[0].get_title() == "snapkv"
+    assert draw_regret(pd.DataFrame([row])).axes[0].get_title() == "snapkv"

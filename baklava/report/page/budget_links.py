@@ -21,12 +21,10 @@ class Links:
     files: tuple[tuple[str, str], ...]
 
 
-def budget_links(budgets: Iterable[Path], folder: Path) -> list[Links]:
-    """`folder` is the page's; addresses are relative, so that the results folder can move as a whole."""
-    found: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for compression, path in budgets_by_key(budgets).items():
+def link_budgets(budgets: Iterable[Path], folder: Path) -> list[Links]:
+    """Link every budgets file, relative to `folder`, the page's: the results folder can then move."""
+    by_method: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for key, path in budgets_by_key(budgets).items():
         address = quote(Path(os.path.relpath(path, folder)).as_posix())
-        found[compression.model, f"{compression.allocator} / {compression.eviction}"].append(
-            (compression.ratio, address)
-        )
-    return [Links(*names, tuple(files)) for names, files in found.items()]
+        by_method[key.model, f"{key.allocator} / {key.eviction}"].append((key.ratio, address))
+    return [Links(*names, tuple(files)) for names, files in by_method.items()]

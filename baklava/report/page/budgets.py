@@ -5,34 +5,35 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from baklava.budgets import Budgets
-from baklava.report.page.heat_map import heat_map
-from baklava.report.page.view import Frame, Method, PageView, uniform_last
-from baklava.report.plots.budgets import chosen
+from baklava.report.data.budgets import find_choice
+from baklava.report.data.looks import Method, uniform_last
+from baklava.report.page.heat_map import draw_heat_map
+from baklava.report.page.view import Frame, PageView
 
 LOSSES = {"these budgets": "loss", "uniform": "loss_uniform", "full cache": "loss_full"}
 
 
-def budgets(found: dict[str, dict[Method, list[Budgets]]]) -> PageView:
+def show_budgets(by_model: dict[str, dict[Method, list[Budgets]]]) -> PageView:
     return PageView(
         id="budgets",
         title="Budget of every KV cache",
         text="The share of the context that is kept, in percent; the mean over all KV caches is 100 (1 - r).",
         controls=("model", "method", "ratio"),
         frames=tuple(
-            Frame((model, " / ".join(method), f"{one.ratio:g}"), _heat_map(one), _note(one))
-            for model, by_method in found.items()
+            Frame((model, " / ".join(method), f"{budgets.ratio:g}"), _draw(budgets), _note(budgets))
+            for model, by_method in by_model.items()
             for method in uniform_last(by_method)
-            for one in by_method[method]
+            for budgets in by_method[method]
         ),
         slider="ratio",
         narrow=True,
     )
 
 
-def _heat_map(one: Budgets) -> go.Figure:
-    percent = 100 * one.shares
-    n_layers, n_kv_heads = one.shape
-    return heat_map(
+def _draw(budgets: Budgets) -> go.Figure:
+    percent = 100 * budgets.shares
+    n_layers, n_kv_heads = budgets.shape
+    return draw_heat_map(
         percent,
         low=0,
         high=100,
@@ -43,8 +44,9 @@ def _heat_map(one: Budgets) -> go.Figure:
     )
 
 
-def _note(one: Budgets) -> str:
+def _note(budgets: Budgets) -> str:
     """What the search chose and how well it did on the calibration continuations, where there was a search."""
-    losses = {name: one.provenance.get(key) for name, key in LOSSES.items()}
+    losses = {name: budgets.provenance.get(key) for name, key in LOSSES.items()}
     known = [f"{name} {value:.3f}" for name, value in losses.items() if isinstance(value, float)]
-    return f"{chosen(one)}" + (f"; loss on the calibration prompts: {', '.join(known)}" if known else "")
+    choice = find_choice(budgets) or budgets.allocator
+    return choice + (f"; loss on the calibration prompts: {', '.join(known)}" if known else "")

@@ -1,4 +1,4 @@
-"""The headline numbers: per model and method the largest lossless ratio, and the gain over uniform at every ratio."""
+"""The table of headline figures: each method's largest lossless ratio, and its gain over uniform at every ratio."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from baklava.analysis.headline import Headline, MethodFigures, ModelFigures, RatioFigures
 from baklava.evaluation.records import UNIFORM
-from baklava.report.plots.curves import methods_of
-from baklava.report.plots.style import looks
+from baklava.report.data.looks import assign_looks, list_methods
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class HeadlineTable:
     margin: str
 
 
-def headline_table(headline: Headline) -> HeadlineTable:
+def tabulate_headline(headline: Headline) -> HeadlineTable:
     ratios = sorted({r.ratio for model in headline.models.values() for method in model.methods for r in method.ratios})
     return HeadlineTable(
         ratios=tuple(f"{ratio:g}" for ratio in ratios),
@@ -59,7 +58,7 @@ def headline_table(headline: Headline) -> HeadlineTable:
             TableBlock(
                 model,
                 tuple(_facts(figures)),
-                tuple(_row(headline, figures, one, ratios) for one in _in_order(headline, figures)),
+                tuple(_row(headline, figures, method, ratios) for method in _in_order(headline, figures)),
             )
             for model, figures in headline.models.items()
         ),
@@ -69,13 +68,13 @@ def headline_table(headline: Headline) -> HeadlineTable:
 
 
 def _in_order(headline: Headline, figures: ModelFigures) -> list[MethodFigures]:
-    order = methods_of(headline)
-    return sorted(figures.methods, key=lambda one: order.index((one.allocator, one.eviction)))
+    order = list_methods(headline)
+    return sorted(figures.methods, key=lambda method: order.index((method.allocator, method.eviction)))
 
 
 def _row(headline: Headline, figures: ModelFigures, method: MethodFigures, ratios: list[float]) -> TableRow:
-    look = looks(methods_of(headline))[method.allocator, method.eviction]
-    by_ratio = {one.ratio: one for one in method.ratios}
+    look = assign_looks(list_methods(headline))[method.allocator, method.eviction]
+    by_ratio = {at_ratio.ratio: at_ratio for at_ratio in method.ratios}
     return TableRow(
         label=look.label,
         colour=look.colour,
@@ -85,24 +84,24 @@ def _row(headline: Headline, figures: ModelFigures, method: MethodFigures, ratio
     )
 
 
-def _entry(method: MethodFigures, one: RatioFigures) -> TableEntry:
-    score = f"{one.score:.3f}"
-    if method.allocator == UNIFORM or one.delta_uniform is None:
-        return TableEntry(score, lossless=one.lossless)
-    low, high = one.delta_uniform_low or 0.0, one.delta_uniform_high or 0.0
+def _entry(method: MethodFigures, figures: RatioFigures) -> TableEntry:
+    score = f"{figures.score:.3f}"
+    if method.allocator == UNIFORM or figures.delta_uniform is None:
+        return TableEntry(score, lossless=figures.lossless)
+    low, high = figures.delta_uniform_low or 0.0, figures.delta_uniform_high or 0.0
     return TableEntry(
         score=score,
-        gain=_gain(one),
-        delta=f"{one.delta_uniform:+.3f} [{low:+.3f}, {high:+.3f}]",
-        lossless=one.lossless,
+        gain=_gain(figures),
+        delta=f"{figures.delta_uniform:+.3f} [{low:+.3f}, {high:+.3f}]",
+        lossless=figures.lossless,
         better=low > 0,
     )
 
 
-def _gain(one: RatioFigures) -> str:
-    if one.gain_over_uniform is None:
+def _gain(figures: RatioFigures) -> str:
+    if figures.gain_over_uniform is None:
         return "uniform: 0"
-    return f"\N{MULTIPLICATION SIGN}{one.gain_over_uniform:.2f}"
+    return f"\N{MULTIPLICATION SIGN}{figures.gain_over_uniform:.2f}"
 
 
 def _largest(method: MethodFigures) -> str:
@@ -111,12 +110,12 @@ def _largest(method: MethodFigures) -> str:
 
 def _facts(figures: ModelFigures) -> list[tuple[str, str]]:
     """How far the best method goes, and what it has left of the score at the highest ratio."""
-    others = [one for one in figures.methods if one.allocator != UNIFORM and one.ratios] or list(figures.methods)
+    others = [m for m in figures.methods if m.allocator != UNIFORM and m.ratios] or list(figures.methods)
     if not others or not others[0].ratios:
         return [(f"{figures.full:.3f}", "score of the full cache; nothing was compressed")]
-    best = max(others, key=lambda one: (one.largest_lossless_ratio, one.ratios[-1].score))
+    best = max(others, key=lambda method: (method.largest_lossless_ratio, method.ratios[-1].score))
     name = f"{best.allocator} / {best.eviction}"
-    uniform = [one for one in figures.methods if one.allocator == UNIFORM and one.eviction == best.eviction]
+    uniform = [m for m in figures.methods if m.allocator == UNIFORM and m.eviction == best.eviction]
     beside = f" (uniform: {_largest(uniform[0])})" if uniform and best not in uniform else ""
     last = best.ratios[-1]
     against = f"; uniform {last.uniform:.3f}" if last.uniform is not None and best not in uniform else ""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from baklava.report.page.view import figure
-from baklava.report.plots.style import HONEY
+from baklava.report.data.looks import HONEY
+from baklava.report.page.view import make_figure
 
-ROOMY = 24  # rows; with more, cells have no room for numbers
+MAX_ROWS, MAX_COLUMNS = 24, 16  # with more, cells have no room for numbers
 
 
-def heat_map(
+def draw_heat_map(
     values: NDArray,
     *,
     low: float,
@@ -27,7 +27,7 @@ def heat_map(
     """Draw `values` `[rows, columns]`, row 0 at the top; `x` and `y` are an axis' title and the labels of its cells."""
     n_rows, n_columns = values.shape
     shown = [[None if math.isnan(value) else float(value) for value in row] for row in values]
-    roomy = n_rows <= ROOMY and n_columns <= 16
+    roomy = n_rows <= MAX_ROWS and n_columns <= MAX_COLUMNS
     trace = go.Heatmap(
         z=shown,
         zmin=low,
@@ -41,7 +41,7 @@ def heat_map(
         hoverinfo="text",
         colorbar={"thickness": 12, "outlinewidth": 0, "tickfont": {"size": 11}},
     )
-    return figure(
+    return make_figure(
         [trace],
         height=min(820, max(280, 26 * n_rows + 110)),
         x={**_ticks(*x), "showgrid": False},
@@ -51,5 +51,5 @@ def heat_map(
 
 def _ticks(title: str, labels: Sequence[str]) -> dict[str, object]:
     step = 1 if len(labels) <= 16 else 4
-    places = list(range(0, len(labels), step))
-    return {"title": {"text": title}, "tickvals": places, "ticktext": [labels[i] for i in places], "ticks": ""}
+    labelled = list(range(0, len(labels), step))
+    return {"title": {"text": title}, "tickvals": labelled, "ticktext": [labels[i] for i in labelled], "ticks": ""}

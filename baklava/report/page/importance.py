@@ -4,52 +4,44 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
-from baklava.analysis.agreement import rank_agreement
 from baklava.importance.profile import Profile
-from baklava.report.page.heat_map import heat_map
+from baklava.report.data.importance import LAYERS, ImportanceMap, describe_prompts, map_importance
+from baklava.report.page.heat_map import draw_heat_map
 from baklava.report.page.view import Frame, PageView
-from baklava.report.plots.importance import LAYERS, maps_of, precision
 
 
-def importance(profiles: dict[str, Profile]) -> PageView:
+def show_importance(profiles: dict[str, Profile]) -> PageView:
     return PageView(
         id="importance",
         title="Importance of every KV cache",
         text="Each estimator has a scale of its own; query heads that share a KV cache are averaged. "
         f"{LAYERS} has one value per layer.",
         controls=("model", "estimator"),
-        frames=tuple(frame for model, profile in profiles.items() for frame in _frames(model, profile)),
+        frames=tuple(
+            _frame(model, kv_map, describe_prompts(profile), of_layers=kv_map.estimator == LAYERS)
+            for model, profile in profiles.items()
+            for kv_map in map_importance(profile)
+        ),
         narrow=True,
     )
 
 
-def _frames(model: str, profile: Profile) -> list[Frame]:
-    heads = [str(j) for j in range(profile.n_kv_heads)]
-    frames = [
-        _frame(model, name, values, profile.kv_importance_of_prompts(name), heads)
-        for name, values in maps_of(profile).items()
-    ]
-    of_layers = profile.layer_importance.astype(np.float64)[:, :, None]  # [P, L, 1]
-    return [*frames, _frame(model, LAYERS, of_layers.mean(0), of_layers, [""])]
+def _frame(model: str, kv_map: ImportanceMap, prompts: str, *, of_layers: bool) -> Frame:
+    values = kv_map.values
+    n_layers, n_columns = values.shape
 
-
-def _frame(model: str, name: str, values: NDArray, of_prompts: NDArray, columns: list[str]) -> Frame:
     def hover(i: int, j: int) -> str:
-        return f"layer {i}{f', KV head {j}' if columns[j] else ''}<br>importance {values[i, j]:.4g}"
+        return f"layer {i}{'' if of_layers else f', KV head {j}'}<br>importance {values[i, j]:.4g}"
 
-    drawn = heat_map(
+    figure = draw_heat_map(
         values,
         low=float(values.min()),
         high=float(values.max()),
-        text=precision(values),
+        text=kv_map.number,
         hover=hover,
-        x=("KV head" if columns[0] else "", columns),
-        y=("layer", [str(i) for i in range(len(values))]),
+        x=("", [""]) if of_layers else ("KV head", [str(j) for j in range(n_columns)]),
+        y=("layer", [str(i) for i in range(n_layers)]),
     )
-    agreement = rank_agreement(of_prompts)
-    said = f"mean over {len(of_prompts)} prompts" if len(of_prompts) > 1 else "one prompt"
-    note = said if math.isnan(agreement) else f"{said}; rank agreement between prompts {agreement:.2f}"
-    return Frame((model, name), drawn, note)
+    agreement = kv_map.agreement
+    note = prompts if math.isnan(agreement) else f"{prompts}; rank agreement between prompts {agreement:.2f}"
+    return Frame((model, kv_map.estimator), figure, note)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from baklava.report.page.view import plain
-from baklava.report.plots.style import INK, Look
+from baklava.report.data.looks import INK, Look
+from baklava.report.page.view import escape
 
 _DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 _MARKERS = {
@@ -16,13 +16,13 @@ _MARKERS = {
 }
 
 
-def method_line(look: Look, x: Sequence[float], y: Sequence[float], hover: Sequence[str]) -> go.Scatter:
+def draw_method_line(look: Look, x: Sequence[float], y: Sequence[float], hover: Sequence[str]) -> go.Scatter:
     """One method through marked points; `hover` has HTML per point."""
     return go.Scatter(
         x=list(x),
         y=list(y),
         mode="lines+markers",
-        name=plain(look.label),
+        name=escape(look.label),
         line={"color": look.colour, "dash": _DASHES[look.dashes], "width": 2.5},
         marker={"symbol": _MARKERS[look.marker], "size": 8, "line": {"color": "white", "width": 1}},
         text=list(hover),
@@ -31,7 +31,7 @@ def method_line(look: Look, x: Sequence[float], y: Sequence[float], hover: Seque
     )
 
 
-def full_cache_line(across: Sequence[float], value: float, hover: str) -> go.Scatter:
+def draw_full_cache_line(across: Sequence[float], value: float, hover: str) -> go.Scatter:
     """The full cache, dashed, over the two ends of `across`."""
     return go.Scatter(
         x=list(across),
@@ -44,7 +44,9 @@ def full_cache_line(across: Sequence[float], value: float, hover: str) -> go.Sca
     )
 
 
-def band(look: Look, x: Sequence[float], low: Sequence[float], high: Sequence[float], *, opacity: float) -> go.Scatter:
+def draw_band(
+    look: Look, x: Sequence[float], low: Sequence[float], high: Sequence[float], *, opacity: float
+) -> go.Scatter:
     """The area from `low` to `high`, shown and hidden together with the method's line."""
     red, green, blue = (int(look.colour[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(

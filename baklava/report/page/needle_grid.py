@@ -7,19 +7,22 @@ from collections.abc import Iterator
 import plotly.graph_objects as go
 
 from baklava.analysis.depth_by_length import DepthByLength, GridCell
-from baklava.report.page.heat_map import heat_map
-from baklava.report.page.view import Frame, PageView, uniform_last
+from baklava.report.data.looks import uniform_last
+from baklava.report.page.heat_map import draw_heat_map
+from baklava.report.page.view import Frame, PageView
 
 
-def needle_grid(grids: dict[tuple[str, str], DepthByLength]) -> PageView:
+def show_needle_grids(grids: dict[str, dict[str, DepthByLength]]) -> PageView:
+    """Show the grids of every model and task."""
     return PageView(
         id="needle-grid",
         title="Needle by depth and length",
         text="Mean score for one needle at each depth (share of the text before it) of each length.",
         controls=("model", "task", "method", "ratio"),
         frames=tuple(
-            Frame((model, task, *at), _heat_map(grid, cell))
-            for (model, task), grid in grids.items()
+            Frame((model, task, *at), _draw(grid, cell))
+            for model, by_task in grids.items()
+            for task, grid in by_task.items()
             for at, cell in _cells(grid)
         ),
         slider="ratio",
@@ -34,14 +37,14 @@ def _cells(grid: DepthByLength) -> Iterator[tuple[tuple[str, str], GridCell]]:
             yield (" / ".join(method), f"{cell[2]:g}"), cell
 
 
-def _heat_map(grid: DepthByLength, cell: GridCell) -> go.Figure:
+def _draw(grid: DepthByLength, cell: GridCell) -> go.Figure:
     values = grid.scores[cell]
-    return heat_map(
+    return draw_heat_map(
         values,
         low=0,
         high=1,
         text=".2f",
-        hover=lambda i, j: f"depth {grid.depths[i]:g}, length {grid.lengths[j]}<br>score {values[i, j]:.3f}",
-        x=("length in tokens", [str(length) for length in grid.lengths]),
-        y=("depth", [f"{depth:g}" for depth in grid.depths]),
+        hover=lambda i, j: f"depth {grid.depth_labels[i]}, length {grid.lengths[j]}<br>score {values[i, j]:.3f}",
+        x=("length in tokens", grid.length_labels),
+        y=("depth", grid.depth_labels),
     )

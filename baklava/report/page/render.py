@@ -1,4 +1,4 @@
-"""Templates to text: everything escaped, nothing loaded from elsewhere, no script but the page's own."""
+"""Fill the templates: everything is escaped, nothing loads from elsewhere, no script runs but the page's own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from baklava.report.page.view import PageView, as_json
+from baklava.report.page.view import PageView, view_to_json
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def rendered(template: str, **values: Any) -> str:
-    """`template` with `values`; the JSON that the script reads is escaped for HTML too."""
+def render(template: str, **values: Any) -> str:
+    """Fill `template` with `values`; the JSON that the script reads is escaped for HTML too."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -33,14 +33,14 @@ def rendered(template: str, **values: Any) -> str:
 
 
 def _own(name: str) -> Markup:
-    """A style sheet or script of ours, as it is."""
+    """One of our style sheets or scripts, unescaped."""
     return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def _policy(*scripts: Markup) -> str:
-    """What a browser is told to refuse: anything from elsewhere, and any script but these."""
+    """The content security policy: nothing from elsewhere, and no script but these."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
@@ -48,9 +48,9 @@ def _policy(*scripts: Markup) -> str:
 
 
 def _data(views: list[PageView], cells: pd.DataFrame) -> dict[str, Any]:
-    """The figures, and all rows of the summary; JSON has no NaN, so a gap is null."""
+    """The figures, and all rows of the summary; JSON has no NaN, so NaN becomes null."""
     rows = [
         [None if isinstance(value, float) and math.isnan(value) else value for value in row]
         for row in cells.astype(object).to_numpy().tolist()
     ]
-    return {"views": [as_json(view) for view in views], "columns": list(cells.columns), "rows": rows}
+    return {"views": [view_to_json(view) for view in views], "columns": list(cells.columns), "rows": rows}

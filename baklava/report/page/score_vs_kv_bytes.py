@@ -7,19 +7,20 @@ import math
 import pandas as pd
 
 from baklava.analysis.headline import Headline
-from baklava.report.page.curves import curves, score_axis, traces
-from baklava.report.page.view import Frame, PageView, figure
-from baklava.report.plots.score_vs_kv_bytes import unit_of
+from baklava.report.data.curves import list_curves
+from baklava.report.data.units import choose_unit
+from baklava.report.page.curves import draw_curves, score_axis
+from baklava.report.page.view import Frame, PageView, make_figure
 
 
-def score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> PageView:
+def show_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> PageView:
     frames = []
-    for model, task, points in curves(summary, headline):
-        held = [point.kv_bytes for some in points.values() for point in some if point.kv_bytes > 0]
-        unit, size = unit_of(max(held))
+    for model, task, curves in list_curves(summary, headline):
+        held = [point.kv_bytes for point in curves.points if point.kv_bytes > 0]
+        unit, size = choose_unit(max(held))
         low, high = min(held) / size / 1.15, max(held) / size * 1.15
-        drawn = figure(
-            traces(points, headline, "kv_bytes", unit=size, across=(low, high)),
+        figure = make_figure(
+            draw_curves(curves, headline, "kv_bytes", unit=size, across=(low, high)),
             height=440,
             x={
                 "title": {"text": f"KV cache per sample ({unit}, logarithmic)"},
@@ -27,9 +28,9 @@ def score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> PageView:
                 "range": [math.log10(low), math.log10(high)],
                 "dtick": "D2",
             },
-            y=score_axis(points),
+            y=score_axis(curves),
         )
-        frames.append(Frame((model, task), drawn))
+        frames.append(Frame((model, task), figure))
     return PageView(
         id="score-vs-kv-bytes",
         title="Score against KV cache memory",

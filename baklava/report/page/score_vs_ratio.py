@@ -5,25 +5,26 @@ from __future__ import annotations
 import pandas as pd
 
 from baklava.analysis.headline import Headline
-from baklava.report.page.curves import curves, score_axis, traces
-from baklava.report.page.view import Frame, PageView, figure
+from baklava.report.data.curves import list_curves
+from baklava.report.page.curves import draw_curves, score_axis
+from baklava.report.page.view import Frame, PageView, make_figure
 
 
-def score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> PageView:
+def show_score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> PageView:
     frames = tuple(
         Frame(
             at=(model, task),
-            figure=figure(
-                traces(points, headline, "ratio", across=(0.0, 1.0)),
+            figure=make_figure(
+                draw_curves(curves, headline, "ratio", across=(0.0, 1.0)),
                 height=440,
                 x={
                     "title": {"text": "compression ratio r: part of the KV entries that is removed"},
                     "range": [-0.02, 1.0],
                 },
-                y=score_axis(points),
+                y=score_axis(curves),
             ),
         )
-        for model, task, points in curves(summary, headline)
+        for model, task, curves in list_curves(summary, headline)
     )
     return PageView(
         id="score-vs-ratio",

@@ -1,18 +1,14 @@
-"""What a figure of the page is: frames, one of which shows at a time, picked by menus and sliders."""
+"""A figure of the page: frames, one of which shows at a time, picked by menus and sliders."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from baklava.evaluation.records import UNIFORM
-from baklava.report.plots.style import GRID, INK, MUTED
-
-Method = tuple[str, str]  # allocator, eviction policy
+from baklava.report.data.looks import GRID, INK, MUTED
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -39,18 +35,13 @@ class PageView:
     narrow: bool = False  # half of the page's width is enough
 
 
-def uniform_last(methods: Iterable[Method]) -> list[Method]:
-    """In the order of a menu, which opens with the first one."""
-    return sorted(methods, key=lambda method: (method[0] == UNIFORM, method))
-
-
-def plain(value: object) -> str:
-    """A name as Plotly is to show it: its texts may hold tags, names may not."""
+def escape(value: object) -> str:
+    """Escape a name for Plotly, which reads tags in its texts."""
     return html.escape(str(value), quote=False)
 
 
-def figure(traces: list[Any], *, height: int, x: dict[str, Any], y: dict[str, Any], **layout: Any) -> go.Figure:
-    """A figure in the colours of all figures, without Plotly's own template."""
+def make_figure(traces: list[Any], *, height: int, x: dict[str, Any], y: dict[str, Any], **layout: Any) -> go.Figure:
+    """Make a figure in the colours of all figures, without Plotly's own template."""
     axis = {
         "gridcolor": GRID,
         "linecolor": MUTED,
@@ -78,7 +69,7 @@ def figure(traces: list[Any], *, height: int, x: dict[str, Any], y: dict[str, An
     )
 
 
-def as_json(view: PageView) -> dict[str, Any]:
+def view_to_json(view: PageView) -> dict[str, Any]:
     """What the page's script needs to draw a view."""
     return {
         "id": view.id,

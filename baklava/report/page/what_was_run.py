@@ -11,12 +11,12 @@ from baklava.analysis.headline import Headline
 from baklava.evaluation.records import FULL
 from baklava.experiment.jobs import PageJob
 from baklava.importance.profile import Profile
+from baklava.report.data.results import Results
 
 
-def what_was_run(
-    job: PageJob, summary: pd.DataFrame, headline: Headline, profiles: dict[str, Profile]
-) -> list[tuple[str, list[str]]]:
-    """Names, each with its values: models, tasks, methods, how it was evaluated, and with which software."""
+def describe_run(job: PageJob, results: Results) -> list[tuple[str, list[str]]]:
+    """Names, each with its values: models, tasks, methods, how they were evaluated, and with which software."""
+    summary, headline, profiles = results.summary, results.headline, results.profiles
     compressed = summary[summary["allocator"] != FULL]
     methods = sorted(set((compressed["allocator"] + " / " + compressed["eviction"]).tolist()))
     return [
@@ -68,8 +68,8 @@ def _calibration(profiles: dict[str, Profile]) -> Iterator[str]:
 
 def _software(profiles: Iterable[Profile]) -> list[str]:
     """This package, and the libraries that the profiles were made with."""
-    found = {f"{name} {number}" for profile in profiles for name, number in profile.meta.get("versions", {}).items()}
-    return [", ".join([f"BaKlaVa {baklava.__version__}", *sorted(found)])]
+    versions = {f"{name} {number}" for profile in profiles for name, number in profile.meta.get("versions", {}).items()}
+    return [", ".join([f"BaKlaVa {baklava.__version__}", *sorted(versions)])]
 
 
 def _span(values: pd.Series) -> str:

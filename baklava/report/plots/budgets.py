@@ -6,41 +6,36 @@ from matplotlib.figure import Figure
 
 from baklava.budgets import Budgets
 from baklava.evaluation.records import UNIFORM
-from baklava.report.plots.heat_map import colour_bar, heat_map, panel_size, panel_title
-from baklava.report.plots.style import headings, nothing_to_draw
+from baklava.report.data.budgets import find_choice
+from baklava.report.data.looks import Method
+from baklava.report.plots.heat_map import add_colour_bar, draw_heat_map, panel_size, set_panel_title
+from baklava.report.plots.style import add_headings, draw_nothing
 
-Method = tuple[str, str]
 
-
-def budgets(model: str, by_method: dict[Method, list[Budgets]]) -> Figure:
-    """A line of panels per method (allocator, eviction), a panel per ratio; all on one colour scale.
+def draw_budgets(model: str, by_method: dict[Method, list[Budgets]]) -> Figure:
+    """Draw a line of panels per method, a panel per ratio; all on one colour scale.
 
     Uniform budgets, the same everywhere, are drawn only where there are no others.
     """
     title = f"{model}: budget of every KV cache"
-    shown = {method: some for method, some in by_method.items() if method[0] != UNIFORM} or by_method
+    shown = {method: budgets for method, budgets in by_method.items() if method[0] != UNIFORM} or by_method
     if not shown:
-        return nothing_to_draw(title, "this experiment compresses nothing")
-    columns = max(len(some) for some in shown.values())
+        return draw_nothing(title, "this experiment compresses nothing")
+    columns = max(len(by_ratio) for by_ratio in shown.values())
     n_layers, n_kv_heads = next(iter(shown.values()))[0].shape
     width, height = panel_size(n_layers, n_kv_heads)
     size = (max(8.0, (max(width, 1.45) + 0.35) * columns + 1.1), (height + 1.05) * len(shown) + 0.75)
     figure = Figure(figsize=size, layout="constrained")
     method = f"; {' / '.join(next(iter(shown)))}" if len(shown) == 1 else ""
-    headings(figure, title, f"share of the context that is kept, in percent{method}")
+    add_headings(figure, title, f"share of the context that is kept, in percent{method}")
     axes = figure.subplots(len(shown), columns, squeeze=False, sharey=True)
-    for line, (names, some) in zip(axes, shown.items(), strict=True):
-        for panel, one in zip(line, some, strict=False):
-            mesh = heat_map(panel, 100 * one.shares, low=0, high=100, text=".0f")
-            panel_title(panel, f"r = {one.ratio:g}", chosen(one))
+    for line, (names, by_ratio) in zip(axes, shown.items(), strict=True):
+        for panel, budgets in zip(line, by_ratio, strict=False):
+            mesh = draw_heat_map(panel, 100 * budgets.shares, low=0, high=100, text=".0f")
+            set_panel_title(panel, f"r = {budgets.ratio:g}", find_choice(budgets) or budgets.allocator)
             panel.set_xlabel("KV head")
-        for unused in line[len(some) :]:
+        for unused in line[len(by_ratio) :]:
             unused.set_axis_off()
         line[0].set_ylabel("layer" if len(shown) == 1 else f"{' / '.join(names)}\nlayer")
-    colour_bar(axes[0], mesh)
+    add_colour_bar(axes[0], mesh)
     return figure
-
-
-def chosen(one: Budgets) -> str:
-    """What the search chose: the estimator, or the mapping where that has none (uniform)."""
-    return str(one.parameters.get("estimator") or one.parameters.get("mapping") or one.allocator)

@@ -5,34 +5,36 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from baklava.analysis.headline import Headline, ModelFigures
-from baklava.report.plots.curves import mean_curves, methods_of
-from baklava.report.plots.style import CROWD, FULL_CACHE, INK, MUTED, Look, headings, looks, method_legend, score_axis
+from baklava.report.data.curves import Curves
+from baklava.report.data.looks import INK, MAX_UNCROWDED, MUTED, Look, Method, assign_looks, list_methods
+from baklava.report.data.units import choose_unit
+from baklava.report.plots.curves import draw_curve
+from baklava.report.plots.style import FULL_CACHE, add_headings, add_method_legend, set_score_axis
 
-UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
 
-
-def score_vs_kv_bytes(headline: Headline) -> Figure:
-    """Memory on a logarithmic axis, with the compression ratio above it; the diamond is the full cache."""
-    styles = looks(methods_of(headline))
+def draw_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> Figure:
+    """Draw memory on a logarithmic axis, with the compression ratio above it; the diamond is the full cache."""
+    looks = assign_looks(list_methods(headline))
     n_models = len(headline.models)
     columns = min(3, n_models)
     lines = math.ceil(n_models / columns)
     width = max(7.2, 4.6 * columns + 0.4)
     figure = Figure(figsize=(width, 3.9 * lines + 0.75), layout="constrained")
-    headings(
+    add_headings(
         figure,
         "Score against KV cache memory",
         f"means over tasks, per sample; bands: {100 * headline.confidence:g}% bootstrap intervals",
     )
-    method_legend(figure, styles.values())
+    add_method_legend(figure, looks.values())
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for panel, (model, figures) in zip(axes.ravel(), headline.models.items(), strict=False):
-        _panel(panel, model, figures, styles)
+        _draw_panel(panel, model, figures, Curves.of_mean(figures, summary[summary["model"] == model]), looks)
     for unused in axes.ravel()[n_models:]:
         unused.set_axis_off()
     for first in axes[:, 0]:
@@ -40,32 +42,28 @@ def score_vs_kv_bytes(headline: Headline) -> Figure:
     return figure
 
 
-def unit_of(n_bytes: float) -> tuple[str, int]:
-    """The largest unit that `n_bytes` fill, and its size in bytes."""
-    return next(((name, size) for name, size in UNITS if n_bytes >= size), UNITS[-1])
-
-
-def _panel(axes: Axes, model: str, figures: ModelFigures, styles: dict[tuple[str, str], Look]) -> None:
-    unit, size = unit_of(figures.kv_bytes_full)
+def _draw_panel(axes: Axes, model: str, figures: ModelFigures, curves: Curves, looks: dict[Method, Look]) -> None:
+    unit, size = choose_unit(figures.kv_bytes_full)
     axes.axhline(figures.full, **FULL_CACHE)
-    largest = figures.full
-    for curve in mean_curves(figures):
-        curve.draw(axes, curve.kv_bytes / size, styles[curve.method], crowded=len(styles) > CROWD)
-        largest = max(largest, float(curve.score.max()))
+    for method, points in curves.by_method.items():
+        memory = [point.kv_bytes / size for point in points]
+        draw_curve(axes, memory, points, looks[method], crowded=len(looks) > MAX_UNCROWDED)
     axes.plot([figures.kv_bytes_full / size], [figures.full], marker="D", markersize=7, color=INK, linestyle="none")
     axes.set_title(model, fontweight="bold", fontsize=12)
-    if len(figures.methods) <= CROWD:
-        _gain(axes, figures, size)
-    _memory_axis(axes, figures, unit, size)
-    score_axis(axes, largest)
+    if len(figures.methods) <= MAX_UNCROWDED:
+        _draw_gain(axes, figures, size)
+    _set_memory_axis(axes, figures, unit, size)
+    set_score_axis(axes, max(point.score for point in curves.points))
 
 
-def _gain(axes: Axes, figures: ModelFigures, size: int) -> None:
-    """An arrow from uniform to the method where that gains most in score at the same memory, if it surely gains."""
-    sure = [r for method in figures.methods for r in method.ratios if (r.delta_uniform_low or 0) > 0 and r.kv_bytes > 0]
-    if not sure:
+def _draw_gain(axes: Axes, figures: ModelFigures, size: int) -> None:
+    """Draw an arrow from uniform's score to the largest gain at the same memory whose interval is above 0."""
+    certain = [
+        r for method in figures.methods for r in method.ratios if (r.delta_uniform_low or 0) > 0 and r.kv_bytes > 0
+    ]
+    if not certain:
         return
-    most = max(sure, key=lambda r: r.delta_uniform or 0)
+    most = max(certain, key=lambda r: r.delta_uniform or 0)
     memory = most.kv_bytes / size
     axes.annotate(
         *("", (memory, most.score), (memory, most.uniform or 0)),
@@ -73,16 +71,19 @@ def _gain(axes: Axes, figures: ModelFigures, size: int) -> None:
     )
     gain = f"{most.gain_over_uniform:.1f} x uniform" if most.gain_over_uniform else "uniform: 0"
     text = f"+{most.delta_uniform:.2f}\n{gain}"
-    place = (memory, most.score - 0.6 * (most.score - (most.uniform or 0)))  # low: where curves leave room on the left
+    position = (
+        memory,
+        most.score - 0.6 * (most.score - (most.uniform or 0)),
+    )  # low: where curves leave room on the left
     style: dict[str, Any] = {"va": "center", "ha": "right", "color": MUTED, "fontsize": 9}
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}
-    axes.annotate(text, place, (-8, 0), textcoords="offset points", bbox=box, **style)
+    axes.annotate(text, position, (-8, 0), textcoords="offset points", bbox=box, **style)
 
 
-def _memory_axis(axes: Axes, figures: ModelFigures, unit: str, size: int) -> None:
+def _set_memory_axis(axes: Axes, figures: ModelFigures, unit: str, size: int) -> None:
     memory = {0.0: figures.kv_bytes_full / size}
     points = (r for method in figures.methods for r in method.ratios)
-    memory.update((r.ratio, r.kv_bytes / size) for r in points if r.kv_bytes > 0)  # nothing has no place on the axis
+    memory.update((r.ratio, r.kv_bytes / size) for r in points if r.kv_bytes > 0)  # a logarithmic axis has no 0
     low, high = min(memory.values()), max(memory.values())
     axes.set_xscale("log")
     axes.set_xlim(low / 1.15, high * 1.15)

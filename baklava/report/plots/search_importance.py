@@ -11,37 +11,39 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
-from baklava.report.plots.heat_map import colour_bar, heat_map
-from baklava.report.plots.style import headings
+from baklava.report.plots.heat_map import add_colour_bar, draw_heat_map
+from baklava.report.plots.style import add_headings
 from baklava.search.trace import parameters
 
-BEST = 0.25  # part of the trials that counts as good
+BEST = 0.25  # fraction of the trials that counts as good
 
 
-def search_importance(trace: pd.DataFrame) -> Figure:
-    """A row per parameter and a column per ratio; the importances at a ratio add up to 1."""
+def draw_search_importance(trace: pd.DataFrame) -> Figure:
+    """Draw a row per parameter and a column per ratio; the importances at a ratio add up to 1."""
     [(model, allocator, eviction)] = trace[["model", "allocator", "eviction"]].drop_duplicates().to_numpy().tolist()
     names = parameters(trace)
-    by_ratio = {f"{ratio:g}": importances(trials) for ratio, trials in trace.groupby("ratio")}
-    values = np.array([[found[name] for found in by_ratio.values()] for name in names])  # [parameters, ratios]
+    by_ratio = {f"{ratio:g}": find_importances(trials) for ratio, trials in trace.groupby("ratio")}
+    values = np.array(
+        [[importances[name] for importances in by_ratio.values()] for name in names]
+    )  # [parameters, ratios]
     figure = Figure(figsize=(8.0, 0.42 * len(names) + 1.9), layout="constrained")
-    headings(
+    add_headings(
         figure,
         f"{model}: what matters to {allocator} / {eviction}",
         f"share in telling the best {BEST:.0%} of the trials from the others (PED-ANOVA)",
     )
     axes = figure.subplots()
-    mesh = heat_map(axes, values, low=0.0, high=1.0, text=".2f")
-    axes.yaxis.set_major_locator(FixedLocator([place + 0.5 for place in range(len(names))]))
+    mesh = draw_heat_map(axes, values, low=0.0, high=1.0, text=".2f")
+    axes.yaxis.set_major_locator(FixedLocator([i + 0.5 for i in range(len(names))]))
     axes.set_yticklabels(names)
-    axes.xaxis.set_major_locator(FixedLocator([place + 0.5 for place in range(len(by_ratio))]))
+    axes.xaxis.set_major_locator(FixedLocator([i + 0.5 for i in range(len(by_ratio))]))
     axes.set_xticklabels(list(by_ratio))
     axes.set_xlabel("compression ratio")
-    colour_bar(axes, mesh)
+    add_colour_bar(axes, mesh)
     return figure
 
 
-def importances(trials: pd.DataFrame) -> dict[str, float]:
+def find_importances(trials: pd.DataFrame) -> dict[str, float]:
     """Importance of each parameter, from the loss on the prompts that every trial saw, so that all can be compared."""
     names = parameters(trials)
     varied = {name: _distribution(trials[name]) for name in names if trials[name].nunique() > 1}
@@ -49,12 +51,13 @@ def importances(trials: pd.DataFrame) -> dict[str, float]:
     for _, row in trials.iterrows():
         params = {name: row[name] for name in varied}
         study.add_trial(create_trial(params=params, distributions=varied, value=float(row["early_loss"])))
-    found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=BEST))
-    return {name: found.get(name, 0.0) for name in names}
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST)
+    importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: importances.get(name, 0.0) for name in names}
 
 
 def _distribution(column: pd.Series) -> BaseDistribution:
-    """Over what was tried."""
+    """The distribution over the values that were tried."""
     if pd.api.types.is_numeric_dtype(column):
         return FloatDistribution(float(column.min()), float(column.max()))
     return CategoricalDistribution(sorted(column.unique()))

@@ -1,36 +1,23 @@
-"""How the figures look: colours that the colour-blind tell apart, readable type, files that repeat byte for byte."""
+"""Matplotlib's settings for all figures: readable type, legends, and files that repeat byte for byte."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from baklava.evaluation.records import UNIFORM
+from baklava.report.data.curves import score_range
+from baklava.report.data.looks import GRID, INK, MAX_UNCROWDED, MUTED, Look
 from baklava.system.files import atomic
 
-INK = "#22262b"
-MUTED = "#6b7280"
-GRID = "#e6e8eb"
-CROWD = 3  # with more methods than this, a panel has no room for words
-HONEY = "YlOrBr"  # sequential, safe for the colour-blind
-
 FULL_CACHE: dict[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.2}
-
-# Okabe and Ito's palette; the two that are always there come first, the others in order of appearance.
-_COLOURS = {UNIFORM: "#0072b2", "baklava": "#d55e00"}
-_FURTHER = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c5b2f")
-Dashes = Literal["-", "--", ":", "-."]
-_DASHES: tuple[Dashes, ...] = ("-", "--", ":", "-.")
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 _SETTINGS = {
     "axes.axisbelow": True,
@@ -64,75 +51,44 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """How one method is drawn in every panel: the colour is its allocator's, the dashes its eviction policy's."""
-
-    label: str
-    colour: str
-    dashes: Dashes
-    marker: str
-
-    @property
-    def line(self) -> dict[str, Any]:
-        """For `Axes.plot`: a curve through marked points."""
-        marks = {"marker": self.marker, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
-        return {"color": self.colour, "linestyle": self.dashes, **marks}
-
-
 @contextmanager
 def styled() -> Iterator[None]:
-    """The settings of all figures, for the drawing inside the block only."""
+    """Apply the settings of all figures inside the block only."""
     settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_SETTINGS}  # whatever a matplotlibrc says
     del settings["backend"]
     with matplotlib.rc_context(settings):
         yield
 
 
-def looks(methods: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Look]:
-    """A look per method (allocator, eviction); the eviction policy is named only where there are several."""
-    allocators = _in_order(allocator for allocator, _ in methods)
-    evictions = _in_order(eviction for _, eviction in methods)
-    further = [allocator for allocator in allocators if allocator not in _COLOURS]
-    colours = _COLOURS | {allocator: _FURTHER[i % len(_FURTHER)] for i, allocator in enumerate(further)}
-    return {
-        (allocator, eviction): Look(
-            label=allocator if len(evictions) == 1 else f"{allocator} / {eviction}",
-            colour=colours[allocator],
-            dashes=_DASHES[evictions.index(eviction) % len(_DASHES)],
-            marker=_MARKERS[allocators.index(allocator) % len(_MARKERS)],
-        )
-        for allocator, eviction in methods
-    }
+def line_style(look: Look) -> dict[str, Any]:
+    """Arguments of `Axes.plot` for a curve through marked points."""
+    marks = {"marker": look.marker, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    return {"color": look.colour, "linestyle": look.dashes, **marks}
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
-def headings(figure: Figure, title: str, subtitle: str) -> None:
-    """Title and subtitle at the top left; the layout leaves room for both."""
+def add_headings(figure: Figure, title: str, subtitle: str) -> None:
+    """Write title and subtitle at the top left; the layout leaves room for both."""
     figure.suptitle(f"{title}\n", x=0.012, ha="left", fontsize=14, fontweight="bold", linespacing=1.45)
     below = 1 - 0.42 / figure.get_figheight()
     figure.text(0.012, below, subtitle, ha="left", va="center", color=MUTED, fontsize=9.5)
 
 
-def nothing_to_draw(title: str, why: str) -> Figure:
-    """A figure that says why there is none, so that every file of a report is there."""
+def draw_nothing(title: str, reason: str) -> Figure:
+    """Draw a figure that says why there is nothing to show: every file of a report exists."""
     figure = Figure(figsize=(8.0, 1.6), layout="constrained")
-    headings(figure, title, why)
+    add_headings(figure, title, reason)
     return figure
 
 
-def method_legend(figure: Figure, styles: Iterable[Look]) -> None:
-    """One entry per method, then the full cache: at the top right, or below where they are many."""
+def add_method_legend(figure: Figure, looks: Iterable[Look]) -> None:
+    """Add one entry per method, then the full cache: at the top right, or below where they are many."""
     methods = [
         Line2D([], [], color=look.colour, linestyle=look.dashes, marker=look.marker, markersize=5.5, label=look.label)
-        for look in styles
+        for look in looks
     ]
     full = Line2D([], [], **FULL_CACHE, label="full cache")
     handles = [*methods, full]
-    crowded = len(methods) > CROWD
+    crowded = len(methods) > MAX_UNCROWDED
     figure.legend(
         handles=handles,
         loc="outside lower center" if crowded else "outside upper right",
@@ -141,9 +97,9 @@ def method_legend(figure: Figure, styles: Iterable[Look]) -> None:
     )
 
 
-def score_axis(axes: Axes, largest: float) -> None:
-    """Scores from 0, to 1 or the largest one."""
-    axes.set_ylim(-0.03, 1.05 * max(1.0, largest))
+def set_score_axis(axes: Axes, largest: float) -> None:
+    """Let the y axis show scores up to `largest`."""
+    axes.set_ylim(*score_range(largest))
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
@@ -153,11 +109,11 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         with atomic(folder / f"{name}.{kind}") as unfinished:
             figure.savefig(unfinished, format=kind, metadata=metadata)
             if kind == "svg":
-                unfinished.write_text(_numbered(unfinished.read_text(encoding="utf-8")), encoding="utf-8")
+                unfinished.write_text(_number_names(unfinished.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def _numbered(svg: str) -> str:
-    """Clip paths and markers numbered in order: matplotlib's names for them come from memory addresses."""
+def _number_names(svg: str) -> str:
+    """Number clip paths and markers in order: matplotlib names them by memory addresses."""
     names = dict.fromkeys(re.findall(r'id="([a-z][0-9a-f]{10})"', svg))
     numbers = {name: f"{name[0]}{number}" for number, name in enumerate(names)}
-    return re.sub(r"(?<=[\"#])[a-z][0-9a-f]{10}(?=[\")])", lambda found: numbers.get(found[0], found[0]), svg)
+    return re.sub(r"(?<=[\"#])[a-z][0-9a-f]{10}(?=[\")])", lambda match: numbers.get(match[0], match[0]), svg)

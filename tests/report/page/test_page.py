@@ -26,8 +26,8 @@ from baklava.experiment.jobs import PageJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig, SummaryConfig, compose
 from baklava.importance.profile import Profile
-from baklava.report.page import page
-from baklava.report.page.curves import MEAN
+from baklava.report.data.curves import MEAN
+from baklava.report.page.run import write_page
 from baklava.system.parquet import write_parquet
 
 NAME = "<script>alert(1)</script>"
@@ -93,7 +93,7 @@ def config() -> ExperimentConfig:
 def layout(config, tmp_path_factory) -> ExperimentPaths:
     layout = ExperimentPaths(tmp_path_factory.mktemp("results"), "demo")
     write_results(layout, config)
-    page(PageJob.of(config, layout))
+    write_page(PageJob.of(config, layout))
     return layout
 
 
@@ -248,7 +248,7 @@ class TestOnItsOwn:
         assert text.count("* plotly.js v") == 1
 
     def test_the_same_results_give_the_same_bytes(self, config, layout, text):
-        page(PageJob.of(config, layout))
+        write_page(PageJob.of(config, layout))
         assert layout.page.read_text(encoding="utf-8") == text
 
 
@@ -261,7 +261,7 @@ def page_of(tmp_path: Path, records: pd.DataFrame, **changed: Any) -> Html:
     nothing = {"profiles": {}, "budgets": (), "measurements": {}, "needle_grids": {}, "models": {}}
     files = {"summary": layout.summary_parquet, "headline": layout.headline, "experiment": "e"}
     outputs = {"output": layout.page, "headline_table": layout.headline_table}
-    page(PageJob(**{**nothing, **files, **outputs, **changed}))
+    write_page(PageJob(**{**nothing, **files, **outputs, **changed}))
     return Html(layout.page.read_text(encoding="utf-8"))
 
 
