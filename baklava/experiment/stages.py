@@ -79,6 +79,8 @@ STAGES = {
         f"{JOBS}.analysis:ClaimsJob", "baklava.claims.run:claims", "check the criteria that an allocator is held to"
     ),
     "report": Stage(f"{JOBS}.reports:ReportJob", "baklava.report.plots.run:draw_report", "draw the figures"),
-    "page": Stage(f"{JOBS}.reports:PageJob", "baklava.report.page.run:write_page", "write one page with interactive figures"),
+    "page": Stage(
+        f"{JOBS}.reports:PageJob", "baklava.report.page.run:write_page", "write one page with interactive figures"
+    ),
     "track": Stage(f"{JOBS}.reports:TrackJob", "baklava.tracking.track:track", "project the results into MLflow"),
 }
