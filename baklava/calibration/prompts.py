@@ -20,9 +20,9 @@ SCHEMA = 3
 class Prompt:
     """A context, the question about it (with the beginning of its answer), and the answer.
 
-    Of plain text, `question` is the beginning of what follows the context and `answer` the rest; the text then goes on
-    (`ends` is false). `look_back` are the positions that must look back to the context, counted in tokens from its
-    end; None: all of question and answer.
+    In plain text, `question` is the beginning of what follows the context and `answer` the remainder, and the text
+    continues after it (`ends` is false). `look_back` holds the positions whose queries predict context-dependent
+    tokens, counted from the end of the context; None: all of question and answer.
     """
 
     task: str
@@ -34,16 +34,16 @@ class Prompt:
     ends: bool = True
 
     def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
-        """Context, question and answer as tokens of one text; an answer that ends has the end-of-sequence token."""
+        """Context, question and answer as tokens of one text; with `ends`, the answer has the end-of-sequence token."""
         end = model.tokenizer.eos_token_id if self.ends else None
         parts = model.encoder.parts([self.context, self.question, self.answer], begin=True)
         context, question, answer = Tokens.of(*parts)
         return context, question, [*answer, end] if end is not None else answer
 
-    def look_back_positions(self, n_context: int, n_after: int) -> list[int]:
-        """The positions that must look back, for a prompt of `n_context` tokens and `n_after` after them.
+    def context_dependent_positions(self, n_context: int, n_after: int) -> list[int]:
+        """The context-dependent positions in a prompt of `n_context` tokens with `n_after` tokens after them.
 
-        Raises `UserError` where the prompt has no such position.
+        Raises `UserError` where the prompt has no such position, or one outside of question and answer.
         """
         after = range(n_after) if self.look_back is None else self.look_back
         if not after or not 0 <= min(after) <= max(after) < n_after:
@@ -55,14 +55,14 @@ class Prompt:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Prompt:
-        """A prompt as it is saved."""
+        """Make a prompt from its saved values."""
         look_back = values["look_back"]
         return cls(**{**values, "look_back": None if look_back is None else tuple(look_back)})
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The prompts to profile, the prompts that guide the search, and a fingerprint of all of them."""
+    """The prompts to profile and the prompts that guide the search."""
 
     profile: tuple[Prompt, ...]
     search: tuple[Prompt, ...]
@@ -70,20 +70,24 @@ class Calibration:
     @property
     def fingerprint(self) -> str:
         """Hex digest that changes with any prompt."""
-        text = json.dumps([[asdict(prompt) for prompt in part] for part in (self.profile, self.search)])
+        text = json.dumps([[asdict(prompt) for prompt in prompts] for prompts in (self.profile, self.search)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
-        parts = {"profile": self.profile, "search": self.search}
-        prompts = {name: [asdict(prompt) for prompt in part] for name, part in parts.items()}
-        write_json(path, {"fingerprint": self.fingerprint, **prompts}, schema=SCHEMA)
+        """Write a JSON file, atomically."""
+        saved = {
+            "fingerprint": self.fingerprint,
+            "profile": [asdict(prompt) for prompt in self.profile],
+            "search": [asdict(prompt) for prompt in self.search],
+        }
+        write_json(path, saved, schema=SCHEMA)
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read prompts. Raises `UserError` where the file is broken or was changed by hand."""
+        """Read prompts. Raises `UserError` for a file that is broken or was changed by hand."""
         values = read_json(path, schema=SCHEMA, what="calibration")
         try:
-            calibration = cls(*(tuple(Prompt.of(one) for one in values[name]) for name in ("profile", "search")))
+            calibration = cls(*(tuple(Prompt.of(saved) for saved in values[name]) for name in ("profile", "search")))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: not a calibration file ({error})") from None
         if not (calibration.profile and calibration.search):

@@ -1,4 +1,4 @@
-"""Calibration prompts: texts with a known continuation, from random streams that nothing else uses."""
+"""The stage `calibrate`: makes calibration prompts from random streams that nothing else uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from baklava.calibration.look_back import positions_that_look_back
+from baklava.calibration.look_back import find_context_dependent
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.experiment.jobs import CalibrateJob
@@ -19,14 +19,14 @@ from baklava.models.shape import read_shape
 from baklava.tasks.base import random_stream
 from baklava.tasks.text.documents import Documents, open_documents, pieces, split_tokens
 
-# The part of a text's continuation that is fed before the losses count, as the question of a task is.
+# Fraction of a text's continuation that is read before losses count, as the question of a task is.
 LEAD_IN = 0.125
 
 SPLIT = "calibration"
 
 
-def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[Prompt]:
-    """Prompts of the tasks, in turn."""
+def draw_task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[Prompt]:
+    """Draw prompts from the tasks in turn, without end."""
     tasks = [task.build() for task in settings.tasks]
     count_tokens = Encoder(tokenizer).count
     index = 0
@@ -52,14 +52,14 @@ def task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase
         index += 1
 
 
-def _documents(text: TextConfig) -> Documents:
+def _open_documents(text: TextConfig) -> Documents:
     return open_documents(text, who=f"text {text.name}", key="calibration.text.data")
 
 
-def text_prompts(
+def draw_text_prompts(
     text: TextConfig, settings: CalibrationConfig, tokenizer: PreTrainedTokenizerBase, loaded: LoadedModel
 ) -> Iterator[Prompt]:
-    """Pieces of a text of at most `length` tokens, none overlapping another. Ends where the text does."""
+    """Cut a text into prompts of at most `length` tokens that do not overlap, until the text ends."""
     encoder = Encoder(tokenizer)
     count_tokens = encoder.count
 
@@ -69,35 +69,35 @@ def text_prompts(
     lead = max(1, round(LEAD_IN * text.continuation))
     sizes = (settings.length - text.continuation, lead, text.continuation - lead)
     rng = random_stream(split=SPLIT, name=text.name, seed=settings.seed, index=0)
-    found = pieces(_documents(text), length=settings.length, count_tokens=count_tokens, rng=rng)
-    for index, piece in enumerate(found):
+    texts = pieces(_open_documents(text), length=settings.length, count_tokens=count_tokens, rng=rng)
+    for index, piece in enumerate(texts):
         context, question, answer = split_tokens(piece, sizes, (count_tokens, count_later_tokens, count_later_tokens))
         prompt = Prompt(text.name, index, context, question, answer, ends=False)
         context_ids, question_ids, answer_ids = prompt.token_ids(loaded)
-        look_back = positions_that_look_back(
+        look_back = find_context_dependent(
             loaded,
             context_ids,
             question_ids + answer_ids,
-            part=text.look_back,
+            fraction=text.look_back,
             sinks=text.sinks,
             window=text.window,
         )
         yield replace(prompt, look_back=look_back)
 
 
-def calibration_prompts(
+def draw_prompts(
     settings: CalibrationConfig, n: int, tokenizer: PreTrainedTokenizerBase, loaded: LoadedModel | None
 ) -> Iterator[Prompt]:
-    """The first `n` prompts: of the tasks, of a text, or of both by turns. Only a text takes the model (`loaded`).
+    """Draw `n` prompts from the tasks, from a text, or from both in turn. Only a text needs the model (`loaded`).
 
     Raises `UserError` where the text is too short.
     """
     sources: list[Iterator[Prompt]] = []
     if settings.tasks:
-        sources.append(task_prompts(settings, tokenizer))
+        sources.append(draw_task_prompts(settings, tokenizer))
     if settings.text is not None:
         assert loaded is not None
-        sources.append(text_prompts(settings.text, settings, tokenizer, loaded))
+        sources.append(draw_text_prompts(settings.text, settings, tokenizer, loaded))
     for i in tqdm(range(n), desc=f"calibrate {settings.name}", unit="prompt"):
         prompt = next(sources[i % len(sources)], None)
         if prompt is None:
@@ -111,15 +111,15 @@ def calibration_prompts(
 
 
 def calibrate(job: CalibrateJob) -> None:
-    """Write calibration prompts: those to profile, then those that guide the search."""
+    """Write the prompts to profile and the prompts that guide the search."""
     settings, loaded = job.calibration, None
-    shape = read_shape(job.model)  # first: a model that cannot be used is refused before any work on it
+    shape = read_shape(job.model)  # first, so that an unusable model is refused before any work
     if settings.text is not None:
-        _documents(settings.text).read(0)  # is it readable? Loading a model takes longer
+        _open_documents(settings.text).read(0)  # fails for an unreadable text before a model is loaded
         loaded = load_model(job.model)
     tokenizer = load_tokenizer(job.model) if loaded is None else loaded.tokenizer
     prompts: list[Prompt] = []
-    for prompt in calibration_prompts(settings, settings.n_profile + settings.n_search, tokenizer, loaded):
+    for prompt in draw_prompts(settings, settings.n_profile + settings.n_search, tokenizer, loaded):
         if not prompts:
             _check_vocabulary(job.model, prompt, shape.vocabulary)
         prompts.append(prompt)

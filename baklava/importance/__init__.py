@@ -12,7 +12,7 @@ ESTIMATORS: dict[str, str] = {
     "random": "baklava.importance.random",
 }
 
-# They know nothing of the model: to compare with, never to choose.
+# Controls know nothing of the model: they are for comparison and never chosen.
 CONTROLS = ("random",)
 
 __all__ = ["CONTROLS", "ESTIMATORS"]

@@ -9,31 +9,38 @@ from torch import Tensor
 
 from baklava.decoder.attention_path import AttentionPath
 
-# Positions compared at a time: float32 copies of a whole prompt would take more memory than its prefill.
+# Positions compared at a time: float32 copies of a long prompt would take more memory than its prefill.
 BLOCK = 4096
-EPSILON = 1e-8  # least norm that is divided by
+MIN_NORM = 1e-8  # shorter vectors count as this long, so that no norm of 0 is divided by
 
 
 @dataclass(frozen=True)
 class HeadView:
-    """One layer, one prompt of `T` tokens, `Hq` query heads of dimension `D` that share `Hkv` KV heads.
+    """One layer during one prompt of `T` tokens: `Hq` query heads of dimension `D` share `Hkv` KV heads.
 
-    `values` `[Hkv, T, D]` and `outputs` `[Hq, T, D]`, in the model's arithmetic: the value vector that a KV cache
-    stores for each token and a query head's attention output there, before the output projection; positions at the
-    very start left out. The rest is float32, `N` being the number of positions that must look back: `look_back` and
-    `evicted` `[Hq, N, D]`, the outputs there with all entries and with only the sinks and a recent window; `far_mass`
-    `[Hq, N]`, the attention that falls on the other entries; `scales` `[N, Hq, D]`, what the model multiplies the
-    outputs with before it projects them (gates; mostly nothing, `None`); `projected` `[N, hidden]`, what the output
-    projection gives there; `layer_importance`, one number: how much the attention block turns the residual stream.
+    In the model's dtype, without the positions at the very start of the prompt:
 
-    `layer` is the layer's index in the model, `seed` that of the settings, `path` the way to the residual stream.
+    - `values` `[Hkv, T, D]`: the value vector that a KV cache stores for each token.
+    - `outputs` `[Hq, T, D]`: the attention output of each query head, before the output projection.
+
+    In float32, at the `N` context-dependent positions only (those that predict tokens which need the context):
+
+    - `full` `[Hq, N, D]`: the outputs with all entries.
+    - `evicted` `[Hq, N, D]`: the outputs with only the sinks and a recent window.
+    - `far_mass` `[Hq, N]`: the attention that falls on all other entries.
+    - `scales` `[N, Hq, D]`: what the model multiplies the outputs with before it projects them, for example gates;
+      None where it multiplies them with nothing.
+    - `projected` `[N, hidden]`: what the output projection returns.
+
+    `layer_importance` is a scalar: the cosine distance between the residual stream before and after the attention.
+    `layer` is the layer's index in the model, `seed` that of the settings, `path` leads from the heads to the stream.
     """
 
     layer: int
     seed: int
     values: Tensor
     outputs: Tensor
-    look_back: Tensor
+    full: Tensor
     evicted: Tensor
     far_mass: Tensor
     scales: Tensor | None
@@ -42,19 +49,19 @@ class HeadView:
     layer_importance: Tensor
 
     def residual_shift(self, changes: Tensor) -> Tensor:
-        """How the residual stream moves `[Hq, N, hidden]` when one head's output is less by `changes` `[Hq, N, D]`.
+        """How the residual stream moves `[Hq, N, hidden]` when `changes` `[Hq, N, D]` are taken from one head's output.
 
-        A norm between the attention and the stream sees the change of one head beside the outputs of all others.
+        Each head is changed alone. A norm between the attention and the stream sees it beside all unchanged heads.
         """
         if self.scales is not None:
             changes = changes * self.scales.transpose(0, 1)
-        less = changes @ self.path.output_weight(changes.shape[0]).transpose(-1, -2)  # [Hq, N, hidden]
+        shift = changes @ self.path.output_weight(changes.shape[0]).transpose(-1, -2)  # [Hq, N, hidden]
         if self.path.is_linear:
-            return self.path.added(less)
-        whole = self.path.added(self.projected)
-        for head, own in enumerate(less):  # one at a time: a norm makes copies
-            less[head] = whole - self.path.added(self.projected - own)
-        return less
+            return self.path.added(shift)
+        unchanged = self.path.added(self.projected)
+        for head, removed in enumerate(shift):  # head by head: a norm makes copies
+            shift[head] = unchanged - self.path.added(self.projected - removed)
+        return shift
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -62,25 +69,27 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     n = a.shape[-2]
     total = torch.zeros((), device=a.device)
     for start in range(0, n, BLOCK):
-        total = total + _cosines(*(some[..., start : start + BLOCK, :].float() for some in (a, b)))
+        block = slice(start, start + BLOCK)
+        total = total + _sum_cosines(a[..., block, :].float(), b[..., block, :].float())
     return 1.0 - total / n
 
 
-def turn(before: Tensor, added: Tensor) -> Tensor:
-    """`cosine_distance` of vectors `[N, D]` to their sums with what is `added` to them.
+def cosine_distance_to_sum(before: Tensor, added: Tensor) -> Tensor:
+    """`cosine_distance(before, before + added)` of vectors `[N, D]`, with the sum in float32.
 
-    Summed in float32: half precision rounds away most of what an attention block adds to a long residual stream.
+    Half precision would round away most of what an attention block adds to a residual stream of large norm.
     """
     n = before.shape[-2]
     total = torch.zeros((), device=before.device)
     for start in range(0, n, BLOCK):
-        one, more = (some[start : start + BLOCK].float() for some in (before, added))
-        total = total + _cosines(one, one + more)
+        block = slice(start, start + BLOCK)
+        stream = before[block].float()
+        total = total + _sum_cosines(stream, stream + added[block].float())
     return 1.0 - total / n
 
 
-def _cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Summed over the dimension before the last."""
+def _sum_cosines(a: Tensor, b: Tensor) -> Tensor:
+    """`cos(a, b)` over the last dimension, summed over the one before."""
     # Norms before broadcasting: a KV head's values are compared with the outputs of its whole group.
-    norms = one.norm(dim=-1).clamp(min=EPSILON) * other.norm(dim=-1).clamp(min=EPSILON)
-    return ((one * other).sum(-1) / norms).sum(-1)
+    norms = a.norm(dim=-1).clamp(min=MIN_NORM) * b.norm(dim=-1).clamp(min=MIN_NORM)
+    return ((a * b).sum(-1) / norms).sum(-1)

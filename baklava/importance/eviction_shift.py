@@ -1,4 +1,4 @@
-"""How far eviction of a head's entries moves the residual stream, at the positions that must look back."""
+"""How far evicting a head's entries moves the residual stream, at context-dependent tokens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from baklava.importance.base import HeadView
 def importance(view: HeadView) -> Tensor:
     """`mean ||W_o (o - o_evicted)||` per query head, `[Hq]`, in the units of the residual stream.
 
-    Where a norm or a multiplier stands between `W_o` and the stream, what comes out behind it is compared.
+    Where a norm or a multiplier stands between `W_o` and the stream, its outputs are compared.
     """
-    return view.residual_shift(view.look_back - view.evicted).norm(dim=-1).mean(-1)
+    return view.residual_shift(view.full - view.evicted).norm(dim=-1).mean(-1)

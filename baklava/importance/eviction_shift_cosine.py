@@ -1,4 +1,4 @@
-"""How far eviction turns a head's output, at the positions that must look back."""
+"""How far eviction turns a head's output, at context-dependent tokens."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from baklava.importance.base import HeadView, cosine_distance
 
 def importance(view: HeadView) -> Tensor:
     """`1 - mean cos(o, o_evicted)` per query head, `[Hq]`, in [0, 2]."""
-    return cosine_distance(view.look_back, view.evicted)
+    return cosine_distance(view.full, view.evicted)

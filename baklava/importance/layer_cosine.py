@@ -8,8 +8,8 @@ from baklava.importance.base import HeadView
 
 
 def importance(view: HeadView) -> Tensor:
-    """`1 - mean_t cos(x_t, x_t + attention_t)`, the layer's value for each of its query heads, `[Hq]`, in [0, 2].
+    """`1 - mean_t cos(x_t, x_t + attention_t)`, the same for all query heads of the layer, `[Hq]`, in [0, 2].
 
-    It is the profile's layer importance. All KV caches of a layer are alike to it.
+    This is the profile's layer importance: it does not tell the KV caches of a layer apart.
     """
     return view.layer_importance.expand(view.outputs.shape[0])

@@ -23,11 +23,11 @@ HINT = "`baklava curves`"
 
 @dataclass(frozen=True, eq=False)
 class LossCurves:
-    """What it costs that one KV cache keeps the part `levels[k]` of the context, and all others everything.
+    """Loss increase when one KV cache alone is cut to share `levels[k]` of the context and all others stay full.
 
-    `rises` `[P, K, L, Hkv]`: the loss (nats per answer token) less that of the full cache, `full` `[P]`, per prompt.
-    Measured under one eviction policy, `eviction`. `meta` says on what: model path and revision, calibration
-    fingerprint, the policy's parameters, versions.
+    `rises` `[P, K, L, Hkv]`: the loss (nats per answer token) minus that of the full cache, `full` `[P]`, per prompt.
+    `eviction` names the eviction policy under which they were measured. `meta` says what was measured and how: model
+    path and revision, calibration fingerprint, the policy's parameters, versions.
     """
 
     model: str
@@ -47,7 +47,7 @@ class LossCurves:
         return self.rises.astype(np.float64).mean(0)
 
     def importance(self) -> NDArray[np.float64]:
-        """The score `measured` of each KV cache, `[L, Hkv]`: its mean rise over the levels."""
+        """The ranking score `measured` of each KV cache, `[L, Hkv]`: its mean rise over the levels."""
         return self.mean().mean(0)
 
     def save(self, path: Path) -> None:

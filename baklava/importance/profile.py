@@ -25,8 +25,8 @@ HEADS = "head_importance."
 class Profile:
     """Importance per prompt: `head_importance[estimator]` `[P, L, Hq]`, `layer_importance` `[P, L]`.
 
-    `meta` says what it was measured on: model path and revision, calibration fingerprint, settings, versions.
-    `curves` go with it where an allocator needs them; they depend on the eviction policy and have a file of their own.
+    `meta` says what was measured and how: model path and revision, calibration fingerprint, settings, versions.
+    `curves` are set where an allocator needs them; they depend on the eviction policy and have a file of their own.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Profile:
         return self._pooled(self.head_importance[estimator].astype(np.float64).mean(0), pool)
 
     def kv_importance_of_prompts(self, estimator: str, *, pool: str = "mean") -> NDArray[np.float64]:
-        """The same for each prompt, `[P, L, Hkv]`."""
+        """Importance per prompt and KV cache `[P, L, Hkv]`, pooled as in `kv_importance`."""
         return self._pooled(self.head_importance[estimator].astype(np.float64), pool)
 
     def _pooled(self, heads: NDArray[np.float64], pool: str) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""Measures the importance of every KV cache."""
+"""Profiling: the stages that measure how important each KV cache is, by estimators and by losses."""

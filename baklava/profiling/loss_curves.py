@@ -1,4 +1,4 @@
-"""The stage `curves`: measure how the loss of known continuations rises as each KV cache, alone, keeps less."""
+"""The stage `curves`: measures how the loss of known continuations rises as each KV cache alone keeps less."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from baklava.models.load import load_model
 
 
 def shrink_alone(shape: tuple[int, int], cache: tuple[int, int], level: float) -> Budgets:
-    """Budgets under which the KV cache `(layer, head)` keeps the part `level`, and all others everything."""
+    """Budgets under which the KV cache `(layer, head)` keeps the share `level`, and all others everything."""
     shares = np.ones(shape)
     shares[cache] = level
     return Budgets.from_shares(shares)
 
 
 def measure_rises(
-    measured: LossSource, prompts: Sequence[Prompt], *, shape: tuple[int, int], levels: Sequence[float], label: str
+    source: LossSource, prompts: Sequence[Prompt], *, shape: tuple[int, int], levels: Sequence[float], label: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`rises` `[P, K, L, Hkv]` and `full` `[P]`: one prefill per prompt, then a row per level and KV cache.
+    """`rises` `[P, K, L, Hkv]` and `full` `[P]`: one prefill per prompt, then one row per level and KV cache.
 
-    The rows read what their KV caches keep whole from that prefill; each holds a copy only of the one that shrank.
+    The rows share the KV caches that they keep fully; each row copies only the one that is shrunk.
     """
     caches = list(product(range(shape[0]), range(shape[1])))
     variants = [shrink_alone(shape, cache, level) for level in levels for cache in caches]
     full = Budgets.uniform(n_layers=shape[0], n_kv_heads=shape[1], ratio=0.0)
     losses = np.stack(
-        [measured.losses(prompt, [full, *variants]) for prompt in tqdm(prompts, desc=f"curves {label}", unit="prompt")]
+        [source.losses(prompt, [full, *variants]) for prompt in tqdm(prompts, desc=f"curves {label}", unit="prompt")]
     )
     rises = (losses[:, 1:] - losses[:, :1]).reshape(len(prompts), len(levels), *shape)
     return rises.astype(np.float32), losses[:, 0].astype(np.float32)
@@ -46,14 +46,14 @@ def measure_rises(
 def measure_curves(job: CurvesJob) -> None:
     """Measure the curves of a model under one eviction policy on all calibration prompts and write them.
 
-    Killed, it goes on after the last prompt.
+    A killed measurement resumes after the last finished prompt.
     """
     calibration = Calibration.load(job.prompts)
     loaded = load_model(job.model)
-    replay = ContinuationLosses(loaded, job.eviction.build(), batch_rows=job.curves.batch_rows, memory=0)
-    with LossStore.at(job.output.with_suffix(".losses"), job.model, job.eviction, lambda: replay) as kept:
+    computed = ContinuationLosses(loaded, job.eviction.build(), batch_rows=job.curves.batch_rows, memory=0)
+    with LossStore.at(job.output.with_suffix(".losses"), job.model, job.eviction, lambda: computed) as stored:
         rises, full = measure_rises(
-            kept,
+            stored,
             (*calibration.profile, *calibration.search),
             shape=(loaded.n_layers, loaded.n_kv_heads),
             levels=job.curves.levels,

@@ -1,4 +1,4 @@
-"""Watches one prompt after another go through a model and keeps a number per head and layer."""
+"""Records the importance of every head and layer while prompts pass through a model, one after another."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.experiment.schema import ProfileConfig
 from baklava.importance import ESTIMATORS
-from baklava.importance.base import HeadView, turn
-from baklava.importance.simulated_eviction import simulated_eviction
+from baklava.importance.base import HeadView, cosine_distance_to_sum
+from baklava.importance.simulated_eviction import simulate_eviction
 from baklava.models.load import LoadedModel
 
 
-class Shown(NamedTuple):
-    """What the attention of one layer showed: `[H, T, D]` tensors, the scaling and the bound of the scores."""
+class AttentionCall(NamedTuple):
+    """Tensors `[H, T, D]` of one layer's attention, the scaling of its scores and their bound (soft cap)."""
 
     query: Tensor
     key: Tensor
@@ -34,10 +34,10 @@ class Shown(NamedTuple):
 
 
 class Recorder:
-    """Importance `heads[estimator]` `[L, Hq]` and `layers` `[L]` of the prompt that went through last.
+    """Importance `heads[estimator]` `[L, Hq]` and `layers` `[L]` of the last recorded prompt.
 
-    The attention shows the queries, keys, values and outputs of a layer; when its output is projected, what entered the
-    block and what goes into the residual stream is known too, and the estimators look.
+    The attention passes the queries, keys, values and outputs of a layer to the recorder. Once its output is projected,
+    the inputs of the block and what it adds to the residual stream are known too, and the estimators run.
     """
 
     def __init__(self, loaded: LoadedModel, settings: ProfileConfig):
@@ -46,12 +46,12 @@ class Recorder:
         }
         self._settings = settings
         self._model = loaded.model
-        self._places = {layer: place for place, layer in enumerate(loaded.budgeted_layers)}
+        self._row_of_layer = {layer: row for row, layer in enumerate(loaded.budgeted_layers)}
         self._paths = trace_attention_paths(loaded.model, loaded.budgeted_layers)
-        self._indices = {path.attention: index for index, path in self._paths.items()}
+        self._layer_of_module = {path.attention: layer for layer, path in self._paths.items()}
         self._positions = torch.empty(0, dtype=torch.long)
-        self._shown: dict[int, Shown] = {}
-        self._entered: dict[int, Tensor] = {}
+        self._calls: dict[int, AttentionCall] = {}
+        self._inputs: dict[int, Tensor] = {}
         # On the model's device: fetching a number from it at every layer would make it wait.
         shape, device = (loaded.n_layers, loaded.n_q_heads), loaded.device
         self.heads = {name: torch.zeros(shape, device=device) for name in self._estimators}
@@ -59,21 +59,21 @@ class Recorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks on the layers that have budgets, for the length of the block."""
+        """Within the block, hooks watch the layers that have budgets."""
         hooks = []
         try:
-            for index, path in self._paths.items():
-                entering, leaving = self._block_hooks(index, path)
-                hooks.append(path.layer.register_forward_pre_hook(entering, with_kwargs=True))
-                hooks.append(path.projection.register_forward_hook(leaving))
+            for layer, path in self._paths.items():
+                before, after = self._make_hooks(layer, path)
+                hooks.append(path.layer.register_forward_pre_hook(before, with_kwargs=True))
+                hooks.append(path.projection.register_forward_hook(after))
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def record(self, ids: Tensor, look_back: Tensor) -> None:
-        """One prefill of a prompt `[1, T]`; `look_back` `[N]` are the positions that must look back."""
-        self._positions = look_back
+    def record(self, ids: Tensor, positions: Tensor) -> None:
+        """Prefill a prompt `[1, T]` and measure it at its context-dependent `positions` `[N]`."""
+        self._positions = positions
         with torch.inference_mode(), fixed_rotation(self._model, ids.shape[1]):
             self._model(ids, use_cache=False, logits_to_keep=1, observer=self._observe)
 
@@ -89,67 +89,70 @@ class Recorder:
         softcap: float | None,
     ) -> None:
         """Called by the attention with `[1, H, T, D]` tensors of one layer."""
-        if module in self._indices:  # else it has a sliding window
-            self._shown[self._indices[module]] = Shown(query[0], key[0], value[0], output[0], scaling, softcap)
+        if module in self._layer_of_module:  # all other layers have a sliding window
+            call = AttentionCall(query[0], key[0], value[0], output[0], scaling, softcap)
+            self._calls[self._layer_of_module[module]] = call
 
-    def _block_hooks(self, index: int, path: AttentionPath) -> tuple[Callable[..., None], Callable[..., None]]:
-        """Before the layer: keep what enters. After the output projection: look."""
+    def _make_hooks(self, layer: int, path: AttentionPath) -> tuple[Callable[..., None], Callable[..., None]]:
+        """A hook before the layer, which keeps its input, and one after the output projection, which measures."""
 
-        def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._entered[index] = hidden_states(args, kwargs)
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._inputs[layer] = hidden_states(args, kwargs)
 
-        def leaving(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            shown = self._shown.pop(index)
-            length = shown.output.shape[1]
+        def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            call = self._calls.pop(layer)
+            length = call.output.shape[1]
             heads, projected = args[0].reshape(length, -1), output.reshape(length, -1)
-            before = self._entered.pop(index)[0, self._settings.skip_first :]
+            stream = self._inputs.pop(layer)[0, self._settings.skip_first :]
             added = path.added(projected[self._settings.skip_first :])
-            place = self._places[index]
-            self.layers[place] = turned = turn(before, added)
-            view = self._view(index, shown, heads, projected, turned)
+            row = self._row_of_layer[layer]
+            self.layers[row] = layer_importance = cosine_distance_to_sum(stream, added)
+            view = self._view(layer, call, heads, projected, layer_importance)
             for name, estimate in self._estimators.items():
-                self.heads[name][place] = estimate(view)
+                self.heads[name][row] = estimate(view)
 
-        return entering, leaving
+        return before, after
 
-    def _view(self, index: int, shown: Shown, heads: Tensor, projected: Tensor, layer_importance: Tensor) -> HeadView:
-        """`heads` `[T, Hq * D]` and `projected` `[T, hidden]` are what the output projection took and gave."""
-        settings, look = self._settings, self._positions
+    def _view(
+        self, layer: int, call: AttentionCall, heads: Tensor, projected: Tensor, layer_importance: Tensor
+    ) -> HeadView:
+        """`heads` `[T, Hq * D]` and `projected` `[T, hidden]` are the input and the output of the output projection."""
+        settings, positions = self._settings, self._positions
         attend = partial(
-            simulated_eviction,
-            shown.query[:, look],
-            shown.key,
-            shown.value,
-            look,
-            scaling=shown.scaling,
-            softcap=shown.softcap,
+            simulate_eviction,
+            call.query[:, positions],
+            call.key,
+            call.value,
+            positions,
+            scaling=call.scaling,
+            softcap=call.softcap,
         )
-        length = shown.key.shape[1]
+        length = call.key.shape[1]
         evicted, far_mass = attend(sinks=settings.sinks, window=max(1, int(settings.window * length)))
-        rounded = shown.output[:, look]
-        # Half precision rounds the model's own output by more than eviction moves that of most heads.
-        look_back = attend(sinks=0, window=length)[0] if rounded.dtype in HALVES else rounded.float()
+        rounded = call.output[:, positions]
+        # Half precision rounds the model's own output by more than eviction moves the outputs of most heads.
+        full = attend(sinks=0, window=length)[0] if rounded.dtype in HALVES else rounded.float()
         return HeadView(
-            layer=index,
+            layer=layer,
             seed=settings.seed,
-            values=shown.value[:, settings.skip_first :],
-            outputs=shown.output[:, settings.skip_first :],
-            look_back=look_back,
+            values=call.value[:, settings.skip_first :],
+            outputs=call.output[:, settings.skip_first :],
+            full=full,
             evicted=evicted,
             far_mass=far_mass,
-            scales=scales(rounded.float().transpose(0, 1), heads[look].float()),
-            projected=projected[look].to(torch.promote_types(projected.dtype, torch.float32)),
-            path=self._paths[index],
+            scales=find_scales(rounded.float().transpose(0, 1), heads[positions].float()),
+            projected=projected[positions].to(torch.promote_types(projected.dtype, torch.float32)),
+            path=self._paths[layer],
             layer_importance=layer_importance,
         )
 
 
-def scales(outputs: Tensor, projected: Tensor) -> Tensor | None:
-    """What lies between the heads' outputs `[N, Hq, D]` and what the projection takes `[N, Hq * D]`; `None`: nothing.
+def find_scales(outputs: Tensor, projected: Tensor) -> Tensor | None:
+    """Factors `[N, Hq, D]` between the heads' outputs and the input of the projection `[N, Hq * D]`; None: no factors.
 
-    Gates multiply; an output of 0 tells nothing of its gate and counts as 0.
+    Gates multiply the outputs. An output of 0 says nothing about its gate, and its factor is set to 0.
     """
-    taken = projected.view(outputs.shape)
-    if torch.equal(taken, outputs):
+    scaled = projected.view(outputs.shape)
+    if torch.equal(scaled, outputs):
         return None
-    return torch.where(outputs == 0, 0.0, taken / outputs)
+    return torch.where(outputs == 0, 0.0, scaled / outputs)

@@ -1,4 +1,4 @@
-"""The stage `profile`: one prefill per calibration prompt says how important each KV cache of a model is."""
+"""The stage `profile`: estimates the importance of every KV cache from one prefill per calibration prompt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from baklava.profiling.recorder import Recorder
 
 
 def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:
-    """One prefill per prompt; no `T x T` matrix is ever made, only `N x T` for the `N` look-back positions."""
+    """One prefill per prompt. No `T x T` matrix is ever made, only `N x T` for `N` context-dependent positions."""
     recorder = Recorder(loaded, settings)
     heads: dict[str, list[Tensor]] = {name: [] for name in settings.estimators}
     layers = []
@@ -28,8 +28,8 @@ def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: Pr
         for prompt in tqdm(prompts, desc=f"profile {loaded.name}", unit="prompt"):
             context, question, answer = prompt.token_ids(loaded)
             ids = torch.tensor([context + question + answer], device=loaded.device)
-            look_back = prompt.look_back_positions(len(context), len(question) + len(answer))
-            recorder.record(ids, torch.tensor(look_back, device=loaded.device))
+            positions = prompt.context_dependent_positions(len(context), len(question) + len(answer))
+            recorder.record(ids, torch.tensor(positions, device=loaded.device))
             for name, values in recorder.heads.items():
                 heads[name].append(values.to("cpu", copy=True))
             layers.append(recorder.layers.to("cpu", copy=True))

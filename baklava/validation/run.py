@@ -8,7 +8,7 @@ from typing import Any
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration
-from baklava.calibration.run import calibration_prompts
+from baklava.calibration.run import draw_prompts
 from baklava.experiment.jobs import ValidateJob
 from baklava.experiment.schema import CalibrationConfig
 from baklava.importance.loss_curves import LossCurves
@@ -49,7 +49,7 @@ def _consistency(job: ValidateJob, loaded: LoadedModel, profile: Profile) -> Ite
 
     def profiled(settings: CalibrationConfig, **changed: int) -> Profile:
         settings = settings.model_copy(update=changed)
-        prompts = list(calibration_prompts(settings, job.settings.n_prompts, loaded.tokenizer, loaded))
+        prompts = list(draw_prompts(settings, job.settings.n_prompts, loaded.tokenizer, loaded))
         return profile_prompts(loaded, prompts, job.profiling)
 
     sets = job.settings.calibrations

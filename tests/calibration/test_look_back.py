@@ -1,11 +1,11 @@
-"""Look-back positions: the queries right before the tokens that become hard without the context."""
+"""Context-dependent tokens: the positions right before the tokens that become hard without the context."""
 
 from __future__ import annotations
 
 import torch
 from tiny_models import random_model, random_tokens
 
-from baklava.calibration.look_back import cut_context, positions_that_look_back, token_losses
+from baklava.calibration.look_back import cut_context, find_context_dependent, token_losses
 from baklava.models.load import LoadedModel
 
 
@@ -35,13 +35,13 @@ def test_losses_are_those_of_the_tokens_after_the_first() -> None:
 
 def test_positions_are_those_before_the_tokens_whose_loss_rises_most() -> None:
     context, continuation = parts()
-    found = positions_that_look_back(loaded(), context, continuation, part=0.25, sinks=2, window=0.1)
+    positions = find_context_dependent(loaded(), context, continuation, fraction=0.25, sinks=2, window=0.1)
     full = token_losses(loaded(), context, continuation)
     short = token_losses(loaded(), context[:2] + context[-6:], continuation)
     rise = (short - full).tolist()  # of tokens 1, 2, ...; the query before token i + 1 is at i
-    assert found == tuple(sorted(sorted(range(19), key=lambda i: -rise[i])[:5]))
+    assert positions == tuple(sorted(sorted(range(19), key=lambda i: -rise[i])[:5]))
 
 
 def test_there_is_always_one() -> None:
     context, continuation = parts()
-    assert len(positions_that_look_back(loaded(), context, continuation, part=0.001, sinks=2, window=0.1)) == 1
+    assert len(find_context_dependent(loaded(), context, continuation, fraction=0.001, sinks=2, window=0.1)) == 1

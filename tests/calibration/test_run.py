@@ -127,7 +127,7 @@ def test_calibration_draws_from_its_own_split_alone(tmp_path, monkeypatch):
 def test_every_position_after_the_context_of_a_task_looks_back(tmp_path):
     _, calibration = written(tmp_path)
     for prompt in calibration.profile:
-        assert prompt.look_back_positions(100, 7) == list(range(100, 107))
+        assert prompt.context_dependent_positions(100, 7) == list(range(100, 107))
         assert prompt.ends
 
 

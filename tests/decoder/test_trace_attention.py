@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.errors import UserError
 from baklava.experiment.schema import ProfileConfig
-from baklava.importance.simulated_eviction import simulated_eviction
+from baklava.importance.simulated_eviction import simulate_eviction
 from baklava.models.load import LoadedModel
 from baklava.profiling.recorder import Recorder
 from baklava.profiling.run import profile_prompts
@@ -188,7 +188,7 @@ def test_eviction_shift_is_how_far_the_stream_moves_when_one_head_loses_its_entr
         for index in range(N_LAYERS):
             query, key, value, output, scaling, softcap = shown[index]
             look = torch.arange(FIRST, LENGTH)
-            evicted, _ = simulated_eviction(
+            evicted, _ = simulate_eviction(
                 query[:, look],
                 key,
                 value,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baklava.cache.attention.backend import HALVES
-from baklava.importance.base import cosine_distance, turn
+from baklava.importance.base import cosine_distance, cosine_distance_to_sum
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
@@ -15,7 +15,7 @@ def test_what_is_added_to_a_residual_stream_is_not_rounded_away(length: float, d
     random = torch.Generator().manual_seed(0)
     before, added = (torch.randn(2, 50, 32, generator=random) * torch.tensor([1.0, length])[:, None, None]).to(dtype)
     expected = 1 - torch.cosine_similarity(before.double(), before.double() + added.double(), dim=-1).mean()
-    torch.testing.assert_close(turn(before, added).double(), expected, rtol=1e-4, atol=2e-7)
+    torch.testing.assert_close(cosine_distance_to_sum(before, added).double(), expected, rtol=1e-4, atol=2e-7)
 
 
 @pytest.mark.parametrize("block", [7, 64])
@@ -24,7 +24,7 @@ def test_in_float32_it_is_the_distance_to_the_sum_whatever_the_block(
 ) -> None:
     monkeypatch.setattr("baklava.importance.base.BLOCK", block)
     before, added = torch.randn(2, 50, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(turn(before, added), cosine_distance(before, before + added))
+    assert torch.equal(cosine_distance_to_sum(before, added), cosine_distance(before, before + added))
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])

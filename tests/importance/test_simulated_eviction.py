@@ -19,7 +19,7 @@ def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def simulated(sinks: int, window: int, softcap: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     query, key, value = tensors()
-    return simulated_eviction.simulated_eviction(
+    return simulated_eviction.simulate_eviction(
         query[:, POSITIONS], key, value, POSITIONS, sinks=sinks, window=window, scaling=0.3, softcap=softcap
     )
 
