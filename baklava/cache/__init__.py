@@ -1,1 +1,8 @@
-"""The budgeted KV cache and its attention; importable without tasks, Hydra or MLflow."""
+"""The budgeted KV cache and its attention. Imports nothing of tasks, experiments, Hydra or MLflow.
+
+- `budgeted.BudgetedCache`: the cache for `model.generate`; `budgeted_layer` is one layer of it.
+- `prefill.ContextCache`: a full cache that eviction policies observe, to compress it in many ways later.
+- `compress`: where budgets become entries; `ragged`: their storage; `suffix`: the tokens after the context.
+- `layers`, `attended`, `padding`, `generate_call`: what the two caches share with each other and with transformers.
+- `attention`: the attention `baklava`, dense over the context and ragged afterwards.
+"""

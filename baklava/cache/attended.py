@@ -1,4 +1,4 @@
-"""Caches whose layers attend by themselves, and the guard against models that attend past them."""
+"""The base of our caches, whose layers compute their own attention; refuses models that bypass it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from baklava.errors import UserError
 
 
 class AttendingLayer(CacheLayerMixin):
-    """What our cache layers share: they see all tokens, `seen` so far, and attend by themselves.
+    """The base of our cache layers: they have seen `seen` tokens and compute their own attention.
 
-    `waiting` is true from the time that keys are put in until the attention has come for them.
+    `awaits_attention` is true from an `update` until the attention function has used its keys.
     """
 
     is_sliding = False
@@ -24,22 +24,22 @@ class AttendingLayer(CacheLayerMixin):
     supports_early_init = False
 
     seen: int = 0
-    waiting: bool = False
+    awaits_attention: bool = False
 
-    def took(self) -> None:
-        """Keys were put in. Raises `UserError` where the attention has not come for those before."""
+    def mark_updated(self) -> None:
+        """Note that keys were put in. Raises `UserError` if the attention function never used those before."""
         self.check_attended()
-        self.waiting = True
+        self.awaits_attention = True
 
-    def attends(self) -> None:
-        """The attention comes for the keys. Raises `UserError` where none were put in since it last did."""
-        if not self.waiting:
+    def mark_attended(self) -> None:
+        """Note that the attention function uses the keys. Raises `UserError` if it has used them already."""
+        if not self.awaits_attention:
             raise UserError("the model attends to one KV cache from more than one layer, which is not supported")
-        self.waiting = False
+        self.awaits_attention = False
 
     def check_attended(self) -> None:
-        """Raises `UserError` where the model attends in code of its own, to keys that were to be compressed."""
-        if self.waiting:
+        """Raises `UserError` if the model attended to the latest keys in code of its own."""
+        if self.awaits_attention:
             raise UserError("the model did not hand its keys and values to the baklava attention; it is not supported")
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -50,7 +50,7 @@ class AttendingLayer(CacheLayerMixin):
         return self.seen + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Tokens seen, so that positions stay true; not the number of entries kept."""
+        """Return the number of tokens seen, not of entries kept, so that positions stay true."""
         return self.seen
 
     def get_max_length(self) -> int:
@@ -58,13 +58,13 @@ class AttendingLayer(CacheLayerMixin):
 
 
 class AttendedCache(Cache):
-    """What our caches share: the model must come for their layers' keys through the attention `baklava`."""
+    """The base of our caches: the model must use their layers' keys through the attention `baklava`."""
 
     def __init__(self, config: PreTrainedConfig, decoder: Decoder, layers: list[Any]):
         super().__init__(layers)
         self._config = config
         self._decoder = decoder
-        self._latest: Any = None  # the layer that was put into last
+        self._latest: Any = None  # the layer that was updated last
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         check_attention(self._config)
@@ -81,19 +81,19 @@ class AttendedCache(Cache):
     def _check_shape(self, layer: int, *tensors: Tensor) -> None:
         expected = [self._decoder.n_kv_heads, self._decoder.head_dim]
         for tensor in tensors:
-            if (found := [tensor.shape[1], tensor.shape[3]]) != expected:
+            if (actual := [tensor.shape[1], tensor.shape[3]]) != expected:
                 raise UserError(
-                    f"layer {layer} has [KV heads, dimension] {found}, its config says {expected}; it is not supported"
+                    f"layer {layer} has [KV heads, dimension] {actual}, its config says {expected}; it is not supported"
                 )
 
     def check_attended(self) -> None:
-        """Raises `UserError` where the model attended in code of its own."""
+        """Raises `UserError` if the model attended in code of its own."""
         for layer in self.layers:
             if isinstance(layer, AttendingLayer):
                 layer.check_attended()
 
     def check_read(self, n_tokens: int) -> None:
-        """Raises `UserError` where the model did not put so many tokens into every layer, and attend to them."""
+        """Raises `UserError` unless the model put `n_tokens` tokens into every layer and attended to them."""
         self.check_attended()
         layers: list[Any] = self.layers
         if any(layer.get_seq_length() != n_tokens for layer in layers):

@@ -14,11 +14,11 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 from baklava.budgets import Budgets
 from baklava.cache.attended import AttendedCache
 from baklava.cache.attention.dense import check_attention
-from baklava.cache.budgeted_layer import BudgetedLayer, Decoding, bytes_of
-from baklava.cache.compress import Compressed, RowSettings
-from baklava.cache.generate_call import prompt_of
+from baklava.cache.budgeted_layer import BudgetedLayer, Decoding, count_bytes
+from baklava.cache.compress import CompressedContext, RowSettings
+from baklava.cache.generate_call import find_generate_prompt
 from baklava.cache.layers import append_window_rows, build_layers, copy_window
-from baklava.cache.padding import padding_given
+from baklava.cache.padding import padding_of_tokens
 from baklava.cache.prefill import ContextCache, ContextLayer
 from baklava.decoder.config import decoder_of, text_config
 from baklava.decoder.length_dependent_rope import LONGROPE, fixed_rotation, switch_of
@@ -29,17 +29,17 @@ _EVAL = "training with gradient checkpointing leaves caches out: call model.eval
 
 
 class BudgetedCache(AttendedCache):
-    """A `transformers` cache that keeps, of the context, as many entries of each KV cache as its budget says.
+    """A `transformers` cache in which every KV cache keeps as many entries of the context as its budget says.
 
-    The first tokens that it is given are the context (`prefill` reads one in chunks): each layer's are compressed
-    before the next layer runs, so that the peak is the compressed cache and one full layer. Entries that are evicted
-    are gone: storage is ragged. `get_seq_length()` is the number of tokens seen, so that positions stay true. What
-    comes after the context (question, answer) is appended (`decoding` "grow") or overwrites the least wanted entries,
-    so that no KV cache ever exceeds its budget ("fixed"; a step still sees all of itself).
+    The first tokens that it is given are the context (`prefill` reads one in chunks). Each layer is compressed before
+    the next layer runs, so that peak memory is the compressed cache and one full layer. Evicted entries are really
+    gone: storage is ragged. `get_seq_length()` is the number of tokens seen, so that positions stay true. Tokens after
+    the context (question, answer) are appended (`decoding` "grow"), or overwrite the least important entries so that
+    no KV cache ever exceeds its budget ("fixed"; the tokens of one step still see each other).
 
     The model must use the attention `baklava`: `model.set_attn_implementation("baklava")`. `budgets` is one set for
     all batch rows, or one per row; its layers are those that see all tokens (sliding windows are small already and
-    stay whole). `eviction` is the name of a policy, a policy, or one per row. Batches are padded on the left.
+    are fully kept). `eviction` is the name of a policy, a policy, or one per row. Batches are padded on the left.
 
     Raises `UserError` (a `ValueError`) for budgets of another shape, an unknown policy, or a model whose attention
     is not set.
@@ -62,7 +62,7 @@ class BudgetedCache(AttendedCache):
         switch = switch_of(text)
         self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
         self._prefilling = False
-        self._announced = 0  # tokens of a pass that has begun and has not reached the cache
+        self._announced = 0  # tokens of a pass that has begun but not yet reached the cache
 
     @classmethod
     def from_context(
@@ -76,12 +76,12 @@ class BudgetedCache(AttendedCache):
         contexts: Tensor | None = None,
         share: bool = False,
     ) -> BudgetedCache:
-        """A cache compressed from contexts that were read before, one row per element of `budgets`.
+        """Compress contexts that were read before into a cache with one row per element of `budgets`.
 
-        Row `b` comes from row `contexts[b]` of the context, from the only one where there is one, else from row `b`.
-        The context stays as it is, and can be compressed again. It must have been watched by the same policies. With
-        `share`, KV caches that a row keeps whole are not copied, and the context stays alive as long as the rows;
-        decoding must be "grow".
+        Row `b` comes from row `contexts[b]` of the context; by default from its only row, or from row `b`. The context
+        stays as it is, and can be compressed again. The same policies must have observed it. With `share`, KV caches
+        that a row fully keeps are not copied, and the context stays in memory as long as the rows do; decoding must be
+        "grow".
         """
         if share and decoding != "grow":
             raise UserError(f'decoding {decoding!r} overwrites entries, which a shared context forbids; use "grow"')
@@ -94,8 +94,8 @@ class BudgetedCache(AttendedCache):
             raise UserError(f"{n_rows} rows cannot be made of the context rows {contexts.tolist()} of {n_contexts}")
         context.check_attended()
         layers: list[Any] = cache.layers
-        shared: list[Any] = context.layers
-        for i, full in enumerate(shared):
+        full_layers: list[Any] = context.layers
+        for i, full in enumerate(full_layers):
             layer = layers[i]
             if isinstance(layer, BudgetedLayer):
                 assert isinstance(full, ContextLayer)
@@ -105,10 +105,10 @@ class BudgetedCache(AttendedCache):
         return cache
 
     def __bool__(self) -> bool:
-        """False for models with LongRoPE.
+        """Return false for models with LongRoPE.
 
         Where their rotation changes, `prepare_inputs_for_generation` replaces a cache (`if past_key_values and ...`) by
-        one without budgets, and everything is read again. This one stays, and itself refuses to go on.
+        one without budgets and reads everything again. A false cache stays, and itself refuses to continue.
         """
         return not self._is_dropped_by_models
 
@@ -123,9 +123,9 @@ class BudgetedCache(AttendedCache):
     ) -> Tensor:
         """Read a context `[B, T]` in chunks and compress it; returns the logits of the last token `[B, vocabulary]`.
 
-        Attention takes memory for `chunk * T` scores at most. Layers are compressed during the last chunk, so that
-        every token of the context saw all before it: the entries kept are those of a single pass. Where the rotation
-        depends on the length of the text, it is that of the context; see `fixed_rotation` for what is read on.
+        Attention needs memory for at most `chunk * T` scores. Layers are compressed during the last chunk, when every
+        token of the context has seen all before it, so the kept entries are those of a single pass. Where the rotation
+        depends on the length of the text, it is that of the context; see `fixed_rotation` for the tokens after it.
         """
         if self.get_seq_length():
             raise UserError("the cache holds a context already; call reset() or make a new one")
@@ -133,14 +133,14 @@ class BudgetedCache(AttendedCache):
             raise UserError(f"a context is token ids [batch, length], got {list(input_ids.shape)}")
         if chunk < 1 or input_ids.shape[1] < 1:
             raise UserError(f"chunk and context must be at least one token, got {chunk} and {input_ids.shape[1]}")
-        padding = padding_given(attention_mask, input_ids.shape)
+        padding = padding_of_tokens(attention_mask, input_ids.shape)
         self._expect(input_ids.shape[1], padding)
         self._prefilling = True
         try:
             with fixed_rotation(model, input_ids.shape[1] - (0 if padding is None else int(padding.min()))):
                 return self._read(model, input_ids, attention_mask, padding, chunk)
         except BaseException:
-            self.reset()  # part of a context is none
+            self.reset()  # an incomplete context cannot be used
             raise
         finally:
             self._prefilling = False
@@ -155,13 +155,13 @@ class BudgetedCache(AttendedCache):
     ) -> Tensor:
         length = input_ids.shape[1]
         for start in range(0, length, chunk):
-            part = slice(start, start + chunk)
-            positions = torch.arange(length, device=input_ids.device)[None, part]
+            tokens = slice(start, start + chunk)
+            positions = torch.arange(length, device=input_ids.device)[None, tokens]
             if padding is not None:
                 positions = (positions - padding[:, None].to(positions.device)).clamp(min=0)
             logits = model(
-                input_ids[:, part],
-                attention_mask=None if attention_mask is None else attention_mask[:, : part.stop],
+                input_ids[:, tokens],
+                attention_mask=None if attention_mask is None else attention_mask[:, : tokens.stop],
                 position_ids=positions,
                 past_key_values=self,
                 use_cache=True,
@@ -171,7 +171,7 @@ class BudgetedCache(AttendedCache):
             raise UserError(f"the model read the context without its cache; {_EVAL}")
         return logits[:, -1]
 
-    @torch.compiler.disable  # the layers' bookkeeping is Python's
+    @torch.compiler.disable  # the layers keep their books in Python
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         if layer_idx == 0:
             check_attention(self._config)
@@ -190,20 +190,20 @@ class BudgetedCache(AttendedCache):
         return super().get_mask_sizes(query_length, layer_idx)
 
     def _begin(self, keys: Tensor) -> None:
-        """Look at the keys `[B, Hkv, T, D]` of a new pass before any layer takes it in."""
+        """Check the keys `[B, Hkv, T, D]` of a new pass, and find the context's length, before any layer is updated."""
         layers: list[Any] = self.layers
         seen = self.get_seq_length()
         self._announced = 0
         if seen != layers[-1].get_seq_length():
             raise UserError("the last pass broke off between two layers; call reset() and read the context again")
-        prompt = prompt_of(self, keys.shape[2])
+        prompt = find_generate_prompt(self, keys.shape[2])
         first = self.budgeted_layers[0]
         first.check(keys, 1 if prompt is None else prompt.copies)
         if first.compressed is not None or self._prefilling:
             return
         if not seen and prompt is not None and prompt.n_left != keys.shape[2]:
             shape = (keys.shape[0], prompt.n_left)
-            self._expect(prompt.n_left, padding_given(prompt.mask, shape))
+            self._expect(prompt.n_left, padding_of_tokens(prompt.mask, shape))
         elif not seen:
             self._expect(None, None)
         elif prompt is None or seen + prompt.n_left != first.context_length:
@@ -219,46 +219,47 @@ class BudgetedCache(AttendedCache):
         super().activate_past_recording()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens, whose number is negative as in transformers; never into the compressed context."""
+        """Remove the last tokens, a negative number as in transformers; never any of the compressed context."""
         for layer in self.budgeted_layers:
             layer.check_crop(-tokens_to_remove)
         windows = [layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer)]
-        if any(one.get_seq_length() >= one.sliding_window and not one.record_past for one in windows):
+        if any(layer.get_seq_length() >= layer.sliding_window and not layer.record_past for layer in windows):
             if not tokens_to_remove:
                 return
             raise UserError(
-                "the sliding windows of this model have let go of the tokens before; to take tokens back, call "
+                "the sliding windows of this model have dropped the tokens before; to take tokens back, call "
                 "cache.activate_past_recording() before they are read"
             )
         super().crop(tokens_to_remove)
 
     def kept_entries(self) -> Tensor:
-        """Entries of the context that each KV cache keeps, int64 `[n_layers, batch, n_kv_heads]`."""
-        return torch.stack([one.counts for one in self._compressed()])
+        """Count the entries of the context that each KV cache keeps, int64 `[n_layers, batch, n_kv_heads]`."""
+        return torch.stack([context.counts for context in self._compressed()])
 
     def row_bytes(self) -> Tensor:
-        """Bytes that the compressed context takes, per batch row, int64 `[batch]`."""
-        return torch.stack([one.counts.sum(-1) * one.entries.entry_bytes for one in self._compressed()]).sum(0)
+        """Count the bytes of the compressed context, per batch row, int64 `[batch]`."""
+        contexts = self._compressed()
+        return torch.stack([context.counts.sum(-1) * context.entries.entry_bytes for context in contexts]).sum(0)
 
-    def _compressed(self) -> list[Compressed]:
+    def _compressed(self) -> list[CompressedContext]:
         self.check_attended()
-        compressed = [layer.compressed for layer in self.budgeted_layers]
-        if any(one is None for one in compressed):
+        contexts = [layer.compressed for layer in self.budgeted_layers]
+        if any(context is None for context in contexts):
             raise UserError("the cache holds no compressed context; it has read none to its end")
-        return [one for one in compressed if one is not None]
+        return [context for context in contexts if context is not None]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BudgetedCache:
-        """A copy that goes with the same model, whose config says which attention it has."""
+        """Copy the cache for the same model: the config, which says what attention the model has, stays shared."""
         memo[id(self._config)] = self._config
         copied = memo[id(self)] = object.__new__(type(self))
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
     def kv_bytes(self) -> int:
-        """Bytes really allocated for keys and values: context, later tokens, their room for growth, sliding windows."""
+        """Count the bytes allocated for keys and values: context, later tokens and their room, sliding windows."""
         layers: list[Any] = self.layers
         return sum(
-            layer.allocated_bytes() if isinstance(layer, BudgetedLayer) else bytes_of([layer.keys, layer.values])
+            layer.allocated_bytes() if isinstance(layer, BudgetedLayer) else count_bytes([layer.keys, layer.values])
             for layer in layers
         )
 
@@ -269,10 +270,10 @@ class BudgetedCache(AttendedCache):
             layer.reorder_cache(rows)
 
     def append_rows(self, other: BudgetedCache) -> None:
-        """Take in the rows of another cache after the own ones: from now on they are decoded together.
+        """Append the rows of another cache after this one's, to decode them together from now on.
 
-        Both have read on after their contexts, whose lengths may differ, with decoding "grow". A row that has seen
-        fewer tokens has padding before it, which the attention mask must say.
+        Both must have read tokens after their contexts, whose lengths may differ, with decoding "grow". A row that has
+        seen fewer tokens gets padding before it, which the attention mask must show.
         """
         layers: list[Any] = self.layers
         others: list[Any] = other.layers

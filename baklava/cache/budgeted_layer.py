@@ -1,4 +1,4 @@
-"""One layer of a `BudgetedCache`: its context, compressed as soon as it is read, and the tokens since."""
+"""One layer of a `BudgetedCache`: its context, compressed as soon as it is read, and the tokens after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from baklava.cache.attended import AttendingLayer
 from baklava.cache.attention.dense import attach
 from baklava.cache.attention.ragged import ragged_attention
-from baklava.cache.compress import Compressed, RowSettings, compress
+from baklava.cache.compress import CompressedContext, RowSettings, compress
 from baklava.cache.padding import check_context
 from baklava.cache.prefill import ContextLayer
 from baklava.cache.suffix import Suffix
@@ -23,16 +23,17 @@ Decoding = Literal["grow", "fixed"]
 
 
 class BudgetedLayer(AttendingLayer):
-    """One layer's entries: those of the context are compressed as soon as it is read; later ones are taken in.
+    """One layer's entries: the context is compressed as soon as it is read, later tokens are added.
 
-    `decoding` "grow" appends later tokens; "fixed" lets them overwrite entries, the least wanted first.
+    With `decoding` "grow" later tokens are appended; with "fixed" they overwrite entries, the least important first.
+    `budget_index` is the layer's index among those that have budgets, `layer_index` among all.
     """
 
     def __init__(
-        self, place: int, layer_index: int, config: PreTrainedConfig, settings: RowSettings, decoding: Decoding
+        self, budget_index: int, layer_index: int, config: PreTrainedConfig, settings: RowSettings, decoding: Decoding
     ):
         super().__init__()
-        self._place = place
+        self._budget_index = budget_index
         self._layer_index = layer_index
         self._config = config
         self._settings = settings
@@ -43,22 +44,22 @@ class BudgetedLayer(AttendingLayer):
     def reset(self) -> None:
         self.is_initialized = False
         self.seen = 0
-        self.waiting = False
-        self.compressed: Compressed | None = None
+        self.awaits_attention = False
+        self.compressed: CompressedContext | None = None
         self._suffix: Suffix | None = None
         self._rotation: RotationWatch | None = None
         self.expect(None, None)
 
     def expect(self, length: int | None, padding: Tensor | None) -> None:
-        """The context has `length` tokens, rows `[B]` with so much padding before them; None: it comes in one pass.
+        """Expect a context of `length` tokens, with `padding` `[B]` before its rows; None: it comes in one pass.
 
-        It may come in chunks, and tokens after it in the same pass as its last ones.
+        It may come in chunks, and the tokens after it in the same pass as its last ones.
         """
         self._context: ContextLayer | None = ContextLayer(
             self._layer_index, self._config, self._settings.policies, length, padding
         )
         self.context_length = length
-        self._beyond: tuple[Tensor, Tensor] | None = None  # keys and values after the context, in its last pass
+        self._beyond: tuple[Tensor, Tensor] | None = None  # keys and values after the context in its last pass
 
     @property
     def n_rows(self) -> int:
@@ -68,16 +69,16 @@ class BudgetedLayer(AttendingLayer):
         return 0 if self._context is None else self._context.n_rows
 
     def check(self, keys: Tensor, copies: int) -> None:
-        """Raises `UserError` for a pass that does not go with what was read before, or with the budgets."""
-        n_rows, held = keys.shape[0], self.n_rows
-        if not held:
+        """Raises `UserError` for a pass that does not fit what was read before, or the budgets."""
+        n_rows, n_held = keys.shape[0], self.n_rows
+        if not n_held:
             self._settings.check_rows(n_rows, copies)
-        elif n_rows != held:
-            repeats = n_rows // held
+        elif n_rows != n_held:
+            repeats = n_rows // n_held
             remedy = "make a new BudgetedCache for another batch size"
-            if repeats * held == n_rows:
+            if repeats * n_held == n_rows:
                 remedy = f"for beams or several sequences of each row call cache.batch_repeat_interleave({repeats})"
-            raise UserError(f"the cache holds {held} rows and was given {n_rows}; {remedy}")
+            raise UserError(f"the cache holds {n_held} rows and was given {n_rows}; {remedy}")
         if self.is_initialized and keys.dtype != self.dtype:
             raise UserError(
                 f"the cache holds {self.dtype} and was given {keys.dtype}; read the context with the model as it is now"
@@ -88,10 +89,10 @@ class BudgetedLayer(AttendingLayer):
             )
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Take in keys and values `[B, Hkv, T, D]`; returns what the attention hands on to `attend`."""
+        """Add keys and values `[B, Hkv, T, D]`; returns those that the attention function passes to `attend`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.took()
+        self.mark_updated()
         if self._context is not None:
             n_new = key_states.shape[2]
             n = n_new if self.context_length is None else min(n_new, self.context_length - self.seen)
@@ -106,14 +107,14 @@ class BudgetedLayer(AttendingLayer):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
-        """Attention output `[B, Hq, Q, D]` of the tokens just taken in; compresses the context when it is complete."""
-        self.attends()
+        """Compute the attention `[B, Hq, Q, D]` of the tokens just added; compresses a complete context."""
+        self.mark_attended()
         if self._context is None:
             return self._attend_later(query, key, value, mask, scaling=scaling, softcap=softcap)
         n_beyond = 0 if self._beyond is None else self._beyond[0].shape[2]
         n = query.shape[2] - n_beyond
-        part = None if mask is None else mask[:, :, :n, : key.shape[2]]
-        output = self._context.attend(query[:, :, :n], key, value, part, scaling=scaling, softcap=softcap)
+        context_mask = None if mask is None else mask[:, :, :n, : key.shape[2]]
+        output = self._context.attend(query[:, :, :n], key, value, context_mask, scaling=scaling, softcap=softcap)
         if self.context_length in (None, self._context.seen):
             self.compress(self._context, torch.arange(query.shape[0]))
         if self._beyond is None:
@@ -121,26 +122,26 @@ class BudgetedLayer(AttendingLayer):
         keys, values = self._append(*self._beyond)
         self._beyond = None
         self.seen += n_beyond
-        rest = None if mask is None else mask[:, :, n:]
-        later = self._attend_later(query[:, :, n:], keys, values, rest, scaling=scaling, softcap=softcap)
+        later_mask = None if mask is None else mask[:, :, n:]
+        later = self._attend_later(query[:, :, n:], keys, values, later_mask, scaling=scaling, softcap=softcap)
         return torch.cat([output, later], 2)
 
     def _attend_later(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
-        """Of tokens after the context; `key` and `value` are those of all of them, or of the newest ("fixed")."""
+        """Attend with tokens after the context; keys and values are those of all of them, or the newest ("fixed")."""
         assert self.compressed is not None
         n_new = query.shape[2]
-        if self._place == 0:
+        if self._budget_index == 0:
             try:
                 self._check_later(mask, n_new)
             except UserError:
-                self._take_back(n_new)
+                self._undo_append(n_new)
                 raise
         if mask is not None:
             mask = mask[..., -key.shape[2] :]
         if self._suffix is not None:
-            mask = self._suffix.visible(mask, n_new)
+            mask = self._suffix.hide_padding(mask, n_new)
         output = ragged_attention(
             query, self.compressed.entries, key, value, scaling=scaling, mask=mask, softcap=softcap
         )
@@ -149,30 +150,30 @@ class BudgetedLayer(AttendingLayer):
         return output
 
     def _check_later(self, mask: Tensor | None, n_new: int) -> None:
-        """Raises `UserError` for later tokens of another rotation, or a mask that says what attention does not do."""
+        """Raises `UserError` for later tokens of another rotation, or a mask that our attention cannot follow."""
         assert self.compressed is not None and self._rotation is not None
         lengths = self.compressed.lengths
         if self._suffix is None:
             n_later = torch.full_like(lengths, self.compressed.written + n_new)
         else:
-            n_later = self._suffix.slots()
+            n_later = self._suffix.n_tokens()
         self._rotation.check(int((lengths + n_later).max()))
         check_context(mask, self.seen - lengths - n_later, n_later, self.seen)
         if self._decoding == "fixed" and mask is not None and not bool(mask[:, :, -1, -int(n_later[0]) :].all()):
             raise UserError('decoding "fixed" takes no padding after the context; use decoding="grow"')
 
-    def _take_back(self, n_new: int) -> None:
-        """Forget a pass that is refused."""
+    def _undo_append(self, n_new: int) -> None:
+        """Remove the tokens of a pass that is refused."""
         self.seen -= n_new
         if self._suffix is not None:
             self._suffix.crop(n_new)
 
     def compress(self, context: ContextLayer, source: Tensor, *, share: bool = False) -> None:
-        """Keep of the rows `source` `[B]` of a context what each row's policy and budgets say."""
+        """Compress rows `source` `[B]` of a context as the policy and budgets of each row say."""
         if not self.is_initialized:
             assert context.keys is not None and context.values is not None
             self.lazy_initialization(context.keys, context.values)
-        self.compressed = compress(context, self._settings, self._place, source, share=share)
+        self.compressed = compress(context, self._settings, self._budget_index, source, share=share)
         self.seen = context.seen
         self._rotation = context.rotation
         self._context = None
@@ -196,29 +197,29 @@ class BudgetedLayer(AttendingLayer):
             self._suffix.select_rows(rows)
 
     def append_rows(self, other: BudgetedLayer) -> None:
-        """Take in the rows of another layer, which read their own context, after the own ones."""
+        """Append the rows of another layer, which read their own contexts, after this one's."""
         if self.compressed is None or other.compressed is None or self._suffix is None or other._suffix is None:
             raise UserError('rows join others once both have read on after their context, with decoding="grow"')
         assert self._rotation is not None and other._rotation is not None
         if self._rotation.length != other._rotation.length:
             raise UserError("rows whose rotations are those of texts of other lengths cannot be decoded together")
-        self.compressed = Compressed.joined([self.compressed, other.compressed])
+        self.compressed = CompressedContext.concatenate([self.compressed, other.compressed])
         self._suffix.append_rows(other._suffix)
         self.seen = max(self.seen, other.seen)
 
     def allocated_bytes(self) -> int:
-        """Bytes of every tensor that holds keys or values, room for growth included."""
+        """Count the bytes of every tensor that holds keys or values, room for growth included."""
         tensors: list[Tensor | None] = [] if self._suffix is None else [*self._suffix.tensors]
         if self._context is not None:
             tensors += [self._context.keys, self._context.values]
         if self.compressed is not None:
             entries = self.compressed.entries
             tensors += [entries.keys, entries.values]
-            tensors += [tensor for one in entries.shared for tensor in (one.keys, one.values)]
-        return bytes_of(tensors)
+            tensors += [tensor for shared in entries.shared for tensor in (shared.keys, shared.values)]
+        return count_bytes(tensors)
 
     def check_crop(self, n: int) -> None:
-        """Raises `UserError` where the last `n` tokens cannot be taken back."""
+        """Raises `UserError` if the last `n` tokens cannot be removed."""
         if n < 0:
             raise UserError(f"crop takes the number of tokens to remove as a negative number: use crop({-abs(n)})")
         if not n or not self.is_initialized:
@@ -230,14 +231,14 @@ class BudgetedLayer(AttendingLayer):
         self._suffix.check_crop(n)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens, whose number is negative as in transformers; never into the compressed context."""
+        """Remove the last tokens, a negative number as in transformers; never any of the compressed context."""
         self.check_crop(-tokens_to_remove)
         if tokens_to_remove and self._suffix is not None:
             self._suffix.crop(-tokens_to_remove)
             self.seen += tokens_to_remove
 
     def check_recording(self) -> None:
-        """Raises `UserError` where tokens could not be taken back as assisted decoding does."""
+        """Raises `UserError` if tokens could not be removed again, as assisted decoding needs."""
         if self._decoding == "fixed":
             raise UserError(
                 'assisted and prompt lookup decoding take tokens back, which decoding "fixed" overwrites; '
@@ -248,14 +249,14 @@ class BudgetedLayer(AttendingLayer):
         self.select_rows(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows; as for a tensor's rows, a mask or negative numbers will do."""
+        """Keep these rows; as with a tensor, a mask or negative indices work too."""
         self.select_rows(torch.arange(self.n_rows)[indices.cpu() if isinstance(indices, Tensor) else indices])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.select_rows(torch.arange(self.n_rows).repeat_interleave(repeats))
 
 
-def bytes_of(tensors: Sequence[Tensor | None]) -> int:
-    """Bytes of the storages of tensors, one that is shared counted once."""
+def count_bytes(tensors: Sequence[Tensor | None]) -> int:
+    """Count the bytes of the storages of tensors, a shared storage once."""
     storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -1,4 +1,4 @@
-"""From a context that was read to the entries that each KV cache keeps."""
+"""Compression: where budgets become the entries of a context that each KV cache keeps."""
 
 from __future__ import annotations
 
@@ -35,52 +35,52 @@ class RowSettings:
     def of(
         cls, budgets: Budgets | Sequence[Budgets], eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy]
     ) -> RowSettings:
-        """Of what a user gave: either one for all rows, or one per row; policies may be names."""
-        given: list[Any] = list(budgets) if isinstance(budgets, list | tuple) else [budgets]
-        if odd := [one for one in given if not isinstance(one, Budgets)]:
-            raise UserError(f"budgets must be Budgets, or one per row, got {odd[0]!r}; Budgets.load reads a file")
+        """Take what a user gave: one for all rows, or one per row; policies may be names."""
+        per_row: list[Any] = list(budgets) if isinstance(budgets, list | tuple) else [budgets]
+        if wrong := [value for value in per_row if not isinstance(value, Budgets)]:
+            raise UserError(f"budgets must be Budgets, or one per row, got {wrong[0]!r}; Budgets.load reads a file")
         chosen: list[Any] = list(eviction) if isinstance(eviction, list | tuple) else [eviction]
-        policies = [policy_named(one) if isinstance(one, str) else one for one in chosen]
-        if odd := [one for one in policies if not isinstance(one, EvictionPolicy)]:
-            raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {odd[0]!r}")
-        return cls(given, policies)
+        policies = [policy_named(policy) if isinstance(policy, str) else policy for policy in chosen]
+        if wrong := [policy for policy in policies if not isinstance(policy, EvictionPolicy)]:
+            raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {wrong[0]!r}")
+        return cls(per_row, policies)
 
     def check_shape(self, shape: tuple[int, int]) -> None:
-        """Raises `UserError` for budgets that are not for `shape`, (layers that see all tokens, KV heads)."""
-        for one in self._budgets:
-            if one.shape != shape:
-                origin = f" (made for {one.model})" if one.model else ""
+        """Raises `UserError` for budgets of another shape than (layers that see all tokens, KV heads)."""
+        for budgets in self._budgets:
+            if budgets.shape != shape:
+                origin = f" (made for {budgets.model})" if budgets.model else ""
                 raise UserError(
-                    f"budgets are [layers, KV heads] {list(one.shape)}{origin}, the model is {list(shape)}; "
+                    f"budgets are [layers, KV heads] {list(budgets.shape)}{origin}, the model is {list(shape)}; "
                     "use budgets that were made for this model"
                 )
 
     def check_rows(self, n_rows: int, copies: int = 1) -> None:
-        """Raises `UserError` unless the rows are those that have budgets, or `copies` of each, one after another."""
+        """Raises `UserError` unless there are as many rows as budgets, or `copies` of each, one after another."""
         if len(self._budgets) > 1 and n_rows not in (len(self._budgets), copies * len(self._budgets)):
             raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {n_rows}")
 
     def policy(self, row: int, n_rows: int) -> EvictionPolicy:
-        """That of one of `n_rows` rows."""
+        """Return the policy of a batch row out of `n_rows`."""
         return self.policies[row * len(self.policies) // n_rows]
 
-    def counts(self, place: int, lengths: Sequence[int]) -> Tensor:
-        """Budgets `[B, Hkv]` of the layer at `place`, for contexts of `lengths` tokens per row."""
+    def counts(self, budget_index: int, lengths: Sequence[int]) -> Tensor:
+        """Budgets `[B, Hkv]` of a layer in entries, for contexts of `lengths` tokens per row."""
         rows = []
         for row, length in enumerate(lengths):
-            which = row * len(self._budgets) // len(lengths)
-            if (which, length) not in self._entries:  # all layers ask for the same
-                self._entries[which, length] = self._budgets[which].entries(length)
-            rows.append(self._entries[which, length][place])
+            index = row * len(self._budgets) // len(lengths)
+            if (index, length) not in self._entries:  # all layers ask for the same
+                self._entries[index, length] = self._budgets[index].entries(length)
+            rows.append(self._entries[index, length][budget_index])
         return torch.from_numpy(np.stack(rows))
 
 
 @dataclass
-class Compressed:
+class CompressedContext:
     """What one layer keeps of its context: `counts` `[B, Hkv]` entries, and the order in which to overwrite them.
 
-    `lengths` `[B]` are the tokens of each row's context. `ring` lists, cache by cache, the slots that later tokens may
-    take, the least wanted first; sinks are not in it.
+    `lengths` `[B]` counts the tokens of each row's context. `ring` lists, cache by cache, the slots that later tokens
+    may overwrite, least important first; sinks are not in it. `written` tokens were written to every ring so far.
     """
 
     counts: Tensor
@@ -91,25 +91,26 @@ class Compressed:
     written: int = 0
 
     @classmethod
-    def joined(cls, parts: Sequence[Compressed]) -> Compressed:
-        """The rows of all parts, part after part; equally many tokens were written to all of them."""
+    def concatenate(cls, contexts: Sequence[CompressedContext]) -> CompressedContext:
+        """Put the rows of several contexts one after another; equally many tokens were written to all of them."""
         return cls(
-            torch.cat([one.counts for one in parts]),
-            torch.cat([one.lengths for one in parts]),
-            RaggedEntries.joined([one.entries for one in parts]),
-            torch.cat([one.ring for one in parts]),
-            torch.cat([one.ring_counts for one in parts]),
-            parts[0].written,
+            torch.cat([context.counts for context in contexts]),
+            torch.cat([context.lengths for context in contexts]),
+            RaggedEntries.concatenate([context.entries for context in contexts]),
+            torch.cat([context.ring for context in contexts]),
+            torch.cat([context.ring_counts for context in contexts]),
+            contexts[0].written,
         )
 
-    def select_rows(self, rows: Tensor) -> Compressed:
+    def select_rows(self, rows: Tensor) -> CompressedContext:
+        """Copy these batch rows, in this order; a row may occur more than once."""
         n_kv_heads = self.counts.shape[1]
         caches = (rows.cpu()[:, None] * n_kv_heads + torch.arange(n_kv_heads)).flatten()
         new, slots = slots_of(self.ring_counts[caches])
         before = before_each(self.ring_counts)
         ring = self.ring[(before[caches][new] + slots).to(self.ring.device)]
         rows = rows.cpu()
-        return Compressed(
+        return CompressedContext(
             self.counts[rows],
             self.lengths[rows],
             self.entries.select(caches),
@@ -119,11 +120,11 @@ class Compressed:
         )
 
     def overwrite(self, keys: Tensor, values: Tensor) -> None:
-        """Put new tokens `[B, Hkv, Q, D]` in the place of the entries that are next in each ring."""
+        """Overwrite the entries that are next in each ring with new tokens `[B, Hkv, Q, D]`."""
         n_new = keys.shape[2]
-        taken = self.ring_counts.clamp(max=n_new)  # of a long step only the last tokens stay
-        caches, nth = slots_of(taken)
-        token = n_new - taken[caches] + nth
+        n_written = self.ring_counts.clamp(max=n_new)  # of a step longer than the ring, only the last tokens stay
+        caches, nth = slots_of(n_written)
+        token = n_new - n_written[caches] + nth
         before = before_each(self.ring_counts)
         turn = before[caches] + (self.written + token) % self.ring_counts[caches].clamp(min=1)
         device = keys.device
@@ -134,18 +135,18 @@ class Compressed:
 
 
 def compress(
-    context: ContextLayer, settings: RowSettings, place: int, source: Tensor, *, share: bool = False
-) -> Compressed:
-    """Each row's and head's best entries, as its policy ranks them and its budget allows.
+    context: ContextLayer, settings: RowSettings, budget_index: int, source: Tensor, *, share: bool = False
+) -> CompressedContext:
+    """Keep the best entries of every row and KV head, as its policy ranks them and its budget allows.
 
-    Row `b` of the result comes from row `source[b]` of the context. With `share`, KV caches that are kept whole go on
-    reading the context; they cannot be overwritten.
+    Row `b` of the result comes from row `source[b]` of the context. With `share`, KV caches that are fully kept read
+    the context itself, and cannot be overwritten.
     """
     assert context.keys is not None and context.values is not None
     n_rows = len(source)
     n_kv_heads, length = context.keys.shape[1:3]
     lengths = torch.tensor(context.lengths())[source.cpu()]
-    counts = settings.counts(place, lengths.tolist())
+    counts = settings.counts(budget_index, lengths.tolist())
     device = context.keys.device
     rank = torch.full((n_rows, n_kv_heads, length), length, device=device)
     sinks = torch.zeros_like(counts)
@@ -156,7 +157,8 @@ def compress(
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
     entries = RaggedEntries.gather(context.keys, context.values, source.to(device), kept.flatten(0, 1), share=share)
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
-    return Compressed(counts, lengths, entries, _ring(rank[kept], counts.flatten(), ring_counts), ring_counts)
+    ring = _build_ring(rank[kept], counts.flatten(), ring_counts)
+    return CompressedContext(counts, lengths, entries, ring, ring_counts)
 
 
 def _rank(
@@ -170,7 +172,7 @@ def _rank(
     sinks: Tensor,
 ) -> None:
     """Fill in `counts`, `sinks` `[B, Hkv]` and `rank` `[B, Hkv, T]` (0: best) for the rows of one policy and group."""
-    members = group.members(source[rows])  # place in the group's scores, -1 for rows of other groups
+    members = group.indices_of(source[rows])  # index in the group's scores, -1 for rows of other groups
     rows, members = rows[members >= 0], members[members >= 0]
     if not len(rows):
         return
@@ -180,18 +182,21 @@ def _rank(
         count: (policy.protected_first(count), policy.protected_last(count)) for count in counts[rows].unique().tolist()
     }
     for first, last in dict.fromkeys(protected.values()):
-        same = [count for count, one in protected.items() if one == (first, last)]
+        same = [count for count, pair in protected.items() if pair == (first, last)]
         row, head = torch.isin(counts[rows], torch.tensor(same)).nonzero(as_tuple=True)
         scored, back = (members[row] * n_kv_heads + head).unique(return_inverse=True)
-        ranked = raise_protected(scores.flatten(0, 1)[scored.to(scores.device)], policy, same[0])  # [P, n]
-        order = ranked.argsort(dim=-1, descending=True, stable=True)
-        places = torch.empty_like(order).scatter_(-1, order, torch.arange(n, device=order.device).expand_as(order))
-        rank[rows[row].to(rank.device), head.to(rank.device), group.padding :] = places[back.to(order.device)]
+        raised = raise_protected(scores.flatten(0, 1)[scored.to(scores.device)], policy, same[0])  # [P, n]
+        order = raised.argsort(dim=-1, descending=True, stable=True)
+        ranks = torch.empty_like(order).scatter_(-1, order, torch.arange(n, device=order.device).expand_as(order))
+        rank[rows[row].to(rank.device), head.to(rank.device), group.padding :] = ranks[back.to(order.device)]
         sinks[rows[row], head] = min(first, n)
 
 
-def _ring(rank: Tensor, counts: Tensor, ring_counts: Tensor) -> Tensor:
-    """Slots to overwrite, cache by cache, highest rank (least wanted) first; `rank` `[N]` of the kept, slot by slot."""
+def _build_ring(rank: Tensor, counts: Tensor, ring_counts: Tensor) -> Tensor:
+    """List the slots to overwrite, cache by cache, least important first.
+
+    `rank` `[N]` is that of every kept entry, slot by slot; the highest is the least important.
+    """
     device = rank.device
     caches, slots = slots_of(counts.to(device))
     turn = counts.to(device)[caches] - 1 - rank

@@ -1,4 +1,4 @@
-"""Reading a context: its full keys and values, and what the eviction policies make of it on the way."""
+"""Prefill: reads a context in full while eviction policies observe its queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from baklava.cache.attended import AttendedCache, AttendingLayer
 from baklava.cache.attention.dense import attach, dense_attention
 from baklava.cache.layers import build_layers
-from baklava.cache.padding import padding_shown
+from baklava.cache.padding import padding_of_attention
 from baklava.decoder.config import decoder_of, text_config
 from baklava.decoder.length_dependent_rope import RotationWatch
 from baklava.eviction import EvictionPolicy
@@ -22,29 +22,29 @@ from baklava.eviction.base import LayerContext
 
 @dataclass
 class RowGroup:
-    """Rows of a batch that begin after equally much padding, and what each policy remembers of their queries."""
+    """Rows of a batch with equally much padding before them, and what each policy remembers of their queries."""
 
     rows: Tensor | None  # None: all rows
     padding: int
     states: dict[EvictionPolicy, Any] = field(default_factory=dict)
 
-    def of(self, tensor: Tensor, *, skip: int) -> Tensor:
-        """Their part of `[B, ...]`, without the first `skip` entries of the next-to-last dimension."""
+    def select(self, tensor: Tensor, *, skip: int) -> Tensor:
+        """Select the group's rows of `[B, ..., n, D]`, without the first `skip` of the `n`."""
         return (tensor if self.rows is None else tensor[self.rows.to(tensor.device)])[..., skip:, :]
 
-    def members(self, rows: Tensor) -> Tensor:
-        """Place of batch rows `[R]` in this group, -1 for those of another."""
+    def indices_of(self, rows: Tensor) -> Tensor:
+        """Index of batch rows `[R]` in this group, -1 for rows of another group."""
         if self.rows is None:
             return rows
-        found = rows[:, None] == self.rows  # [R, G]
-        return torch.where(found.any(-1), found.int().argmax(-1), -1)
+        matches = rows[:, None] == self.rows  # [R, G]
+        return torch.where(matches.any(-1), matches.int().argmax(-1), -1)
 
 
 class ContextLayer(AttendingLayer):
     """One layer's full keys and values `[B, Hkv, T, D]`, read in one pass or in chunks.
 
-    With `length`, the context's whole length, room is made once instead of at every chunk. `padding` `[B]` is how
-    many tokens before each row's first are none; without it the mask of the first chunk tells.
+    With `length`, the length of the entire context, storage is allocated once instead of at every chunk. `padding`
+    `[B]` counts the padding before each row's first token; without it, the mask of the first chunk shows it.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class ContextLayer(AttendingLayer):
         self._softcap: float | None = None
         self.rotation = RotationWatch(config)
         self.seen = 0
-        self.observed = 0
+        self.observed = 0  # tokens whose queries the policies have observed
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Take in a chunk; returns all keys and values so far, for `attend`."""
+        """Append a chunk; returns all keys and values so far, for `attend`."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.took()
+        self.mark_updated()
         n_new = key_states.shape[2]
         if self._length is None:
             self.keys = key_states if self.keys is None else torch.cat([self.keys, key_states], 2)
@@ -92,15 +92,15 @@ class ContextLayer(AttendingLayer):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
-        """Causal attention of a chunk `[B, Hq, Q, D]`, which the policies watch."""
-        self.attends()
+        """Compute the causal attention of a chunk `[B, Hq, Q, D]`, whose queries the policies observe."""
+        self.mark_attended()
         if not self._groups:
-            self._groups = _groups(padding_shown(mask) if self._padding is None else self._padding)
+            self._groups = _group_rows(padding_of_attention(mask) if self._padding is None else self._padding)
         self.rotation.check(self.seen - min(group.padding for group in self._groups))
         self._scaling, self._softcap = scaling, softcap
         for group in self._groups:
-            unread = max(0, group.padding - self.observed)  # padding at the start of this chunk
-            queries = group.of(query, skip=unread)
+            n_padding = max(0, group.padding - self.observed)  # of this chunk
+            queries = group.select(query, skip=n_padding)
             if queries.shape[2]:
                 context = self._context(group, key, value)
                 for policy in self._policies:
@@ -110,8 +110,8 @@ class ContextLayer(AttendingLayer):
 
     def _context(self, group: RowGroup, keys: Tensor, values: Tensor) -> LayerContext:
         return LayerContext(
-            keys=group.of(keys, skip=group.padding),
-            values=group.of(values, skip=group.padding),
+            keys=group.select(keys, skip=group.padding),
+            values=group.select(values, skip=group.padding),
             scaling=self._scaling,
             softcap=self._softcap,
             layer_index=self._layer_index,
@@ -120,7 +120,7 @@ class ContextLayer(AttendingLayer):
         )
 
     def scores(self, policy: EvictionPolicy) -> list[tuple[RowGroup, Tensor]]:
-        """What a policy makes of the context: scores `[rows, Hkv, T - padding]` for each group of rows."""
+        """Let a policy score the context: `[rows, Hkv, T - padding]` for each group of rows."""
         assert self.keys is not None and self.values is not None
         return [
             (group, policy.score(self._context(group, self.keys, self.values), group.states.get(policy)))
@@ -132,7 +132,7 @@ class ContextLayer(AttendingLayer):
         return 0 if self.keys is None else self.keys.shape[0]
 
     def lengths(self) -> list[int]:
-        """Tokens of each row, padding not counted."""
+        """Count the tokens of each row, without padding."""
         lengths = [self.seen] * self.n_rows
         for group in self._groups:
             for row in range(self.n_rows) if group.rows is None else group.rows.tolist():
@@ -143,20 +143,20 @@ class ContextLayer(AttendingLayer):
         self.__init__(self._layer_index, self._config, self._policies)  # type: ignore[misc]
 
 
-def _groups(padding: Tensor | None) -> list[RowGroup]:
-    """Rows by their padding."""
+def _group_rows(padding: Tensor | None) -> list[RowGroup]:
+    """Group rows by their padding."""
     if padding is None:
         return [RowGroup(None, 0)]
-    if len(different := padding.unique().tolist()) == 1:
-        return [RowGroup(None, different[0])]
-    return [RowGroup((padding == n).nonzero().squeeze(-1), n) for n in different]
+    if len(distinct := padding.unique().tolist()) == 1:
+        return [RowGroup(None, distinct[0])]
+    return [RowGroup((padding == n).nonzero().squeeze(-1), n) for n in distinct]
 
 
 class ContextCache(AttendedCache):
-    """A full cache that lets eviction policies watch while a context is read, to be compressed in many ways later.
+    """A full cache whose eviction policies observe a context as it is read, to compress it in many ways later.
 
-    See `BudgetedCache.from_context`. The model must use the attention `baklava`. A context that is read in chunks takes
-    its whole `length` and the `padding` `[B]` before its rows.
+    See `BudgetedCache.from_context`. The model must use the attention `baklava`. To read a context in chunks, give its
+    full `length` and the `padding` `[B]` before its rows.
     """
 
     def __init__(

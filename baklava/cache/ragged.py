@@ -1,4 +1,4 @@
-"""Ragged storage of one layer: every KV cache with its own number of entries, and not one entry more."""
+"""Ragged storage of one layer: every KV cache has its own number of entries, without padding."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-# A KV cache is stored in as many pieces of the first length as fit, then of the second; what is left is shorter.
-# Pieces of all KV caches lie side by side, so that they are one batch of equal products, however uneven the budgets.
+# A KV cache is stored in as many blocks of the first length as fit, then of the second; its remainder is shorter.
+# Blocks of all KV caches lie side by side, so that they are one batch of equal products, however uneven the budgets.
 BLOCK_SIZES = (512, 64)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """`P` equally long pieces of KV caches: entries `start` to `start + P * length` of the storage."""
+    """`P` equally long blocks of KV caches: entries `start` to `start + P * length` of the storage."""
 
     start: int
     length: int
-    owners: Tensor  # [P], the KV cache that each belongs to
+    owners: Tensor  # [P], the KV cache that each block belongs to
 
 
 @dataclass(frozen=True)
 class Remainder:
-    """What is left of the KV caches that do not end with a piece: entries `index` `[P, W]`, `hidden` past their end."""
+    """The ends of the `P` KV caches that do not fill their last block, padded to the longest of them, `W` entries."""
 
-    owners: Tensor  # [P]
-    index: Tensor
-    hidden: Tensor  # [P, 1, W]
+    owners: Tensor  # [P], the KV cache that each belongs to
+    index: Tensor  # [P, W], where the entries lie in storage
+    hidden: Tensor  # [P, 1, W], true past the end of the KV cache
 
 
 @dataclass(frozen=True)
 class WorkItems:
-    """Storage cut into `n` stretches of one KV cache each, for programs that run side by side.
+    """Storage cut into `n` stretches of one KV cache each, for programs that run in parallel.
 
-    The results of KV cache `c` belong at places `bounds[c]` to `bounds[c + 1]`.
+    The results of KV cache `c` have the indices `bounds[c]` to `bounds[c + 1]`.
     """
 
-    table: Tensor  # int32 [n, 4]: first entry, number of entries, KV cache, place of the result
+    table: Tensor  # int32 [n, 4]: first entry, number of entries, KV cache, index of the result
     bounds: Tensor  # int32 [C + 1]
 
     def __len__(self) -> int:
@@ -48,13 +48,13 @@ class WorkItems:
 
 
 class RaggedLayout:
-    """Where the entries of `C` KV caches lie in storage; `counts` `[C]` are their numbers (int64, on the CPU)."""
+    """Where the entries of `C` KV caches lie in storage; `counts` `[C]` says how many each has (int64, on the CPU)."""
 
     def __init__(
         self,
         counts: Tensor,
         device: torch.device,
-        pieces: Sequence[Blocks],
+        blocks: Sequence[Blocks],
         starts: list[Tensor],
         ends: list[Tensor],
         n_entries: int,
@@ -62,51 +62,51 @@ class RaggedLayout:
         self.counts = counts
         self.device = device
         self.n_entries = n_entries
-        self._pieces = pieces
-        self._starts = starts  # `[C]` where the pieces of each length begin, then where what is left does
-        self._ends = ends  # `[C]` the slots at which they end
+        self._blocks = blocks
+        self._starts = starts  # `[C]` where the blocks of each length begin in storage, then where the remainder does
+        self._ends = ends  # `[C]` the slots at which these end
         self._items: dict[int, WorkItems] = {}
 
     @classmethod
     def of(cls, counts: Tensor, device: torch.device) -> RaggedLayout:
-        """For KV caches of so many entries."""
+        """Lay out KV caches that have `counts` `[C]` entries."""
         left = counts
         start = 0
-        pieces, starts, ends = [], [], []
+        blocks, starts, ends = [], [], []
         caches = torch.arange(len(counts))
         for length in BLOCK_SIZES:
-            n_pieces = left // length
-            starts.append(start + length * before_each(n_pieces))
-            ends.append(counts - left + length * n_pieces)
-            pieces.append(Blocks(start, length, caches.repeat_interleave(n_pieces).to(device)))
-            start += length * int(n_pieces.sum())
-            left = left - length * n_pieces
+            n_blocks = left // length
+            starts.append(start + length * before_each(n_blocks))
+            ends.append(counts - left + length * n_blocks)
+            blocks.append(Blocks(start, length, caches.repeat_interleave(n_blocks).to(device)))
+            start += length * int(n_blocks.sum())
+            left = left - length * n_blocks
         starts.append(start + before_each(left))
-        return cls(counts, device, pieces, starts, [*ends, counts], start + int(left.sum()))
+        return cls(counts, device, blocks, starts, [*ends, counts], start + int(left.sum()))
 
     @classmethod
-    def joined(cls, layouts: Sequence[RaggedLayout]) -> RaggedLayout:
-        """Of storages one after another."""
-        pieces: list[Blocks] = []
+    def concatenate(cls, layouts: Sequence[RaggedLayout]) -> RaggedLayout:
+        """Lay out several storages one after another."""
+        blocks: list[Blocks] = []
         starts: list[list[Tensor]] = []
         n_caches = n_entries = 0
-        for one in layouts:
-            pieces += (Blocks(n_entries + each.start, each.length, n_caches + each.owners) for each in one._pieces)
-            starts.append([n_entries + each for each in one._starts])
-            n_caches += len(one.counts)
-            n_entries += one.n_entries
-        ends = zip(*(one._ends for one in layouts), strict=True)
+        for layout in layouts:
+            blocks += (Blocks(n_entries + some.start, some.length, n_caches + some.owners) for some in layout._blocks)
+            starts.append([n_entries + start for start in layout._starts])
+            n_caches += len(layout.counts)
+            n_entries += layout.n_entries
+        ends = zip(*(layout._ends for layout in layouts), strict=True)
         return cls(
-            torch.cat([one.counts for one in layouts]),
+            torch.cat([layout.counts for layout in layouts]),
             layouts[0].device,
-            pieces,
-            [torch.cat(some) for some in zip(*starts, strict=True)],
-            [torch.cat(some) for some in ends],
+            blocks,
+            [torch.cat(parts) for parts in zip(*starts, strict=True)],
+            [torch.cat(parts) for parts in ends],
             n_entries,
         )
 
     def positions(self, caches: Tensor, slots: Tensor) -> Tensor:
-        """Index in storage of slot `slots` `[M]` of KV cache `caches` `[M]`; slots of a cache count from 0."""
+        """Find where slots `[M]` of KV caches `[M]` lie in storage; the slots of a cache count from 0."""
         position = torch.empty_like(slots)
         begin = torch.zeros_like(slots)
         todo = torch.ones_like(slots, dtype=torch.bool)
@@ -118,11 +118,11 @@ class RaggedLayout:
             begin = end
         return position
 
-    def pieces(self) -> Iterator[Blocks]:
-        return (one for one in self._pieces if len(one.owners))
+    def blocks(self) -> Iterator[Blocks]:
+        return (blocks for blocks in self._blocks if len(blocks.owners))
 
     @cached_property
-    def rest(self) -> Remainder | None:
+    def remainder(self) -> Remainder | None:
         remaining = self.counts - self._ends[-2]
         owners = remaining.nonzero().squeeze(-1)
         if not len(owners):
@@ -131,23 +131,25 @@ class RaggedLayout:
         index = self._starts[-1][owners, None] + column.clamp(max=left - 1)  # [P, W]
         return Remainder(owners.to(self.device), index.to(self.device), (column >= left)[:, None].to(self.device))
 
-    def work_items(self, most: int) -> WorkItems:
-        """All of storage in stretches of at most `most` entries, in the order in which they lie; kept for next time."""
-        if most not in self._items:
+    def work_items(self, max_length: int) -> WorkItems:
+        """Cut all of storage into stretches of at most `max_length` entries, in storage order; remembers the result."""
+        if max_length not in self._items:
             start, length, cache = self._segments()
-            n_cuts = (length + most - 1) // most
+            n_cuts = (length + max_length - 1) // max_length
             segment, nth = slots_of(n_cuts)
-            begin, cache = nth * most, cache[segment]
-            place = torch.empty_like(cache)
-            place[cache.argsort(stable=True)] = torch.arange(len(cache))
-            table = torch.stack([start[segment] + begin, (length[segment] - begin).clamp(max=most), cache, place], -1)
+            begin, cache = nth * max_length, cache[segment]
+            result = torch.empty_like(cache)
+            result[cache.argsort(stable=True)] = torch.arange(len(cache))
+            n_entries = (length[segment] - begin).clamp(max=max_length)
+            table = torch.stack([start[segment] + begin, n_entries, cache, result], -1)
             n_items = cache.bincount(minlength=len(self.counts))
             bounds = torch.cat([torch.zeros(1, dtype=torch.int64), n_items.cumsum(0)])
-            self._items[most] = WorkItems(*(one.to(torch.int32).to(self.device) for one in (table, bounds)))
-        return self._items[most]
+            tensors = (tensor.to(torch.int32).to(self.device) for tensor in (table, bounds))
+            self._items[max_length] = WorkItems(*tensors)
+        return self._items[max_length]
 
     def _segments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Start, length and KV cache of all that lies in one stretch: its pieces of one length, or its rest."""
+        """Start, length and KV cache of all that is contiguous: a cache's blocks of one length, or its remainder."""
         starts, ends = torch.stack(self._starts), torch.stack(self._ends)  # [kinds, C]
         lengths = ends.diff(dim=0, prepend=torch.zeros_like(ends[:1]))
         kind, cache = lengths.nonzero(as_tuple=True)
@@ -157,24 +159,24 @@ class RaggedLayout:
 
 
 def before_each(counts: Tensor) -> Tensor:
-    """How many entries lie before those of each KV cache."""
+    """Count the entries that lie before those of each KV cache."""
     return counts.cumsum(0) - counts
 
 
 def slots_of(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """KV cache and slot of every entry, cache by cache: two `[N]` for `counts` `[C]`."""
+    """List the KV cache and the slot of every entry, cache by cache: two `[N]` for `counts` `[C]`."""
     caches = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     return caches, torch.arange(len(caches), device=counts.device) - before_each(counts)[caches]
 
 
 def writable(tensor: Tensor) -> Tensor:
-    """Itself, or a copy of a tensor that was made in inference mode and cannot be written to outside of it."""
+    """Return the tensor, or a copy where it was made in inference mode and cannot be written to outside of it."""
     return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Keys and values `[T, D]` that lie in a context, for the KV caches `owners` `[P]` that keep all of them."""
+class SharedEntries:
+    """Keys and values `[T, D]` of a context, for the KV caches `owners` `[P]` that keep all of them without a copy."""
 
     keys: Tensor
     values: Tensor
@@ -182,12 +184,12 @@ class Shared:
 
 
 class RaggedEntries:
-    """Keys `[N, D]` and values `[N, D]` of `C` KV caches with `counts` `[C]` entries each, N their sum.
+    """Keys and values `[N, D]` of `C` KV caches, N the sum of their entries; `layout` says where each lies.
 
     A cache in `shared` has no entries here; it reads those of the context.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, layout: RaggedLayout, shared: Sequence[Shared] = ()):
+    def __init__(self, keys: Tensor, values: Tensor, layout: RaggedLayout, shared: Sequence[SharedEntries] = ()):
         self.keys = keys
         self.values = values
         self.layout = layout
@@ -195,60 +197,61 @@ class RaggedEntries:
 
     @classmethod
     def gather(cls, keys: Tensor, values: Tensor, rows: Tensor, kept: Tensor, *, share: bool = False) -> RaggedEntries:
-        """Of contexts `[B, Hkv, T, D]` the entries `kept` `[C, T]`, KV cache `r * Hkv + h` from row `rows[r]`.
+        """Gather the entries `kept` `[C, T]` of contexts `[B, Hkv, T, D]`, KV cache `r * Hkv + h` from row `rows[r]`.
 
-        In the order of the text within each cache. With `share`, what a cache keeps whole is not copied.
+        Entries stay in the order of the text. With `share`, KV caches that are fully kept are not copied.
         """
         n_kv_heads = keys.shape[1]
-        shared: list[Shared] = []
+        shared: list[SharedEntries] = []
         if share:
-            whole = kept.all(-1)
-            kept = kept & ~whole[:, None]
+            fully_kept = kept.all(-1)
+            kept = kept & ~fully_kept[:, None]
             for row in rows.unique().tolist():
                 for head in range(n_kv_heads):
-                    owners = (whole.view(-1, n_kv_heads)[:, head] & (rows == row)).nonzero().squeeze(-1)
+                    owners = (fully_kept.view(-1, n_kv_heads)[:, head] & (rows == row)).nonzero().squeeze(-1)
                     if len(owners):
-                        shared.append(Shared(keys[row, head], values[row, head], owners * n_kv_heads + head))
+                        shared.append(SharedEntries(keys[row, head], values[row, head], owners * n_kv_heads + head))
         layout = RaggedLayout.of(kept.sum(-1).cpu(), keys.device)
-        caches, at = kept.nonzero(as_tuple=True)  # cache by cache
+        caches, position = kept.nonzero(as_tuple=True)  # cache by cache
         _, slots = slots_of(layout.counts.to(keys.device))
-        source = torch.empty_like(at)
-        source[layout.positions(caches, slots)] = torch.arange(len(at), device=keys.device)
-        caches, at = caches[source], at[source]
-        where = (rows[caches // n_kv_heads], caches % n_kv_heads, at)
+        source = torch.empty_like(position)
+        source[layout.positions(caches, slots)] = torch.arange(len(position), device=keys.device)
+        caches, position = caches[source], position[source]
+        where = (rows[caches // n_kv_heads], caches % n_kv_heads, position)
         return cls(keys[where], values[where], layout, shared)
 
     @classmethod
-    def joined(cls, parts: Sequence[RaggedEntries]) -> RaggedEntries:
-        """The KV caches of all parts, part after part."""
-        before = accumulate((len(one.layout.counts) for one in parts), initial=0)
+    def concatenate(cls, storages: Sequence[RaggedEntries]) -> RaggedEntries:
+        """Put the KV caches of several storages one after another."""
+        n_before = accumulate((len(storage.layout.counts) for storage in storages), initial=0)
         return cls(
-            torch.cat([one.keys for one in parts]),
-            torch.cat([one.values for one in parts]),
-            RaggedLayout.joined([one.layout for one in parts]),
+            torch.cat([storage.keys for storage in storages]),
+            torch.cat([storage.values for storage in storages]),
+            RaggedLayout.concatenate([storage.layout for storage in storages]),
             [
-                Shared(each.keys, each.values, n + each.owners)
-                for n, one in zip(before, parts, strict=False)
-                for each in one.shared
+                SharedEntries(shared.keys, shared.values, n + shared.owners)
+                for n, storage in zip(n_before, storages, strict=False)
+                for shared in storage.shared
             ],
         )
 
     def select(self, caches: Tensor) -> RaggedEntries:
-        """These KV caches `[C']`, in this order; one may occur more than once."""
+        """Copy these KV caches `[C']`, in this order; a cache may occur more than once."""
         layout = RaggedLayout.of(self.layout.counts[caches.cpu()], self.keys.device)
         new, slots = slots_of(layout.counts.to(self.keys.device))
-        places = caches.to(self.keys.device)
+        chosen = caches.to(self.keys.device)
         source = torch.empty_like(new)
-        source[layout.positions(new, slots)] = self.layout.positions(places[new], slots)
+        source[layout.positions(new, slots)] = self.layout.positions(chosen[new], slots)
         shared = [
-            Shared(one.keys, one.values, torch.isin(places, one.owners).nonzero().squeeze(-1)) for one in self.shared
+            SharedEntries(entries.keys, entries.values, torch.isin(chosen, entries.owners).nonzero().squeeze(-1))
+            for entries in self.shared
         ]
         keys, values = self.keys.index_select(0, source), self.values.index_select(0, source)
-        return RaggedEntries(keys, values, layout, [one for one in shared if len(one.owners)])
+        return RaggedEntries(keys, values, layout, [entries for entries in shared if len(entries.owners)])
 
     @property
     def entry_bytes(self) -> int:
-        """Bytes of one entry's key and value."""
+        """Bytes of the key and value of one entry."""
         return self.keys.shape[-1] * self.keys.element_size() + self.values.shape[-1] * self.values.element_size()
 
     def write(self, caches: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -258,14 +261,14 @@ class RaggedEntries:
         self.keys[where] = keys
         self.values[where] = values
 
-    def of(self, pieces: Blocks) -> tuple[Tensor, Tensor]:
-        """Keys and values `[P, length, D]` of pieces, without a copy."""
-        end = pieces.start + pieces.length * len(pieces.owners)
-        shape = (len(pieces.owners), pieces.length, -1)
-        return self.keys[pieces.start : end].view(shape), self.values[pieces.start : end].view(shape)
+    def view_blocks(self, blocks: Blocks) -> tuple[Tensor, Tensor]:
+        """View the keys and values `[P, length, D]` of blocks, without a copy."""
+        end = blocks.start + blocks.length * len(blocks.owners)
+        shape = (len(blocks.owners), blocks.length, -1)
+        return self.keys[blocks.start : end].view(shape), self.values[blocks.start : end].view(shape)
 
-    def gathered(self, rest: Remainder) -> tuple[Tensor, Tensor]:
-        """A copy `[P, W, D]` of the keys and values of what is left of KV caches, hidden ones among them."""
-        where = rest.index.flatten()  # whole rows at once, which `keys[rest.index]` does not copy
-        shape = (*rest.index.shape, -1)
+    def gather_remainder(self, remainder: Remainder) -> tuple[Tensor, Tensor]:
+        """Copy the keys and values `[P, W, D]` of a remainder, hidden ones among them."""
+        where = remainder.index.flatten()  # `index_select` copies entire rows, which `keys[remainder.index]` does not
+        shape = (*remainder.index.shape, -1)
         return self.keys.index_select(0, where).view(shape), self.values.index_select(0, where).view(shape)

@@ -13,9 +13,9 @@ COUNTS = st.lists(st.one_of(st.integers(0, 70), st.sampled_from([63, 64, 511, 51
 
 
 def layout_of(counts: list[int], cut: int = 0) -> RaggedLayout:
-    """Of one storage, or of two that were joined."""
+    """The layout of one storage, or of two that were joined."""
     parts = [counts[:cut], counts[cut:]] if 0 < cut < len(counts) else [counts]
-    return RaggedLayout.joined([RaggedLayout.of(torch.tensor(part), torch.device("cpu")) for part in parts])
+    return RaggedLayout.concatenate([RaggedLayout.of(torch.tensor(part), torch.device("cpu")) for part in parts])
 
 
 def entries_of(storage: RaggedEntries, cache: int) -> Tensor:
@@ -38,28 +38,28 @@ def gathered(counts: list[int]) -> tuple[RaggedEntries, Tensor, Tensor]:
 @given(COUNTS, st.integers(0, 5))
 def test_every_slot_has_a_place_of_its_own(counts: list[int], cut: int) -> None:
     layout = layout_of(counts, cut)
-    places = layout.positions(*slots_of(layout.counts))
-    assert sorted(places.tolist()) == list(range(sum(counts)))
+    positions = layout.positions(*slots_of(layout.counts))
+    assert sorted(positions.tolist()) == list(range(sum(counts)))
     assert layout.n_entries == sum(counts)
 
 
 @settings(max_examples=60)
 @given(COUNTS, st.integers(0, 5))
-def test_pieces_and_rest_hold_every_entry_once_under_its_owner(counts: list[int], cut: int) -> None:
+def test_blocks_and_remainder_hold_every_entry_once_under_its_owner(counts: list[int], cut: int) -> None:
     layout = layout_of(counts, cut)
     owner = torch.full((sum(counts),), -1)
     owner[layout.positions(*slots_of(layout.counts))] = slots_of(layout.counts)[0]
-    found = torch.zeros(sum(counts), dtype=torch.int64)
-    for pieces in layout.pieces():
-        index = torch.arange(pieces.start, pieces.start + pieces.length * len(pieces.owners)).view(-1, pieces.length)
-        assert (owner[index] == pieces.owners[:, None]).all()
-        found[index] += 1
-    if layout.rest is not None:
-        visible = ~layout.rest.hidden[:, 0]
-        assert layout.rest.index.shape[1] < BLOCK_SIZES[-1]
-        assert (owner[layout.rest.index] == layout.rest.owners[:, None])[visible].all()
-        found[layout.rest.index[visible]] += 1
-    assert (found == 1).all()
+    n_seen = torch.zeros(sum(counts), dtype=torch.int64)
+    for blocks in layout.blocks():
+        index = torch.arange(blocks.start, blocks.start + blocks.length * len(blocks.owners)).view(-1, blocks.length)
+        assert (owner[index] == blocks.owners[:, None]).all()
+        n_seen[index] += 1
+    if layout.remainder is not None:
+        visible = ~layout.remainder.hidden[:, 0]
+        assert layout.remainder.index.shape[1] < BLOCK_SIZES[-1]
+        assert (owner[layout.remainder.index] == layout.remainder.owners[:, None])[visible].all()
+        n_seen[layout.remainder.index[visible]] += 1
+    assert (n_seen == 1).all()
 
 
 @settings(max_examples=60)
@@ -88,7 +88,7 @@ def test_selected_caches_keep_their_entries(counts: list[int], data: st.DataObje
 @given(COUNTS, COUNTS)
 def test_joined_caches_keep_their_entries(counts: list[int], others: list[int]) -> None:
     parts = [gathered(counts)[0], gathered(others)[0]]
-    joined = RaggedEntries.joined(parts)
+    joined = RaggedEntries.concatenate(parts)
     assert joined.layout.n_entries == sum(counts) + sum(others)
     for cache in range(len(counts)):
         assert (entries_of(joined, cache) == entries_of(parts[0], cache)).all()

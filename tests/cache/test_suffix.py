@@ -27,7 +27,7 @@ def made(rows: Rows) -> Suffix:
 
 def held(suffix: Suffix) -> Rows:
     """The tokens that the last query of each row sees."""
-    mask = suffix.visible(None, 1)
+    mask = suffix.hide_padding(None, 1)
     shown = torch.ones(suffix.n_rows, suffix.length, dtype=torch.bool) if mask is None else mask[:, 0, 0]
     assert torch.equal(suffix.keys, -suffix.values)
     assert torch.isfinite(suffix.keys).all()
@@ -59,13 +59,13 @@ def test_rows_keep_their_tokens_as_others_come_and_go(steps: list[tuple[int, int
 
 def test_a_query_sees_what_is_before_it() -> None:
     suffix = made([[1.0, 2.0, 3.0]])
-    assert suffix.visible(None, 2) is None
+    assert suffix.hide_padding(None, 2) is None
     suffix.append_rows(made([[4.0, 5.0]]))
-    mask = suffix.visible(None, 2)
+    mask = suffix.hide_padding(None, 2)
     assert mask is not None
     assert mask[:, 0].tolist() == [[[True, True, False], [True] * 3], [[False, True, False], [False, True, True]]]
     given_mask = torch.tensor([[[[False, True, True]]], [[[True, True, False]]]])
-    masked = suffix.visible(given_mask, 1)
+    masked = suffix.hide_padding(given_mask, 1)
     assert masked is not None
     assert masked[:, 0, 0].tolist() == [[False, True, True], [False, True, False]]
 

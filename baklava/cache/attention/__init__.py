@@ -1,1 +1,6 @@
-"""Attention over a budgeted cache: dense while the context is read, ragged afterwards."""
+"""The attention `baklava`: dense while a context is read, ragged over its compressed entries afterwards.
+
+- `dense.baklava_attention`: the function in transformers' registry, and `dense_attention` over full tensors.
+- `ragged.ragged_attention`: attention to a compressed context and the suffix; `backend.choose_backend` picks what
+  computes it: `triton_decode` with `triton_kernels`, `varlen`, or plain PyTorch with the helpers of `precision`.
+"""

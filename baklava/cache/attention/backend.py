@@ -1,4 +1,4 @@
-"""What attends to a compressed context, by device; the kernels themselves are imported where they are used."""
+"""Chooses what computes attention to a compressed context; the kernels are imported where they are used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 @lru_cache
-def backend(device: torch.device, dtype: torch.dtype, dims: tuple[int, int], softcap: float | None) -> Backend:
-    """For queries of this dtype, keys and values of head dimensions `dims`, bounded scores or not.
+def choose_backend(device: torch.device, dtype: torch.dtype, dims: tuple[int, int], softcap: float | None) -> Backend:
+    """Choose by the queries' device and dtype, the head dimensions `dims` of keys and values, and soft-capping.
 
-    The Triton kernel where it runs, PyTorch's FlashAttention for sequences of various lengths where Triton is missing,
-    else plain PyTorch: on the CPU, on GPUs before Ampere, in float64, for head dimensions above 256.
+    The Triton kernel where it runs; PyTorch's variable-length FlashAttention where Triton is missing; else plain
+    PyTorch: on the CPU, on GPUs before Ampere, in float64, for head dimensions above 256.
     """
     if device.type != "cuda" or max(dims) > 256 or torch.cuda.get_device_capability(device) < (8, 0):
         return "torch"
@@ -35,7 +35,7 @@ def _has_triton() -> bool:
 
 def _has_varlen() -> bool:
     try:
-        from torch.nn.attention.varlen import AuxRequest  # noqa: F401  first versions gave no log-sum-exp
+        from torch.nn.attention.varlen import AuxRequest  # noqa: F401  its first versions return no log-sum-exp
     except ImportError:
         return False
     return True

@@ -14,17 +14,17 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from baklava.cache.attention.precision import exact
+from baklava.cache.attention.precision import at_least_float32
 from baklava.errors import UserError
 
 NAME = "baklava"
 
-# Soft-capped scores have no fused kernel; so many of them `[B, Hq, q, T]` are held at a time.
+# Scores `[B, Hq, q, T]` that are held at a time where they are soft-capped, which no fused kernel can do.
 MAX_SCORES = 2**25
 
 
 class Observer(Protocol):
-    """Sees the tensors of a layer's attention: query `[B, Hq, T, D]`, key and value `[B, Hkv, T, D]`, output."""
+    """Is called with the tensors of a layer's attention: query `[B, Hq, T, D]`, key, value `[B, Hkv, T, D]`, output."""
 
     def __call__(
         self,
@@ -39,7 +39,7 @@ class Observer(Protocol):
     ) -> None: ...
 
 
-# What some models' attention does beside keys, queries and a mask, by the name of its argument.
+# What the attention of some models does besides keys, queries and a mask, by the name of its argument.
 UNSUPPORTED = {
     "s_aux": "learnt attention sinks",
     "sinks": "learnt attention sinks",
@@ -50,26 +50,26 @@ UNSUPPORTED = {
 
 
 class Attends(Protocol):
-    """A cache layer that does its own attention; `seen` tokens so far."""
+    """A cache layer that computes its own attention; it has seen `seen` tokens."""
 
     seen: int
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
-        """Output `[B, Hq, Q, D]` for the tokens just put in; key, value and mask as the model passed them on."""
+        """Compute the output `[B, Hq, Q, D]` of the latest tokens; key, value and mask are as the model passed them."""
         ...
 
 
 def attach(tensor: Tensor, layer: Attends) -> Tensor:
-    """Let keys or values carry their cache layer to the attention function: a cache's only way to hand it more."""
+    """Attach the cache layer to its keys or values: the only way to hand it to the attention function."""
     carrier = tensor.view(tensor.shape)
     carrier.baklava_layer = layer  # type: ignore[attr-defined]
     return carrier
 
 
 def check_attention(config: PreTrainedConfig) -> None:
-    """Raises `UserError` for a model whose attention is another one."""
+    """Raises `UserError` for a model that does not use the attention `baklava`."""
     if config._attn_implementation != NAME:
         raise UserError(
             f"a BudgetedCache needs the attention {NAME!r}, the model has {config._attn_implementation!r}; "
@@ -86,18 +86,18 @@ def dense_attention(
     mask: Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Causal attention `[B, Hq, Q, D]` of the last `Q` of `T` positions, KV heads not repeated.
+    """Causal attention `[B, Hq, Q, D]` of the last `Q` of `T` positions, without repeating KV heads.
 
-    `mask` `[B, 1, Q, T]` is true where a query may look; without one, it sees all up to itself.
+    `mask` `[B, 1, Q, T]` is true where a query may look; without a mask, it sees everything up to itself.
     """
     batch, n_heads, n_queries, _ = query.shape
     n_kv_heads, n_keys = key.shape[1:3]
     if softcap is not None:
-        return _softcapped(query, key, value, scaling=scaling, mask=mask, softcap=softcap)
+        return _softcapped_attention(query, key, value, scaling=scaling, mask=mask, softcap=softcap)
     if mask is None and 1 < n_queries < n_keys:
         position = torch.arange(n_keys, device=query.device)
         mask = position <= position[n_keys - n_queries :, None]
-    if n_queries == 1 and n_heads != n_kv_heads:  # the heads of a group as queries of their KV head: one read of it
+    if n_queries == 1 and n_heads != n_kv_heads:  # pack a group's heads as queries: their KV head is read once
         packed = query.reshape(batch, n_kv_heads, -1, query.shape[-1])
         output = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
         return output.reshape(batch, n_heads, 1, -1)
@@ -112,14 +112,14 @@ def dense_attention(
     )
 
 
-def _softcapped(
+def _softcapped_attention(
     query: Tensor, key: Tensor, value: Tensor, *, scaling: float, mask: Tensor | None, softcap: float
 ) -> Tensor:
-    """Attention with bounded scores (Gemma 2, arXiv 2408.00118), a block of queries at a time, in float32 at least."""
+    """Attention with bounded scores (Gemma 2, arXiv 2408.00118), in blocks of queries, in float32 at least."""
     batch, n_heads, n_queries, _ = query.shape
     n_kv_heads, n_keys = key.shape[1:3]
-    grouped = exact(query).unflatten(1, (n_kv_heads, -1)) * scaling  # [B, Hkv, group, Q, D]
-    keys, values = exact(key)[:, :, None].transpose(-1, -2), exact(value)[:, :, None]
+    grouped = at_least_float32(query).unflatten(1, (n_kv_heads, -1)) * scaling  # [B, Hkv, group, Q, D]
+    keys, values = at_least_float32(key)[:, :, None].transpose(-1, -2), at_least_float32(value)[:, :, None]
     step = max(1, MAX_SCORES // (batch * n_heads * n_keys))
     position = torch.arange(n_keys, device=query.device)
     blocks = []
@@ -129,7 +129,7 @@ def _softcapped(
             visible = position <= position[n_keys - n_queries :][start : start + step, None]
         else:
             visible = mask[..., start : start + step, :].unsqueeze(-4)
-        # Finite, so that a query of padding, which may look at nothing, gives some output and not NaN.
+        # Finite, so that a padding query, which sees nothing, gives an arbitrary output and not NaN.
         scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
         blocks.append(torch.matmul(scores.softmax(-1), values))
     return torch.cat(blocks, -2).flatten(1, 2).to(query.dtype)
@@ -139,7 +139,7 @@ def soft_cap(scores: Tensor, softcap: float) -> Tensor:
     return scores.div(softcap).tanh_().mul_(softcap)
 
 
-@torch.compiler.disable  # compiled, it would lose the layer that the keys carry
+@torch.compiler.disable  # a compiled function would lose the layer attached to the keys
 def baklava_attention(
     module: nn.Module,
     query: Tensor,
@@ -154,10 +154,10 @@ def baklava_attention(
     observer: Observer | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function for transformers' registry.
+    """The attention function for transformers' registry.
 
-    `observer`, passed to the model's forward, sees the tensors of every layer as they go by. A module that is not
-    causal, as those of vision and audio towers, attends as with transformers' `sdpa`.
+    An `observer` passed to the model's forward is called with the tensors of every layer. A module that is not causal,
+    as in vision and audio towers, attends as with transformers' `sdpa`.
     """
     if dropout:
         raise UserError("the baklava attention is for inference and knows no dropout; call model.eval()")
@@ -166,8 +166,8 @@ def baklava_attention(
         raise UserError("the model changes keys or values between its cache and its attention; it is not supported")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if layer is None and not causal:  # a vision or audio tower
-        return _not_causal(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs)
-    _check_plain(layer, kwargs, causal=causal)
+        return _attend_both_ways(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs)
+    _check_supported(layer, kwargs, causal=causal)
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     if layer is None:
@@ -179,7 +179,7 @@ def baklava_attention(
     return output.transpose(1, 2).contiguous(), None  # [B, Q, Hq, D]
 
 
-def _not_causal(
+def _attend_both_ways(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -190,7 +190,7 @@ def _not_causal(
     softcap: float | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    for name in ("s_aux", "sinks"):  # which sdpa would leave out
+    for name in ("s_aux", "sinks"):  # sdpa would ignore these
         if kwargs.get(name) is not None:
             raise UserError(f"the baklava attention does not support {UNSUPPORTED[name]}")
     return sdpa_attention_forward(
@@ -198,11 +198,11 @@ def _not_causal(
     )
 
 
-def _check_plain(layer: Attends | None, arguments: dict[str, Any], *, causal: bool) -> None:
-    """Raises `UserError` for attention that is more than keys, queries and a causal mask."""
-    for name, what in UNSUPPORTED.items():
+def _check_supported(layer: Attends | None, arguments: dict[str, Any], *, causal: bool) -> None:
+    """Raises `UserError` for attention that needs more than keys, queries and a causal mask."""
+    for name, feature in UNSUPPORTED.items():
         if arguments.get(name) is not None:
-            raise UserError(f"the baklava attention does not support models with {what}")
+            raise UserError(f"the baklava attention does not support models with {feature}")
     if layer is None:
         return
     if not causal:
@@ -225,15 +225,15 @@ def baklava_mask(
     allow_is_causal_skip: bool = True,
     **kwargs: Any,
 ) -> Tensor | None:
-    """Visible positions `[B, 1, Q, T]`, only where there is more to say than causality: padding, sliding windows."""
+    """Make the mask of visible positions `[B, 1, Q, T]`; None without padding and windows."""
     if attention_mask is not None and attention_mask.shape[1] < q_offset + q_length:
         raise UserError(
             f"the attention mask shows {attention_mask.shape[1]} positions, and {q_offset + q_length} are read with "
             "these tokens; pass the mask of all of them"
         )
     padded = attention_mask is not None and not bool(attention_mask.all())
-    plain = allow_is_causal_skip and not padded and q_offset + q_length == kv_length
-    if plain and (local_size is None or kv_length <= local_size):
+    causal_only = allow_is_causal_skip and not padded and q_offset + q_length == kv_length
+    if causal_only and (local_size is None or kv_length <= local_size):
         return None
     return sdpa_mask(
         q_length=q_length,
@@ -241,7 +241,7 @@ def baklava_mask(
         q_offset=q_offset,
         attention_mask=attention_mask,
         local_size=local_size,
-        allow_is_causal_skip=plain,
+        allow_is_causal_skip=causal_only,
         **kwargs,
     )
 

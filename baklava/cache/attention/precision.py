@@ -1,6 +1,6 @@
-"""Scores in float32 for models in half precision, as PyTorch's fused attention has them.
+"""Scores in float32 for models in half precision, as PyTorch's fused attention computes them.
 
-In bfloat16 a score of 1,000 is right to 4 only, and its weight in a softmax wrong by a factor; in float16 there are no
+In bfloat16 a score of 1,000 is exact only to within 4, so that its softmax weight is wrong by a factor; float16 has no
 scores above 65,504.
 """
 
@@ -9,28 +9,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Numbers that are turned into float32 at a time. On a CPU so few that the copies stay in its cache, where they cost
-# little beside the reading of the originals; elsewhere a call costs more than memory does.
-ON_CPU, ELSEWHERE = 2**19, 2**25
+# Elements that are converted to float32 at a time. On a CPU the copies then stay in its cache, where they cost little
+# compared with reading the originals; on other devices a call costs more than the memory does.
+MAX_CONVERTED_CPU, MAX_CONVERTED = 2**19, 2**25
 
 
-def exact(tensor: Tensor) -> Tensor:
-    """In float32 at least."""
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Convert half precision to float32; leave float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def converted_at_once(tensor: Tensor) -> int | None:
-    """How many numbers of a stored tensor `product` turns into float32 at a time; None where it need not."""
-    if exact(tensor[:0]).dtype == tensor.dtype:
+def max_converted(tensor: Tensor) -> int | None:
+    """How many elements of a stored tensor to convert to float32 at a time; None where none need it."""
+    if at_least_float32(tensor[:0]).dtype == tensor.dtype:
         return None
-    return ON_CPU if tensor.device.type == "cpu" else ELSEWHERE
+    return MAX_CONVERTED_CPU if tensor.device.type == "cpu" else MAX_CONVERTED
 
 
-def product(rows: Tensor, stored: Tensor) -> Tensor:
-    """`[P, R, K]` in float32 at least times `[P, K, N]` as it is stored, summed and returned in that precision."""
-    at_once = converted_at_once(stored)
-    if at_once is None or not stored.numel():
-        return torch.bmm(rows, exact(stored))
-    n = max(1, at_once // stored[0].numel())
-    blocks = [torch.bmm(some, exact(block)) for some, block in zip(rows.split(n), stored.split(n), strict=True)]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+def multiply(rows: Tensor, stored: Tensor) -> Tensor:
+    """Multiply `[P, R, K]`, in float32 at least, by `[P, K, N]` as it is stored; sums in the precision of `rows`."""
+    n_elements = max_converted(stored)
+    if n_elements is None or not stored.numel():
+        return torch.bmm(rows, at_least_float32(stored))
+    n = max(1, n_elements // stored[0].numel())
+    pairs = zip(rows.split(n), stored.split(n), strict=True)
+    products = [torch.bmm(some_rows, at_least_float32(some_stored)) for some_rows, some_stored in pairs]
+    return products[0] if len(products) == 1 else torch.cat(products)

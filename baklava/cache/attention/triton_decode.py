@@ -1,10 +1,10 @@
-"""Attention of a decoding step on CUDA, to a compressed context and to the tokens since it.
+"""Attention of a decoding step on CUDA, to a compressed context and to the suffix: the launch of the Triton kernels.
 
 As in Flash-Decoding (https://crfm.stanford.edu/2023/10/12/flashdecoding.html) the entries are split between programs,
-but along ragged storage: a program takes a stretch of it, of whichever KV cache, and no stretch is long, so that no
-program is still busy when all others are done, however uneven the budgets. The queries of a KV cache, those of all
-heads of its group, share one read of it. A second kernel merges the results of all stretches of a KV cache by
-log-sum-exp, always in the same order.
+here along ragged storage: a program takes one stretch of one KV cache, and no stretch is long, so that all programs
+finish at about the same time however uneven the budgets are. The queries of a KV cache, those of all heads of its
+group, share one read of it. A second kernel merges the results of all stretches of a KV cache by log-sum-exp, always
+in the same order.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 from baklava.cache.attention.triton_kernels import attend_stretches, merge_stretches
 from baklava.cache.ragged import RaggedEntries
 
-# Reckoned, and seen in what the compiler makes of it, but not yet measured on any GPU: blocks of so many bytes of keys
-# and of values, two of each at a time, so that the next are on their way while one is in use.
+# Derived from the compiler's output, not yet measured on a GPU: blocks of this many bytes of keys and of values, two of
+# each in flight, so that the next are loaded while one is in use.
 BLOCK_BYTES = 2**14
 PIPELINE_STAGES = 3
-# Shared memory of a program, which limits how many of them a multiprocessor holds: these blocks, queries and weights.
+# Shared memory of a program (these blocks, queries and weights), which limits how many of them a multiprocessor holds.
 SHARED_BYTES = 4 * BLOCK_BYTES + 2**13
-# A longer stretch gains nothing; shorter ones share out better what is left when the others are done.
+# A longer stretch gains nothing; shorter ones balance the load better at the end.
 MAX_STRETCH = 1024
 # Query rows of a program: a tensor core multiplies 16 at least, and registers must hold their outputs.
 MIN_ROWS, MAX_ROWS = 16, 64
@@ -45,28 +45,28 @@ def ragged_decode(
     softcap: float | None = None,
     longest: int | None = None,
 ) -> Tensor:
-    """What `baklava.cache.attention.ragged.ragged_attention` returns, for tensors of one 16- or 32-bit type on a GPU.
+    """Compute `baklava.cache.attention.ragged.ragged_attention` for tensors of one 16- or 32-bit type on a GPU.
 
-    Sums are kept in float32; a query that may look at nothing gets zeros. No program takes more than `longest` entries,
-    by default as suits the device.
+    Sums are in float32; a query that sees nothing gets zeros. A program takes at most `longest` entries; the default
+    suits the device.
     """
     batch, n_heads, n_queries, dim = query.shape
     n_kv_heads, n_suffix, value_dim = suffix_values.shape[1:]
     group = n_heads // n_kv_heads
     n_caches, n_rows = batch * n_kv_heads, group * n_queries
-    query, suffix_keys, suffix_values = (_dense_vectors(one) for one in (query, suffix_keys, suffix_values))
+    query, suffix_keys, suffix_values = (_with_dense_vectors(tensor) for tensor in (query, suffix_keys, suffix_values))
 
     blocks = block_sizes(n_rows, dim, value_dim, query.dtype)
     n_tiles = triton.cdiv(n_rows, blocks["BLOCK_ROWS"])
     if longest is None:
-        longest = _longest(entries.layout.n_entries, n_tiles, blocks["BLOCK_ENTRIES"], query.device)
+        longest = _choose_longest(entries.layout.n_entries, n_tiles, blocks["BLOCK_ENTRIES"], query.device)
     items = entries.layout.work_items(longest)
     n_suffix_items = triton.cdiv(n_suffix, longest)
     n_results = len(items) + n_caches * n_suffix_items
 
     results = query.new_empty(n_results, n_rows, value_dim, dtype=torch.float32)
     log_sums = query.new_empty(n_results, n_rows, dtype=torch.float32)
-    output = query.new_empty(batch, n_queries, n_heads, value_dim, dtype=_arithmetic(query.dtype))
+    output = query.new_empty(batch, n_queries, n_heads, value_dim, dtype=_kernel_dtype(query.dtype))
     # Triton launches on the current device, which is not that of every layer of a model spread over several.
     with torch.cuda.device_of(query):
         attend_stretches[(n_results * n_tiles,)](
@@ -117,17 +117,17 @@ def ragged_decode(
     return output.transpose(1, 2).to(query.dtype)
 
 
-def _dense_vectors(tensor: Tensor) -> Tensor:
+def _with_dense_vectors(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 @lru_cache
 def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> dict[str, Any]:
-    """What the kernel is compiled for: head dimensions, and the query rows and entries that it multiplies at a time.
+    """Choose what the kernel is compiled for: head dimensions, and query rows and entries of one product.
 
-    Blocks have powers of two as sizes.
+    Sizes of blocks are powers of two.
     """
-    padded, value_padded = (max(16, triton.next_power_of_2(one)) for one in (dim, value_dim))
+    padded, value_padded = (max(16, triton.next_power_of_2(size)) for size in (dim, value_dim))
     n_vectors = max(16, BLOCK_BYTES // (max(padded, value_padded) * dtype.itemsize))
     products = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     return {
@@ -135,42 +135,42 @@ def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> di
         "DIM_PADDED": padded,
         "VALUE_DIM": value_dim,
         "VALUE_DIM_PADDED": value_padded,
-        "PRODUCTS": products[_arithmetic(dtype)],
+        "PRODUCTS": products[_kernel_dtype(dtype)],
         "BLOCK_ROWS": min(MAX_ROWS, n_vectors, max(MIN_ROWS, triton.next_power_of_2(n_rows))),
         "BLOCK_ENTRIES": min(128, n_vectors),
     }
 
 
-def _arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """What the kernels multiply and store: the tensors' own type, on a GPU.
+def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the kernels multiply and store; on a GPU that of the tensors.
 
-    Triton's interpreter has no products of bfloat16, and cuts where the GPU rounds.
+    Triton's interpreter has no products of bfloat16, and truncates where the GPU rounds.
     """
     interpreted = not isinstance(attend_stretches, triton.JITFunction)
     return torch.float32 if interpreted and dtype == torch.bfloat16 else dtype
 
 
 def _mask_strides(mask: Tensor | None) -> tuple[int, int, int]:
-    """Per batch row, query and key of a mask `[B or 1, 1, Q, M]`."""
+    """Return the strides per batch row, query and key of a mask `[B or 1, 1, Q, M]`."""
     if mask is None:
         return 0, 0, 0
     return mask.stride(0) if mask.shape[0] > 1 else 0, mask.stride(2), mask.stride(3)
 
 
-def _longest(n_entries: int, n_tiles: int, block_entries: int, device: torch.device) -> int:
-    """Entries per program, a multiple of `block_entries`, so that all multiprocessors are done at about the same time.
+def _choose_longest(n_entries: int, n_tiles: int, block_entries: int, device: torch.device) -> int:
+    """Choose entries per program, a multiple of `block_entries`, so that all multiprocessors finish together.
 
-    Each stretch is read once per tile of query rows. It depends on the context alone: the table of work items serves
-    for all tokens that are decoded with it.
+    Each stretch is read once per tile of query rows. The choice depends on the context alone, so that one table of work
+    items serves all tokens that are decoded with it.
     """
-    n_at_once = _programs_at_once(device)
-    n_rounds = max(1, triton.cdiv(n_entries, n_at_once * MAX_STRETCH))
-    fair = triton.cdiv(n_entries * n_tiles, n_at_once * n_rounds)
+    n_parallel = _count_parallel_programs(device)
+    n_rounds = max(1, triton.cdiv(n_entries, n_parallel * MAX_STRETCH))
+    fair = triton.cdiv(n_entries * n_tiles, n_parallel * n_rounds)
     return block_entries * max(1, triton.cdiv(fair, block_entries))
 
 
 @lru_cache
-def _programs_at_once(device: torch.device) -> int:
+def _count_parallel_programs(device: torch.device) -> int:
     if device.type != "cuda":
         return 8
     gpu = torch.cuda.get_device_properties(device)

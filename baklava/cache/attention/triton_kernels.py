@@ -56,9 +56,10 @@ def attend_stretches(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_ENTRIES: tl.constexpr,
 ) -> None:
-    """One tile of the query rows of a KV cache, over one stretch of its entries: the first `n_items` are in `items`.
+    """Attend with one tile of a KV cache's query rows to one stretch of its entries.
 
-    The others are of the suffix, `n_suffix_items` per KV cache. Row `g * Q + q` is query `q` of head `g` of the group.
+    The first `n_items` stretches are of the context and listed in `items`; the others are of the suffix,
+    `n_suffix_items` per KV cache.
     """
     item = tl.program_id(0) // n_tiles
     tile = tl.program_id(0) % n_tiles
@@ -66,12 +67,12 @@ def attend_stretches(
         start = tl.load(items + 4 * item).to(tl.int64)
         length = tl.load(items + 4 * item + 1)
         cache = tl.load(items + 4 * item + 2)
-        place = tl.load(items + 4 * item + 3)
+        result = tl.load(items + 4 * item + 3)
     else:
         cache = (item - n_items) // n_suffix_items
         start = ((item - n_items) % n_suffix_items * longest).to(tl.int64)
         length = tl.minimum(n_suffix - start, longest).to(tl.int32)
-        place = item
+        result = item
     batch = (cache // KV_HEADS).to(tl.int64)
     kv_head = (cache % KV_HEADS).to(tl.int64)
 
@@ -104,7 +105,7 @@ def attend_stretches(
     else:
         k_start = suffix_keys + batch * key_b + kv_head * key_h + start * key_m + dim[:, None]
         v_start = suffix_values + batch * value_b + kv_head * value_h + start * value_m + value_dim[None, :]
-        # Not pipelined: the suffix is short, and blocks on their way would take as much shared memory again.
+        # Not pipelined: the suffix is short, and blocks in flight would take as much shared memory again.
         for first in tl.range(0, length, BLOCK_ENTRIES, num_stages=1):
             n = first + entry
             here = n < length
@@ -121,11 +122,11 @@ def attend_stretches(
                 q, k, v, visible, weighted, total, highest, scaling, softcap, CAPPED, PRODUCTS
             )
 
-    at = place.to(tl.int64) * (GROUP * n_queries) + row
-    some = tl.where(total > 0.0, total, 1.0)
-    to = results + at[:, None] * VALUE_DIM + value_dim[None, :]
-    tl.store(to, weighted / some[:, None], mask=real[:, None] & (value_dim < VALUE_DIM)[None, :])
-    tl.store(log_sums + at, tl.where(total > 0.0, highest + tl.log(some), float("-inf")), mask=real)
+    at = result.to(tl.int64) * (GROUP * n_queries) + row
+    divisor = tl.where(total > 0.0, total, 1.0)
+    target = results + at[:, None] * VALUE_DIM + value_dim[None, :]
+    tl.store(target, weighted / divisor[:, None], mask=real[:, None] & (value_dim < VALUE_DIM)[None, :])
+    tl.store(log_sums + at, tl.where(total > 0.0, highest + tl.log(divisor), float("-inf")), mask=real)
 
 
 @triton.jit
@@ -142,7 +143,7 @@ def _fold(
     CAPPED: tl.constexpr,
     PRODUCTS: tl.constexpr,
 ) -> tl.tuple:
-    """Softmax attention so far, with `n` more entries: weighted values, sum of weights, highest score."""
+    """Add `n` entries to the softmax attention so far: weighted values, sum of weights, highest score."""
     scores = tl.dot(q, k.to(PRODUCTS), input_precision="ieee") * scaling
     if CAPPED:
         scores = softcap * (1.0 - 2.0 / (tl.exp(2.0 / softcap * scores) + 1.0))  # tanh
@@ -170,7 +171,7 @@ def merge_stretches(
     VALUE_DIM_PADDED: tl.constexpr,
     BLOCK_RESULTS: tl.constexpr,
 ) -> None:
-    """One query row: the results of all stretches of its KV cache, weighted by their sums."""
+    """Merge, for one query row, the results of all stretches of its KV cache, weighted by their sums."""
     n_rows = GROUP * n_queries
     cache = tl.program_id(0) // n_rows
     row = tl.program_id(0) % n_rows
@@ -186,11 +187,11 @@ def merge_stretches(
     for first in range(0, n_results, BLOCK_RESULTS):
         i = first + nth
         here = i < n_results
-        place = tl.where(i < n_context, begin + i, n_items + cache * n_suffix_items + i - n_context)
-        at = place.to(tl.int64) * n_rows + row
+        index = tl.where(i < n_context, begin + i, n_items + cache * n_suffix_items + i - n_context)
+        at = index.to(tl.int64) * n_rows + row
         log_sum = tl.load(log_sums + at, mask=here, other=float("-inf"))
-        from_ = results + at[:, None] * VALUE_DIM + dim[None, :]
-        result = tl.load(from_, mask=here[:, None] & (dim < VALUE_DIM)[None, :], other=0.0)
+        source = results + at[:, None] * VALUE_DIM + dim[None, :]
+        result = tl.load(source, mask=here[:, None] & (dim < VALUE_DIM)[None, :], other=0.0)
         higher = tl.maximum(highest, tl.max(log_sum, 0))
         weights = tl.exp(log_sum - higher)
         decay = tl.exp(highest - higher)

@@ -47,7 +47,7 @@ def sequence_by_sequence(
 @pytest.mark.parametrize("n_queries", [1, 4])
 def test_equals_full_attention(lengths: tuple[int, ...], n_queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
-    monkeypatch.setattr(ragged_attention, "backend", lambda *_: "varlen")
+    monkeypatch.setattr(ragged_attention, "choose_backend", lambda *_: "varlen")
     step = Step.of(Case(2, lengths, n_queries=n_queries), "cpu")
     output = ragged_attention.ragged_attention(step.query, step.entries, *step.suffix, scaling=step.case.scaling)
     torch.testing.assert_close(output.double(), step.expected(), rtol=0, atol=1e-5)
@@ -59,7 +59,7 @@ def test_half_precision_is_as_exact_as_fused_attention(
     dim: int, group: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
-    monkeypatch.setattr(ragged_attention, "backend", lambda *_: "varlen")
+    monkeypatch.setattr(ragged_attention, "choose_backend", lambda *_: "varlen")
     step = LargeStep.of(dim, group, dtype, "cpu")
     output = ragged_attention.ragged_attention(step.query, step.entries, *step.suffix, scaling=dim**-0.5)
     assert output.dtype == dtype
