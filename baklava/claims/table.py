@@ -1,4 +1,4 @@
-"""The table of claims and the bars as text: for the terminal, and as a Markdown file with every task."""
+"""The comparisons and criteria as text: for the terminal, and as a Markdown file with every task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import groupby
 
 from rich.table import Table
 
-from baklava.analysis.comparison import MEAN, Comparison
+from baklava.claims.comparison import MEAN, Comparison
 from baklava.claims.criteria import Criterion, in_points
 from baklava.experiment.paths import ratio_name
 from baklava.experiment.schema import ClaimsConfig, SummaryConfig
@@ -17,73 +17,84 @@ from baklava.report.table import TableCell, TextTable
 NAMES = ("model", "eviction", "allocator", "lossless to")
 
 
-def terminal(
-    comparisons: Sequence[Comparison], bars: Sequence[Criterion], settings: ClaimsConfig, summary: SummaryConfig
+def format_terminal(
+    comparisons: Sequence[Comparison], criteria: Sequence[Criterion], settings: ClaimsConfig, summary: SummaryConfig
 ) -> tuple[Table, list[str]]:
-    """The table of the mean over the tasks, and the lines under it."""
-    table = grid([one for one in comparisons if one.task == MEAN], between="\n").terminal()
+    """Format the table of the mean over the tasks, and the lines under it."""
+    means = [comparison for comparison in comparisons if comparison.task == MEAN]
+    table = _build_table(means, between="\n").terminal()
     table.title = f"{settings.allocator} against every other allocator, mean over the tasks"
     table.title_justify = "left"
-    return table, [*_legend(settings, summary), *gap_lines(comparisons, settings), "", *criterion_lines(bars)]
+    lines = [*_legend(settings, summary), *_reference_lines(means, settings), "", *_criterion_lines(criteria)]
+    return table, lines
 
 
-def markdown(
-    comparisons: Sequence[Comparison], bars: Sequence[Criterion], settings: ClaimsConfig, summary: SummaryConfig
+def format_markdown(
+    comparisons: Sequence[Comparison], criteria: Sequence[Criterion], settings: ClaimsConfig, summary: SummaryConfig
 ) -> str:
-    """The bars, the mean over the tasks, and each task."""
-    parts = [f"# Claims of `{settings.allocator}`", "\n".join(f"- {line}" for line in criterion_lines(bars))]
-    for task in dict.fromkeys(one.task for one in comparisons):
-        some = [one for one in comparisons if one.task == task]
+    """Format the criteria, the mean over the tasks, and each task."""
+    sections = [f"# Claims of `{settings.allocator}`", _format_list(_criterion_lines(criteria))]
+    for task in dict.fromkeys(comparison.task for comparison in comparisons):
+        of_task = [comparison for comparison in comparisons if comparison.task == task]
         title = "Mean over the tasks" if task == MEAN else task
-        parts += [f"## {title}", grid(some, between=", ").markdown()]
-        parts += ["\n".join(f"- {line}" for line in gap_lines(some, settings, task=task))]
-    parts += ["\n".join(f"- {line}" for line in _legend(settings, summary))]
-    return "\n\n".join(filter(None, parts)) + "\n"
+        sections += [f"## {title}", _build_table(of_task, between=", ").markdown()]
+        sections += [_format_list(_reference_lines(of_task, settings))]
+    sections += [_format_list(_legend(settings, summary))]
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def grid(comparisons: Sequence[Comparison], *, between: str) -> TextTable:
-    """A row per model, eviction policy and allocator; per ratio the score, the gain, and the claimant's lead."""
-    ratios = sorted({one.ratio for comparison in comparisons for one in comparison.figures.ratios})
+def _format_list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _build_table(comparisons: Sequence[Comparison], *, between: str) -> TextTable:
+    """A row per model, eviction policy and allocator; per ratio the score, the gain, and the paired difference."""
+    ratios = sorted({figures.ratio for comparison in comparisons for figures in comparison.figures.ratios})
     blocks = []
-    for _, group in groupby(comparisons, key=lambda one: (one.model, one.eviction)):
-        some = list(group)
-        scores = {ratio: [one.score for row in some if (one := row.at(ratio))] for ratio in ratios}
-        best = {ratio: max(found, default=math.nan) for ratio, found in scores.items()}
-        blocks.append(tuple(tuple(_row(one, best, between)) for one in some))
+    for _, group in groupby(comparisons, key=lambda comparison: (comparison.model, comparison.eviction)):
+        methods = list(group)
+        best = {
+            ratio: max((figures.score for method in methods if (figures := method.figures_at(ratio))), default=math.nan)
+            for ratio in ratios
+        }
+        blocks.append(tuple(tuple(_row(method, best, between)) for method in methods))
     return TextTable((*NAMES, *(f"r = {ratio_name(ratio)}" for ratio in ratios)), 3, tuple(blocks))
 
 
 def _row(comparison: Comparison, best: dict[float, float], between: str) -> Iterator[TableCell]:
     lossless = f"{comparison.figures.largest_lossless_ratio:g}"
     yield from map(TableCell, (comparison.model, comparison.eviction, comparison.allocator, lossless))
-    for ratio, highest in best.items():
-        figures, gain, lead = comparison.at(ratio), comparison.gain(ratio), comparison.lead(ratio)
+    for ratio, best_score in best.items():
+        figures, gain, paired = comparison.figures_at(ratio), comparison.gain_at(ratio), comparison.difference_at(ratio)
         if figures is None:
             yield TableCell("")
             continue
         score = f"{figures.score:.3f}" + ("" if gain is None else f" {gain:.1f}x")
-        parts = [score, *([in_points(lead.difference, lead.low, lead.high)] if lead else [])]
-        yield TableCell(between.join(parts), figures.score == highest)
+        texts = [score, *([in_points(paired.difference, paired.low, paired.high)] if paired else [])]
+        yield TableCell(between.join(texts), figures.score == best_score)
 
 
-def criterion_lines(bars: Iterable[Criterion]) -> list[str]:
-    """One line per bar, its verdict first."""
+def _criterion_lines(criteria: Iterable[Criterion]) -> list[str]:
+    """One line per criterion, its verdict first."""
     return [
-        f"{bar.verdict.upper() if bar.verdict == 'missed' else bar.verdict}: {bar.model}, {bar.eviction}: {bar.asked}"
-        + (f": {bar.figures}" if bar.figures else "")
-        for bar in bars
+        ("MISSED" if criterion.verdict == "missed" else criterion.verdict)
+        + f": {criterion.model}, {criterion.eviction}: {criterion.asked}"
+        + (f": {criterion.figures}" if criterion.figures else "")
+        for criterion in criteria
     ]
 
 
-def gap_lines(comparisons: Sequence[Comparison], settings: ClaimsConfig, *, task: str = MEAN) -> list[str]:
-    """The gap of the claimant to the yardstick; nothing where there is no yardstick."""
+def _reference_lines(comparisons: Sequence[Comparison], settings: ClaimsConfig) -> list[str]:
+    """How far the allocator under test is from the reference (`claims.yardstick`), if there is one."""
     lines = []
-    for one in comparisons:
-        if one.allocator == settings.yardstick and one.task == task:
-            leads = ", ".join(
-                f"{in_points(lead.difference, lead.low, lead.high)} at r = {lead.ratio:g}" for lead in one.leads
+    for comparison in comparisons:
+        if comparison.allocator == settings.yardstick:
+            differences = ", ".join(
+                f"{in_points(paired.difference, paired.low, paired.high)} at r = {paired.ratio:g}"
+                for paired in comparison.differences
             )
-            lines.append(f"{settings.allocator} minus {one.allocator}, {one.model}, {one.eviction}: {leads}")
+            names = f"{comparison.allocator}, {comparison.model}, {comparison.eviction}"
+            lines.append(f"{settings.allocator} minus {names}: {differences}")
     return lines
 
 

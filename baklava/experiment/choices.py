@@ -99,17 +99,17 @@ def _check_replaced(entry: _Entry, overrides: Sequence[str]) -> None:
 
 
 def _drop_replaced_names(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """The names of replaced allocators among the claims: there is no gap to a yardstick that is not evaluated."""
+    """The names of replaced allocators among the claims: there is no gap to a reference that is not evaluated."""
     claims, allocators = _mapping(values, "claims"), _mapping(values, "allocators")
     replacing = _choosing("allocator", overrides)
     if not replacing or not allocators:
         return
     if claims.get("yardstick") not in allocators and not _written("claims.yardstick", overrides):
         claims["yardstick"] = None
-    claimant = claims.get("allocator")
-    if claims.get("enabled") and claimant not in allocators and not _written("claims.allocator", overrides):
+    tested = claims.get("allocator")
+    if claims.get("enabled") and tested not in allocators and not _written("claims.allocator", overrides):
         raise UserError(
-            f"config: {replacing[-1]}: leaves out {claimant}, the allocator that is held to the claims; choose it too, "
+            f"config: {replacing[-1]}: leaves out {tested}, the allocator that is held to the claims; choose it too, "
             "name another with claims.allocator=NAME, or judge none with claims.enabled=false"
         )
 

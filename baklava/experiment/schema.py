@@ -277,11 +277,11 @@ class ValidateConfig(FrozenModel):
 
 
 class ClaimsConfig(FrozenModel):
-    """Bars that an allocator is held to, per model, on the mean of the tasks; lossless is as in the summary."""
+    """Criteria that an allocator is held to, per model, on the mean of the tasks; lossless is as in the summary."""
 
-    enabled: bool = Field(default=False, description="whether the workflow judges; `baklava claims` always does")
-    allocator: Name = Field(default="baklava", description="the one that is held to them")
-    yardstick: Name | None = Field(default=None, description="the allocator to which its gap is shown")
+    enabled: bool = Field(default=False, description="whether the workflow evaluates them; the command always does")
+    allocator: Name = Field(default="baklava", description="the allocator under test")
+    yardstick: Name | None = Field(default=None, description="the reference allocator to which its gap is shown")
     evictions: tuple[Name, ...] = Field(default=("streaming_llm",), description="with which it is lossless and gains")
     lossless_at: tuple[Ratio, ...] = (0.7,)
     gain_at: dict[Ratio, float] = Field(default={0.8: 4.0}, description="least score / uniform's score, per ratio")

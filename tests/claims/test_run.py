@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from synthetic import cell_records, experiment_records, write_records
 
-from baklava.analysis.comparison import Comparison
+from baklava.claims.comparison import Comparison
 from baklava.claims.criteria import Criterion
 from baklava.claims.run import Claims, claims
 from baklava.experiment.jobs import ClaimsJob
 from baklava.experiment.schema import ClaimsConfig, SummaryConfig
 
 N = 50
-BARS = {
+NO_CRITERIA = {
     "lossless_at": (),
     "gain_at": {},
     "gain_up_to": {},
@@ -34,12 +34,12 @@ def cell(allocator: str, ratio: float, n_right: float, **changed) -> pd.DataFram
     return cell_records(right(n_right), allocator=allocator, ratio=ratio, **changed)
 
 
-def claimed(folder: Path, *frames: pd.DataFrame, summary: dict | None = None, **bars) -> Claims:
+def claimed(folder: Path, *frames: pd.DataFrame, summary: dict | None = None, **criteria) -> Claims:
     """Claims of records in which the full cache answers every sample of every task and model rightly."""
     cells = pd.concat(frames)
     full = [cell_records(right(N), model=m, task=t) for m, t in cells[["model", "task"]].drop_duplicates().values]
     job = ClaimsJob(
-        claims=ClaimsConfig(**{**BARS, **bars}),
+        claims=ClaimsConfig(**{**NO_CRITERIA, **criteria}),
         summary=SummaryConfig(**{"n_bootstrap": 300, **(summary or {})}),
         records=(write_records(folder / "records.parquet", pd.concat([*full, cells])),),
         output=folder / "claims.json",
@@ -49,28 +49,30 @@ def claimed(folder: Path, *frames: pd.DataFrame, summary: dict | None = None, **
     return Claims.load(job.output)
 
 
-def only(found: Claims) -> Criterion:
-    [bar] = found.bars
-    return bar
+def only(result: Claims) -> Criterion:
+    [criterion] = result.criteria
+    return criterion
 
 
-def row(found: Claims, allocator: str, *, task: str = "mean", eviction: str = "streaming_llm") -> Comparison:
-    [one] = [one for one in found.comparisons if (one.allocator, one.task, one.eviction) == (allocator, task, eviction)]
-    return one
+def row(result: Claims, allocator: str, *, task: str = "mean", eviction: str = "streaming_llm") -> Comparison:
+    [comparison] = [
+        each for each in result.comparisons if (each.allocator, each.task, each.eviction) == (allocator, task, eviction)
+    ]
+    return comparison
 
 
 class TestLossless:
     def test_within_the_margin_is_met(self, tmp_path: Path) -> None:
-        bar = only(claimed(tmp_path, cell("baklava", 0.7, N), lossless_at=[0.7]))
-        assert (bar.verdict, bar.model, bar.eviction) == ("met", "tiny-llama", "streaming_llm")
-        assert bar.asked.startswith("lossless at r = 0.7")
-        assert bar.figures == "difference +0.0 [+0.0, +0.0] points"
+        criterion = only(claimed(tmp_path, cell("baklava", 0.7, N), lossless_at=[0.7]))
+        assert (criterion.verdict, criterion.model, criterion.eviction) == ("met", "tiny-llama", "streaming_llm")
+        assert criterion.asked.startswith("lossless at r = 0.7")
+        assert criterion.figures == "difference +0.0 [+0.0, +0.0] points"
 
     def test_the_interval_decides_not_the_mean(self, tmp_path: Path) -> None:
         """One lost of fifty is two points; the interval reaches further."""
-        bar = only(claimed(tmp_path, cell("baklava", 0.7, N - 1), lossless_at=[0.7], summary={"margin": 0.03}))
-        assert bar.verdict == "missed"
-        assert bar.figures.startswith("difference -2.0 [")
+        criterion = only(claimed(tmp_path, cell("baklava", 0.7, N - 1), lossless_at=[0.7], summary={"margin": 0.03}))
+        assert criterion.verdict == "missed"
+        assert criterion.figures.startswith("difference -2.0 [")
 
     def test_other_allocators_and_evictions_are_not_asked(self, tmp_path: Path) -> None:
         cells = (cell("baklava", 0.7, N), cell("uniform", 0.7, 0), cell("baklava", 0.7, 0, eviction="snapkv"))
@@ -80,9 +82,9 @@ class TestLossless:
 class TestGain:
     @pytest.mark.parametrize(("uniform", "verdict"), [(10, "met"), (11, "missed")])
     def test_the_multiple_of_uniform_decides(self, tmp_path: Path, uniform: int, verdict: str) -> None:
-        bar = only(claimed(tmp_path, cell("baklava", 0.8, 40), cell("uniform", 0.8, uniform), gain_at={0.8: 4}))
-        assert bar.verdict == verdict
-        assert bar.figures == f"{40 / uniform:.1f}x at r = 0.8 (0.800 against {uniform / N:.3f})"
+        criterion = only(claimed(tmp_path, cell("baklava", 0.8, 40), cell("uniform", 0.8, uniform), gain_at={0.8: 4}))
+        assert criterion.verdict == verdict
+        assert criterion.figures == f"{40 / uniform:.1f}x at r = 0.8 (0.800 against {uniform / N:.3f})"
 
     def test_somewhere_means_the_best_ratio_up_to_the_given_one(self, tmp_path: Path) -> None:
         cells = [
@@ -90,17 +92,17 @@ class TestGain:
             for ratio, own, uniform in ((0.8, 40, 20), (0.9, 36, 3), (0.95, 30, 1))
             for one in (cell("baklava", ratio, own), cell("uniform", ratio, uniform))
         ]
-        found = claimed(tmp_path, *cells, gain_up_to={0.9: 10})
-        assert only(found).verdict == "met"
-        assert only(found).figures.startswith("12.0x at r = 0.9 ")
+        result = claimed(tmp_path, *cells, gain_up_to={0.9: 10})
+        assert only(result).verdict == "met"
+        assert only(result).figures.startswith("12.0x at r = 0.9 ")
         assert only(claimed(tmp_path, *cells, gain_up_to={0.8: 10})).verdict == "missed"
 
     def test_a_uniform_that_scores_nothing_counts_as_one_right_answer(self, tmp_path: Path) -> None:
         """Else a single right answer would be an endless gain."""
         cells = (cell("baklava", 0.9, 5), cell("uniform", 0.9, 0))
-        bar = only(claimed(tmp_path, *cells, gain_at={0.9: 6}))
-        assert bar.verdict == "missed"
-        assert bar.figures == "5.0x at r = 0.9 (0.100 against 0.000, which counts as one right answer)"
+        criterion = only(claimed(tmp_path, *cells, gain_at={0.9: 6}))
+        assert criterion.verdict == "missed"
+        assert criterion.figures == "5.0x at r = 0.9 (0.100 against 0.000, which counts as one right answer)"
         assert only(claimed(tmp_path, *cells, gain_at={0.9: 5})).verdict == "met"
 
     def test_without_uniform_it_is_not_measured(self, tmp_path: Path) -> None:
@@ -110,9 +112,9 @@ class TestGain:
 class TestNoWorse:
     def test_a_difference_above_the_margin_is_met(self, tmp_path: Path) -> None:
         cells = (cell("baklava", 0.5, 48), cell("duo", 0.5, 49), cell("uniform", 0.5, 10))
-        bar = only(claimed(tmp_path, *cells, no_worse_at=[0.5], no_worse_margin=0.03))
-        assert bar.verdict == "met"
-        assert bar.figures.startswith("least lead over duo -2.0 [")
+        criterion = only(claimed(tmp_path, *cells, no_worse_at=[0.5], no_worse_margin=0.03))
+        assert criterion.verdict == "met"
+        assert criterion.figures.startswith("least lead over duo -2.0 [")
 
     def test_a_difference_of_just_the_margin_is_missed(self, tmp_path: Path) -> None:
         cells = (cell("baklava", 0.5, 48), cell("duo", 0.5, 49))
@@ -120,11 +122,11 @@ class TestNoWorse:
 
     def test_everyone_who_is_better_is_named(self, tmp_path: Path) -> None:
         cells = [cell(name, 0.5, n) for name, n in (("baklava", 40), ("duo", 45), ("headkv", 50), ("random", 10))]
-        bar = only(claimed(tmp_path, *cells, no_worse_at=[0.5]))
-        assert bar.verdict == "missed"
-        assert "duo -10.0 [" in bar.figures
-        assert "headkv -20.0 [" in bar.figures
-        assert "random" not in bar.figures
+        criterion = only(claimed(tmp_path, *cells, no_worse_at=[0.5]))
+        assert criterion.verdict == "missed"
+        assert "duo -10.0 [" in criterion.figures
+        assert "headkv -20.0 [" in criterion.figures
+        assert "random" not in criterion.figures
 
     def test_every_model_and_eviction_policy_is_judged_apart(self, tmp_path: Path) -> None:
         cells = []
@@ -136,8 +138,8 @@ class TestNoWorse:
         ):
             where = {"model": model, "eviction": eviction}
             cells += [cell("baklava", 0.5, 40, **where), cell("duo", 0.5, rival, **where)]
-        found = claimed(tmp_path, *cells, no_worse_at=[0.5])
-        assert {(bar.model, bar.eviction): bar.verdict for bar in found.bars} == {
+        result = claimed(tmp_path, *cells, no_worse_at=[0.5])
+        assert {(criterion.model, criterion.eviction): criterion.verdict for criterion in result.criteria} == {
             ("tiny-llama", "snapkv"): "met",
             ("tiny-llama", "h2o"): "missed",
             ("tiny-qwen2", "snapkv"): "missed",
@@ -146,31 +148,33 @@ class TestNoWorse:
 
 
 @pytest.mark.parametrize(
-    "bars", [{"lossless_at": [0.6]}, {"gain_at": {0.6: 2}}, {"gain_up_to": {0.3: 2}}, {"no_worse_at": [0.6]}]
+    "criteria", [{"lossless_at": [0.6]}, {"gain_at": {0.6: 2}}, {"gain_up_to": {0.3: 2}}, {"no_worse_at": [0.6]}]
 )
-def test_a_ratio_that_was_not_evaluated_is_not_measured(tmp_path: Path, bars: dict) -> None:
-    bar = only(claimed(tmp_path, cell("baklava", 0.5, N), cell("uniform", 0.5, N), **bars))
-    assert (bar.verdict, bar.figures) == ("not measured", "")
+def test_a_ratio_that_was_not_evaluated_is_not_measured(tmp_path: Path, criteria: dict) -> None:
+    criterion = only(claimed(tmp_path, cell("baklava", 0.5, N), cell("uniform", 0.5, N), **criteria))
+    assert (criterion.verdict, criterion.figures) == ("not measured", "")
 
 
 def test_an_eviction_policy_that_was_not_evaluated_is_not_measured(tmp_path: Path) -> None:
-    found = claimed(tmp_path, cell("baklava", 0.5, N), evictions=["h2o"], lossless_at=[0.5])
-    assert (only(found).eviction, only(found).verdict) == ("h2o", "not measured")
+    result = claimed(tmp_path, cell("baklava", 0.5, N), evictions=["h2o"], lossless_at=[0.5])
+    assert (only(result).eviction, only(result).verdict) == ("h2o", "not measured")
 
 
-def test_leads_are_paired_differences_of_the_mean_of_tasks_and_of_each_task(tmp_path: Path) -> None:
+def test_differences_are_paired_differences_of_the_mean_of_tasks_and_of_each_task(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).random(N)  # alike in both cells but for a shift, so that pairing leaves no noise
     cells = [
         cell_records(scores - shift * (allocator == "duo"), task=task, allocator=allocator, ratio=0.5)
         for task, shift in (("a", 0.1), ("b", 0.3))
         for allocator in ("baklava", "duo")
     ]
-    found = claimed(tmp_path, *cells)
+    result = claimed(tmp_path, *cells)
     for task, expected in (("mean", 0.2), ("a", 0.1), ("b", 0.3)):
-        [lead] = row(found, "duo", task=task).leads
-        assert (lead.ratio, lead.difference, lead.low, lead.high) == pytest.approx((0.5, expected, expected, expected))
-    assert row(found, "baklava").leads == ()
-    assert (row(found, "duo").n, row(found, "duo", task="a").n) == (2 * N, N)
+        [paired] = row(result, "duo", task=task).differences
+        assert (paired.ratio, paired.difference, paired.low, paired.high) == pytest.approx(
+            (0.5, expected, expected, expected)
+        )
+    assert row(result, "baklava").differences == ()
+    assert (row(result, "duo").n, row(result, "duo", task="a").n) == (2 * N, N)
 
 
 def test_the_largest_lossless_ratio_of_a_task_is_that_tasks_own(tmp_path: Path) -> None:
@@ -179,8 +183,8 @@ def test_the_largest_lossless_ratio_of_a_task_is_that_tasks_own(tmp_path: Path) 
         for task, some in (("a", (N, N)), ("b", (N, 20)))
         for ratio, n in zip((0.5, 0.7), some, strict=True)
     ]
-    found = claimed(tmp_path, *cells)
-    assert {task: row(found, "baklava", task=task).figures.largest_lossless_ratio for task in ("a", "b", "mean")} == {
+    result = claimed(tmp_path, *cells)
+    assert {task: row(result, "baklava", task=task).figures.largest_lossless_ratio for task in ("a", "b", "mean")} == {
         "a": 0.7,
         "b": 0.5,
         "mean": 0.5,
@@ -205,8 +209,8 @@ def test_bars_table_and_gap_are_printed_and_written(tmp_path: Path, capsys: pyte
         for ratio in (0.5, 0.8)
         for allocator, n in (("baklava", 40), ("uniform", 10), ("baklava_measured", 45))
     ]
-    bars = {"gain_at": {0.8: 4}, "no_worse_at": [0.5], "lossless_at": [0.7], "yardstick": "baklava_measured"}
-    claimed(tmp_path, *cells, **bars)
+    criteria = {"gain_at": {0.8: 4}, "no_worse_at": [0.5], "lossless_at": [0.7], "yardstick": "baklava_measured"}
+    claimed(tmp_path, *cells, **criteria)
     printed = capsys.readouterr().out
     page = (tmp_path / "claims.md").read_text()
     for text in (printed, page):
@@ -236,5 +240,5 @@ def test_where_nothing_is_compressed_there_is_nothing_to_judge(tmp_path: Path) -
         markdown=tmp_path / "claims.md",
     )
     claims(job)
-    found = Claims.load(job.output)
-    assert (found.comparisons, found.bars) == ((), ())
+    result = Claims.load(job.output)
+    assert (result.comparisons, result.criteria) == ((), ())

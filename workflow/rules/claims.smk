@@ -1,4 +1,4 @@
-# Over all models: every allocator beside the one whose claims are judged, and the bars, met or missed.
+# Over all models: the allocator under test against every other one, and its criteria, met or missed.
 claims_job = jobs.ClaimsJob.of(experiment, layout)
 
 
@@ -10,7 +10,7 @@ rule claims:
         markdown=report(
             claims_job.markdown,
             category="Headlines",
-            labels={"table": "claims and bars"},
+            labels={"table": "claims and criteria"},
             caption="../report/claims.rst",
         ),
     log:
