@@ -1,41 +1,32 @@
 # The whole benchmark: `snakemake --cores all` (--config experiment=NAME overrides="KEY=VALUE ...").
-# Each rule is one call of a `baklava` command; what it does is in the package, what it needs in baklava/experiment/jobs.py.
+# Each rule is one call of the `baklava` command of its name; what it does is in the package, and which settings and files
+# it depends on is in baklava/experiment/jobs/.
 from snakemake.utils import min_version
 
 min_version("9.20")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/calibration.smk"
+include: "workflow/rules/profiling.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/analysis.smk"
+include: "workflow/rules/reports.smk"
+include: "workflow/rules/validation.smk"
 
 
 report: "workflow/report/workflow.rst"
 
 
-localrules:
-    all,
-    summary,
-    claims,
-    figures,
-    page,
-    tracking,
-
-
 rule all:
+    default_target: True
     input:
         targets,
+    localrule: True
     message:
-        f"Results: {layout.root}"
+        f"Results: {paths.root}"
 
 
 onstart:
     claim_results(experiment, overrides)
-
-
-include: "workflow/rules/profile.smk"
-include: "workflow/rules/curves.smk"
-include: "workflow/rules/budgets.smk"
-include: "workflow/rules/records.smk"
-include: "workflow/rules/measurements.smk"
-include: "workflow/rules/summary.smk"
-include: "workflow/rules/claims.smk"
-include: "workflow/rules/validation.smk"

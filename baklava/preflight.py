@@ -7,7 +7,7 @@ from pathlib import Path
 
 from baklava.errors import UserError
 from baklava.experiment.ownership import check_results
-from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.schema import ExperimentConfig, compose
 from baklava.models.files import check_model
 from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
 
@@ -27,7 +27,15 @@ def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: b
         check_model(model, lengths)
 
 
-def check_patterns(results: Path) -> None:
+def planned_experiment(overrides: Sequence[str]) -> ExperimentConfig:
+    """The experiment that the workflow is to run. Raises `UserError` for what is wrong with it."""
+    config = compose(overrides)
+    check_ready(config, overrides)
+    _check_patterns(config.results)
+    return config
+
+
+def _check_patterns(results: Path) -> None:
     """Raise `UserError` where the results folder cannot be part of the workflow's patterns of file names."""
     if set(str(results)) & set("{}"):
         raise UserError(

@@ -25,8 +25,10 @@ from baklava.errors import UserError
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.experiment.chat_settings import DATE, Date, TemplateVariables
 from baklava.experiment.choices import GROUPS, check_chosen_once, without_replaced
+from baklava.experiment.old_names import under_new_names, with_new_names
 from baklava.experiment.overrides import apply, as_text, named, readable
 from baklava.experiment.paths import ratio_name
+from baklava.experiment.stages import STAGES
 from baklava.importance import ESTIMATORS
 from baklava.system.files import expanded
 from baklava.tasks import FAMILIES, Task
@@ -305,22 +307,17 @@ Bytes = Annotated[int, BeforeValidator(_n_bytes), Field(ge=0)]
 
 
 class JobResources(FrozenModel):
-    """What a job of the workflow asks for."""
+    """What a job of the workflow asks for. A cluster grants and enforces it, a workstation does not look."""
 
-    mem_mb: int = Field(ge=1, description="main memory; the n-th attempt asks for n times as much")
-    runtime: int = Field(ge=1, description="minutes")
+    mem_mb: int = Field(default=32000, ge=1, description="main memory; the n-th attempt asks for n times as much")
+    runtime: int = Field(default=240, ge=1, description="minutes")
 
 
-class ResourcesConfig(FrozenModel):
-    """Per rule, what its jobs ask for. A cluster grants and enforces it, a workstation does not look."""
-
-    prompts: JobResources
-    profile: JobResources
-    curves: JobResources
-    budgets: JobResources
-    records: JobResources
-    measurements: JobResources
-    validation: JobResources
+def _of_stages(resources: dict[str, JobResources]) -> dict[str, JobResources]:
+    for stage in resources:
+        if stage not in STAGES:
+            raise ValueError(f"{stage}: no stage is called so; known: {', '.join(STAGES)}")
+    return resources
 
 
 class PlanConfig(FrozenModel):
@@ -395,7 +392,7 @@ class ExperimentConfig(FrozenModel):
     summary: SummaryConfig
     claims: ClaimsConfig
     validation: ValidateConfig = Field(alias="validate")  # pydantic has a `validate` of its own
-    resources: ResourcesConfig
+    resources: Annotated[dict[str, JobResources], BeforeValidator(under_new_names), AfterValidator(_of_stages)]
     plan: PlanConfig
     tracking: TrackingConfig
 
@@ -423,6 +420,9 @@ class ExperimentConfig(FrozenModel):
     def compressed_ratios(self) -> tuple[float, ...]:
         """Ratios that remove something; the full cache is always evaluated besides."""
         return tuple(ratio for ratio in self.ratios if ratio > 0)
+
+    def resources_of(self, stage: str) -> JobResources:
+        return self.resources.get(stage, JobResources())
 
     @property
     def needle_grids(self) -> tuple[str, ...]:
@@ -476,6 +476,7 @@ def check(model: type[FrozenModel], values: Any, *, source: str) -> Any:
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Compose `conf/` with Hydra overrides and check it. Raises `UserError` that names the key."""
     check_chosen_once(overrides)
+    overrides = with_new_names(overrides)
     folder = conf_folder()
     values = without_replaced(_compose(folder, "config", overrides), overrides)
     texts = _with_texts(overrides, values)

@@ -184,7 +184,7 @@ class TestWhatAChangeReaches:
         assert [job.curves is not None for job in all_jobs(config)["allocate"]] == [False, False, True]
 
     def test_what_jobs_ask_of_a_cluster_changes_none(self) -> None:
-        assert self.reached("resources.records.mem_mb=64000", "resources.profile.runtime=5") == set()
+        assert self.reached("resources.evaluate.mem_mb=64000", "resources.profile.runtime=5") == set()
 
     def test_search_settings_profile_nothing_again(self) -> None:
         assert self.reached("search.seed=1") == {"allocate"}

@@ -17,8 +17,8 @@ OVERRIDES = (
     "name=small task=niah_single_1 allocator=uniform ratios=[0,0.5] tracking=none "
     "calibration.n_profile=1 calibration.n_search=2 calibration.length=400 "
     "profile.estimators=[value_output_cosine] evaluate.n_samples=2 evaluate.length=400 "
-    "resources.prompts.mem_mb=2000 resources.profile.mem_mb=2100 resources.budgets.mem_mb=2200 "
-    "resources.records.mem_mb=2300 resources.records.runtime=45"
+    "resources.calibrate.mem_mb=2000 resources.profile.mem_mb=2100 resources.allocate.mem_mb=2200 "
+    "resources.evaluate.mem_mb=2300 resources.evaluate.runtime=45"
 )
 
 

@@ -33,8 +33,8 @@ def test_planning_loads_no_library_that_computes(repository: Path, tmp_path: Pat
     command += ["--config", "experiment=smoke", f"overrides={LARGE}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    planned = dict(re.findall(r"^(prompts|budgets|records) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
-    assert planned == {"prompts": "2", "budgets": "20", "records": "26"}
+    planned = dict(re.findall(r"^(calibrate|allocate|evaluate) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
+    assert planned == {"calibrate": "2", "allocate": "20", "evaluate": "26"}
     imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, flags=re.MULTILINE))
     assert "pydantic" in imported
     assert imported.isdisjoint(HEAVY)

@@ -21,7 +21,7 @@ def test_a_job_finds_its_model_and_its_results(snakemake: Snakemake, tmp_path: P
     model, results = write_model(tmp_path / ODD), tmp_path / ODD.replace("{z}", "z") / "results"
     settings = ["name=2024_11_25", f"models.tiny-llama.path={quoted(str(model))}", f"results={quoted(str(results))}"]
     some = [one for one in overrides(model) if one.partition("=")[0] not in ("name", "models.tiny-llama.path")]
-    run = snakemake(tmp_path, "--cores", "1", "--until", "prompts", overrides=joined([*some[1:], *settings]))
+    run = snakemake(tmp_path, "--cores", "1", "--until", "calibrate", overrides=joined([*some[1:], *settings]))
     assert run.status == 0, run.output
     made = results / "2024_11_25"
     assert (made / "calibration" / "tiny-llama.json").is_file()
@@ -29,7 +29,7 @@ def test_a_job_finds_its_model_and_its_results(snakemake: Snakemake, tmp_path: P
     assert written["experiment"] == "smoke"
     assert written["settings"]["models"]["tiny-llama"]["path"] == str(model)
     [passed] = packed(["overrides='"], ["experiment=smoke", *some[1:], *settings])  # to jobs on a cluster
-    again = snakemake(tmp_path, "-n", "--until", "prompts", overrides=passed.removeprefix("overrides="))
+    again = snakemake(tmp_path, "-n", "--until", "calibrate", overrides=passed.removeprefix("overrides="))
     assert (again.status, again.planned) == (0, {})
 
 

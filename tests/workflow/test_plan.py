@@ -13,13 +13,14 @@ import pytest
 from baklava.experiment.jobs import AllocateJob, ReportJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
+from baklava.experiment.stages import STAGES
 from baklava.models import reference_model_path
 from baklava.report.figure_list import report_figures
 from baklava.tracking.address import VARIABLE
 
 Snakemake = Callable[..., Any]
-AFTER_SUMMARY = {"summary": 1, "figures": 1, "page": 1, "tracking": 1}
-EVERYTHING = {"prompts": 1, "profile": 1, "budgets": 2, "records": 2, **AFTER_SUMMARY}
+AFTER_SUMMARY = {"summarize": 1, "report": 1, "page": 1, "track": 1}
+EVERYTHING = {"calibrate": 1, "profile": 1, "allocate": 2, "evaluate": 2, **AFTER_SUMMARY}
 
 
 def test_a_job_per_model_method_and_task(snakemake: Snakemake, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_a_job_per_model_method_and_task(snakemake: Snakemake, tmp_path: Path) -
 
 def test_each_model_has_its_own_jobs(snakemake: Snakemake, tmp_path: Path) -> None:
     planned = snakemake(tmp_path, "-n", overrides="model=[tiny-llama,qwen2.5-7b]").planned
-    per_model = {rule: 2 * EVERYTHING[rule] for rule in ("prompts", "profile", "budgets", "records")}
+    per_model = {rule: 2 * EVERYTHING[rule] for rule in ("calibrate", "profile", "allocate", "evaluate")}
     assert planned == {**EVERYTHING, **per_model}
 
 
@@ -36,17 +37,25 @@ def test_curves_are_measured_once_per_policy_where_an_allocator_needs_them(
     snakemake: Snakemake, tmp_path: Path
 ) -> None:
     overrides = "allocator=[uniform,baklava,baklava_measured] eviction=[streaming_llm,snapkv]"
-    assert snakemake(tmp_path, "-n", overrides=overrides).planned == {**EVERYTHING, "budgets": 6, "curves": 2}
+    assert snakemake(tmp_path, "-n", overrides=overrides).planned == {**EVERYTHING, "allocate": 6, "curves": 2}
+
+
+def test_rules_are_called_as_the_commands(snakemake: Snakemake, tmp_path: Path) -> None:
+    overrides = (
+        "validate.enabled=true claims.enabled=true measure.enabled=true evaluate.shards=2 "
+        "allocator=[uniform,baklava,baklava_measured]"
+    )
+    assert set(snakemake(tmp_path, "-n", overrides=overrides).planned) == set(STAGES)
 
 
 def test_tracking_can_be_left_out(snakemake: Snakemake, tmp_path: Path) -> None:
     planned = snakemake(tmp_path, "-n", overrides="tracking=none").planned
-    assert planned == {rule: count for rule, count in EVERYTHING.items() if rule != "tracking"}
+    assert planned == {rule: count for rule, count in EVERYTHING.items() if rule != "track"}
 
 
 def test_shards_are_jobs_of_their_own_and_put_together(snakemake: Snakemake, tmp_path: Path) -> None:
     planned = snakemake(tmp_path, "-n", overrides="evaluate.shards=3").planned
-    assert planned == {**EVERYTHING, "records": 6, "merged": 2}
+    assert planned == {**EVERYTHING, "evaluate": 6, "merge": 2}
 
 
 def test_the_catalog_finds_the_same_workflow(snakemake: Snakemake, repository: Path, tmp_path: Path) -> None:
@@ -57,7 +66,7 @@ def test_the_catalog_finds_the_same_workflow(snakemake: Snakemake, repository: P
 def test_validation_takes_curves_and_claims_are_judged_once(snakemake: Snakemake, tmp_path: Path) -> None:
     overrides = "validate.enabled=true claims.enabled=true model=[tiny-llama,tiny-qwen2] eviction=[streaming_llm,h2o]"
     planned = snakemake(tmp_path, "-n", overrides=overrides).planned
-    assert (planned["validation"], planned["curves"], planned["claims"]) == (2, 4, 1)
+    assert (planned["validate"], planned["curves"], planned["claims"]) == (2, 4, 1)
 
 
 @pytest.mark.parametrize(
@@ -139,15 +148,15 @@ def test_a_finished_experiment_has_nothing_to_do(snakemake: Snakemake, finished:
     ("overrides", "expected"),
     [
         ("summary.margin=0.05", AFTER_SUMMARY),
-        ("resources.records.mem_mb=64000", {}),
-        ("evaluate.n_samples=8", {"records": 2, **AFTER_SUMMARY}),
-        ("ratios=[0,0.5,0.7,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
-        ("ratios=[0,0.8]", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
-        ("search.n_rounds=3", {"budgets": 2, "records": 2, **AFTER_SUMMARY}),
-        ("task=[niah_single_1,vt,niah_multikey_1]", {"records": 1, **AFTER_SUMMARY}),
-        ("profile.window=0.2", {rule: count for rule, count in EVERYTHING.items() if rule != "prompts"}),
+        ("resources.evaluate.mem_mb=64000", {}),
+        ("evaluate.n_samples=8", {"evaluate": 2, **AFTER_SUMMARY}),
+        ("ratios=[0,0.5,0.7,0.8]", {"allocate": 2, "evaluate": 2, **AFTER_SUMMARY}),
+        ("ratios=[0,0.8]", {"allocate": 2, "evaluate": 2, **AFTER_SUMMARY}),
+        ("search.n_rounds=3", {"allocate": 2, "evaluate": 2, **AFTER_SUMMARY}),
+        ("task=[niah_single_1,vt,niah_multikey_1]", {"evaluate": 1, **AFTER_SUMMARY}),
+        ("profile.window=0.2", {rule: count for rule, count in EVERYTHING.items() if rule != "calibrate"}),
         ("calibration.n_profile=3", EVERYTHING),
-        ("tracking.uri=http://127.0.0.1:5000", {"tracking": 1}),
+        ("tracking.uri=http://127.0.0.1:5000", {"track": 1}),
     ],
 )
 def test_a_change_reruns_what_depends_on_it(
@@ -182,6 +191,6 @@ def test_another_store_is_tracked_to_again_and_no_password_is_kept(
     monkeypatch.setenv(VARIABLE, "https://me:geheim2@tracking.example")
     assert snakemake(tmp_path, "-n").planned == {}
     monkeypatch.setenv(VARIABLE, "https://me:geheim1@other.example")
-    assert snakemake(tmp_path, "-n").planned == {"tracking": 1}
+    assert snakemake(tmp_path, "-n").planned == {"track": 1}
     monkeypatch.delenv(VARIABLE)
-    assert snakemake(tmp_path, "-n").planned == {"tracking": 1}
+    assert snakemake(tmp_path, "-n").planned == {"track": 1}

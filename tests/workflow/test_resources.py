@@ -19,8 +19,8 @@ with open("seen.json", "w") as file:
         "gpu": workflow.global_resources.get("gpu"),
         "jobs_per_gpu": os.environ.get(JOBS_PER_GPU),
         "asks": gpus(Asks),
-        "mem_mb": [memory("records")(Asks, attempt=attempt) for attempt in (1, 2, 3)],
-        "runtime": minutes("records"),
+        "mem_mb": [memory("evaluate")(Asks, attempt=attempt) for attempt in (1, 2, 3)],
+        "runtime": minutes("evaluate"),
     }}, file, default=lambda resource: resource.value)
 rule all:
 """
@@ -54,6 +54,7 @@ def test_without_a_gpu_jobs_ask_for_none(seen: Callable[..., dict[str, Any]]) ->
     assert (nothing["gpu"], nothing["jobs_per_gpu"], nothing["asks"]) == (None, None, 0)
 
 
-def test_each_attempt_asks_for_more_memory(seen: Callable[..., dict[str, Any]]) -> None:
-    asked = seen("", overrides="resources.records.mem_mb=7000 resources.records.runtime=20")
+@pytest.mark.parametrize("stage", ["evaluate", "records"])  # `records`: as it was called before
+def test_each_attempt_asks_for_more_memory(seen: Callable[..., dict[str, Any]], stage: str) -> None:
+    asked = seen("", overrides=f"resources.{stage}.mem_mb=7000 resources.{stage}.runtime=20")
     assert (asked["mem_mb"], asked["runtime"]) == ([7000, 14000, 21000], 20)

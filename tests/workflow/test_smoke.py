@@ -132,7 +132,7 @@ def test_a_second_run_does_nothing(snakemake: Snakemake, folder: Path) -> None:
 
 def test_adding_a_ratio_profiles_nothing(snakemake: Snakemake, folder: Path) -> None:
     planned = snakemake(folder, "-n", overrides="ratios=[0,0.5,0.7,0.8]").planned
-    assert planned == {"budgets": 2, "records": 2, "summary": 1, "figures": 1, "page": 1, "tracking": 1}
+    assert planned == {"allocate": 2, "evaluate": 2, "summarize": 1, "report": 1, "page": 1, "track": 1}
 
 
 def test_the_report_holds_figures_and_tables_by_category_and_loads_nothing(

@@ -1,38 +1,47 @@
 # Per model: would another profile rank the KV caches alike, and how well does each estimator rank them?
 
 
-rule validation:
+rule validate:
     input:
-        prompts=layout.prompts("{model}"),
-        profile=layout.profile("{model}"),
-        curves=lambda wildcards: validate_job(wildcards).curves.values(),
-        budgets=lambda wildcards: [cell.path for cell in validate_job(wildcards).cells],
+        prompts=paths.prompts("{model}"),
+        profile=paths.profile("{model}"),
+        curves=lambda wildcards: job("validate", wildcards).curves.values(),
+        budgets=lambda wildcards: [
+            cell.path for cell in job("validate", wildcards).cells
+        ],
     output:
-        tables=[layout.validation("{model}", what) for what in jobs.VALIDATION],
+        tables=[paths.validation("{model}", table) for table in VALIDATION],
         svg=[
             report(
-                layout.validation("{model}", what).with_suffix(".svg"),
+                paths.validation("{model}", table).with_suffix(".svg"),
                 category="Validation",
-                labels={"figure": what, "model": "{model}"},
-                caption=f"../report/{what}.rst",
+                labels={"figure": table, "model": "{model}"},
+                caption=f"../report/{table}.rst",
             )
-            for what in jobs.VALIDATION
+            for table in VALIDATION
         ],
-        png=[layout.validation("{model}", what).with_suffix(".png") for what in jobs.VALIDATION],
+        png=[
+            paths.validation("{model}", table).with_suffix(".png")
+            for table in VALIDATION
+        ],
     log:
-        layout.log("validation", "{model}"),
+        paths.log("validation", "{model}"),
     benchmark:
-        layout.log("validation", "{model}").with_suffix(".benchmark.tsv")
+        paths.log("validation", "{model}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
     resources:
         gpu=gpus,
-        mem_mb=memory("validation"),
-        runtime=minutes("validation"),
+        mem_mb=memory("validate"),
+        runtime=minutes("validate"),
     params:
         model_files=model_files,
-        job=lambda wildcards: validate_job(wildcards).model_dump_json(),
+        job=job_json("validate"),
     message:
         "Validation of the profile of {wildcards.model} (progress: {log})"
     shell:
         "baklava validate --job {params.job:q} > {log:q} 2>&1"
+
+
+if experiment.validation.enabled:
+    targets += [paths.validation(model, "regret") for model in experiment.models]

@@ -1,37 +1,14 @@
-# Over all models: one row per cell, the headline numbers, the figures, the page, and their copy in MLflow.
-summarize_job = jobs.SummarizeJob.of(experiment, layout)
-report_job = jobs.ReportJob.of(experiment, layout)
-page_job = jobs.PageJob.of(experiment, layout)
-track_job = jobs.TrackJob.of(experiment, layout)
+# Over all models: the figures, the page, and their copy in MLflow.
+report_job = job("report")
+page_job = job("page")
+track_job = job("track")
+FIGURES = report_figures(experiment)  # each is written as SVG and PNG
+targets += [page_job.output, *(paths.figure(figure.name) for figure in FIGURES)]
+if experiment.tracking.enabled:
+    targets.append(track_job.output)
 
 
-rule summary:
-    input:
-        summarize_job.records,
-        summarize_job.timings,
-    output:
-        csv=report(
-            summarize_job.csv,
-            category="Headlines",
-            labels={"table": "every cell (CSV)"},
-            caption="../report/summary.rst",
-        ),
-        parquet=summarize_job.parquet,
-        headline=summarize_job.headline,
-        timings=summarize_job.timings_csv,
-    log:
-        layout.log("summary"),
-    conda:
-        "../envs/baklava.yaml"
-    params:
-        job=whole(summarize_job),
-    message:
-        "Summary: {output.csv}"
-    shell:
-        "baklava summarize --job {params.job:q} > {log:q} 2>&1"
-
-
-rule figures:
+rule report:
     input:
         report_job.summary,
         report_job.headline,
@@ -43,20 +20,21 @@ rule figures:
     output:
         svg=[
             report(
-                layout.figure(figure.name),
+                paths.figure(figure.name),
                 category=figure.category,
                 labels=figure.labels,
                 caption=f"../report/{figure.caption}.rst",
             )
             for figure in FIGURES
         ],
-        png=[layout.figure(figure.name).with_suffix(".png") for figure in FIGURES],
+        png=[paths.figure(figure.name).with_suffix(".png") for figure in FIGURES],
     log:
-        layout.log("figures"),
+        paths.log("figures"),
+    localrule: True
     conda:
         "../envs/baklava.yaml"
     params:
-        job=whole(report_job),
+        job=job_json("report"),
     message:
         "Figures: {report_job.figures}"
     shell:
@@ -65,7 +43,7 @@ rule figures:
 
 rule page:
     input:
-        rules.figures.input,
+        rules.report.input,
     output:
         page=page_job.output,
         headline_table=report(
@@ -75,18 +53,19 @@ rule page:
             caption="../report/headline.rst",
         ),
     log:
-        layout.log("page"),
+        paths.log("page"),
+    localrule: True
     conda:
         "../envs/baklava.yaml"
     params:
-        job=whole(page_job),
+        job=job_json("page"),
     message:
         "Page with interactive figures: {output.page}"
     shell:
         "baklava page --job {params.job:q} > {log:q} 2>&1"
 
 
-rule tracking:
+rule track:
     input:
         track_job.summary,
         track_job.headline,
@@ -95,21 +74,22 @@ rule tracking:
         track_job.profiles.values(),
         track_job.measurements if experiment.measure.enabled else [],
         track_job.budgets,
-        rules.figures.output,
+        rules.report.output,
         [
-            layout.validation(*one)
-            for one in product(experiment.models, jobs.VALIDATION)
+            paths.validation(model, table)
+            for model, table in product(experiment.models, VALIDATION)
             if experiment.validation.enabled
         ],
     output:
         track_job.output,
     log:
-        layout.log("tracking"),
+        paths.log("tracking"),
+    localrule: True
     conda:
         "../envs/baklava.yaml"
     params:
         store=store_fingerprint(track_job),
-        job=whole(track_job),
+        job=job_json("track"),
     message:
         "Runs for MLflow: {output}"
     shell:
