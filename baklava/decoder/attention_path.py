@@ -17,11 +17,11 @@ Step = nn.Module | float | Tensor  # a norm or the like, or a factor
 
 @dataclass(frozen=True, eq=False)
 class AttentionPath:
-    """The way of one layer's attention into the residual stream.
+    """The path of one layer's attention into the residual stream.
 
-    The stream enters `layer`. `attention` calls the attention function; `projection` makes one vector of the outputs
-    of all heads; `steps` (a norm after the attention, a multiplier; mostly nothing) is what happens to it before it is
-    added. `example` is an input of the projection.
+    The stream enters `layer`. `attention` calls the attention function; `projection` maps the outputs of all heads to
+    one vector; `steps` (a norm after the attention, a multiplier; usually none) are applied before it is added.
+    `example` is an input of the projection.
     """
 
     layer: nn.Module
@@ -31,35 +31,35 @@ class AttentionPath:
     steps: tuple[Step, ...] = ()
 
     def output_weight(self, n_heads: int) -> Tensor:
-        """Each query head's part of the output projection, `[Hq, hidden, D]` in float32."""
+        """Split the output projection by query head, `[Hq, hidden, D]` in float32."""
         weight = weight_of(self.projection, self.example)  # [hidden, Hq * D]
         return weight.view(weight.shape[0], n_heads, -1).transpose(0, 1)
 
     def added(self, projected: Tensor) -> Tensor:
-        """What is added to the residual stream where the projection gives `[..., hidden]`, in that arithmetic."""
+        """Compute what is added to the residual stream from the projection's output `[..., hidden]`, in its dtype."""
         for step in self.steps:
-            projected = _taken(step, projected)
+            projected = _apply(step, projected)
         return projected
 
     @property
     def is_linear(self) -> bool:
-        """Whether what is added is the projection's output times factors, so that changes of it may be sent alone."""
+        """Whether only factors follow the projection, so that a change of its output can be mapped on its own."""
         return not any(isinstance(step, nn.Module) for step in self.steps)
 
 
 def hidden_states(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """The residual stream `[B, T, hidden]` among what a layer is called with."""
-    found: Tensor = args[0] if args else kwargs["hidden_states"]
-    return found
+    """Return the residual stream `[B, T, hidden]` from the arguments of a layer."""
+    stream: Tensor = args[0] if args else kwargs["hidden_states"]
+    return stream
 
 
-def _taken(step: Step, values: Tensor) -> Tensor:
+def _apply(step: Step, values: Tensor) -> Tensor:
     if not isinstance(step, nn.Module):
         return values * step
     tensors = {**dict(step.named_parameters()), **dict(step.named_buffers())}
     exact = {
-        name: one.to(torch.promote_types(one.dtype, values.dtype))
-        for name, one in tensors.items()
-        if one.is_floating_point()
+        name: tensor.to(torch.promote_types(tensor.dtype, values.dtype))
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
     }
     return functional_call(step, exact, (values,))

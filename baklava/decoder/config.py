@@ -1,4 +1,4 @@
-"""What a model's config says of its decoder: layers, heads and windows; or why it cannot have budgets."""
+"""Reads layers, heads and windows of a decoder from a model's config, or says why it cannot have budgets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNSUPPORTED_KINDS = {
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder's layers and their sizes.
+    """The layers of a decoder and their sizes.
 
     `windows` has the sliding window of every layer, None for those that see all tokens: these have budgets, and heads
     and their dimension are theirs. In the others, a token's key has at most `window_numbers` numbers. `n_positions` is
@@ -53,14 +53,14 @@ class Decoder:
 
 
 def decoder_of(config: PreTrainedConfig) -> Decoder:
-    """From the config of a model, its `text_config` where it has one.
+    """Read the decoder from a model's config, from its `text_config` if it has one.
 
-    Raises `UserError` with the reason where budgets cannot apply to the model.
+    Raises `UserError` with the reason if budgets cannot apply to the model.
     """
     text = text_config(config)
-    for one in (config, text):
-        if one.model_type in REFUSED:
-            raise UserError(f"{one.model_type!r} models are not supported: {REFUSED[one.model_type]}")
+    for model_type in (config.model_type, text.model_type):
+        if model_type in REFUSED:
+            raise UserError(f"{model_type!r} models are not supported: {REFUSED[model_type]}")
     layers = _layer_configs(text)
     for layer in layers if _differ(text) else layers[:1]:
         if reason := _refusal(layer):
@@ -86,7 +86,7 @@ def decoder_of(config: PreTrainedConfig) -> Decoder:
 
 
 def text_config(config: PreTrainedConfig) -> Any:
-    """The decoder's part of a config. Raises `UserError` where there is none, or more than one."""
+    """Return the config of the decoder. Raises `UserError` if there is none, or more than one."""
     if config.is_encoder_decoder:
         raise UserError("it is an encoder-decoder; BaKlaVa needs a decoder-only model")
     try:
@@ -96,7 +96,7 @@ def text_config(config: PreTrainedConfig) -> Any:
 
 
 def _refusal(text: Any) -> str | None:
-    """Why a decoder's config cannot have budgets, as far as single settings tell; None: nothing is in the way."""
+    """Say why single settings of a decoder's config rule out budgets; None if none does."""
     if _first(text, "encoder_layers", "num_encoder_layers"):
         return "it is the decoder of an encoder-decoder; BaKlaVa needs a decoder-only model"
     if hasattr(text, "add_cross_attention") and getattr(text, "is_decoder", None) is False:
@@ -118,9 +118,11 @@ def _windows(text: Any, layers: Sequence[Any]) -> tuple[int | None, ...]:
     Raises `UserError` for layers of another kind, and where no layer sees all tokens.
     """
     kinds = getattr(text, "layer_types", None) or [_kind(layer) for layer in layers]
-    if odd := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
-        what = f" ({UNSUPPORTED_KINDS[odd[0]]})" if odd[0] in UNSUPPORTED_KINDS else ""
-        raise UserError(f"layers of type {odd[0]!r}{what} are not supported; known: full_attention, sliding_attention")
+    if unknown := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+        reason = f" ({UNSUPPORTED_KINDS[unknown[0]]})" if unknown[0] in UNSUPPORTED_KINDS else ""
+        raise UserError(
+            f"layers of type {unknown[0]!r}{reason} are not supported; known: full_attention, sliding_attention"
+        )
     n_positions = _n_positions(text)
     windows: list[int | None] = []
     for kind, layer in zip(kinds, layers, strict=True):
@@ -152,14 +154,14 @@ def reachable_positions(n_positions: int, rope: Mapping[str, Any]) -> int:
 
 
 def _kind(layer: Any) -> str:
-    """Of a layer whose config does not name it, as transformers' own cache concludes."""
+    """Conclude the kind of a layer from its config, as transformers' own cache does, where `layer_types` is missing."""
     if getattr(layer, "sliding_window", None) is not None:
         return "sliding_attention"
     return "full_attention" if getattr(layer, "attention_chunk_size", None) is None else "chunked_attention"
 
 
 def _layer_configs(text: Any) -> Sequence[Any]:
-    """A config for every layer; the same one, unless the layers differ."""
+    """Return a config for every layer: the same one, unless the layers differ."""
     n_layers = _first(text, "num_hidden_layers")
     if not n_layers or not _first(text, "hidden_size"):
         raise UserError("its config is not a decoder's: it has no num_hidden_layers or no hidden_size")
@@ -171,7 +173,7 @@ def _differ(text: Any) -> bool:
 
 
 def _sizes(layer: Any) -> tuple[int, int, int]:
-    """Query heads, KV heads and the dimension of a head."""
+    """Return the numbers of query heads and KV heads, and the dimension of a head."""
     n_q_heads = _first(layer, "num_attention_heads")
     if not n_q_heads:
         raise UserError("its config is not a decoder's: it has no num_attention_heads")
@@ -182,13 +184,13 @@ def _sizes(layer: Any) -> tuple[int, int, int]:
 
 
 def _n_kv_heads(layer: Any, n_q_heads: int) -> int:
-    """Of a config that names no KV heads, as many as query heads: plain multi-head attention."""
+    """Count KV heads; a config that names none has as many as query heads (plain multi-head attention)."""
     if layer.model_type == "falcon" and not layer.new_decoder_architecture:
         return 1 if layer.multi_query else n_q_heads
     return _first(layer, "num_key_value_heads", "num_kv_heads") or n_q_heads
 
 
 def _first(config: Any, *names: str) -> int | None:
-    """The first of these settings that is a whole number."""
+    """Return the first of these settings that is an integer."""
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if type(value) is int), None)

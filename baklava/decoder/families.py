@@ -1,4 +1,4 @@
-"""Model types that cannot have budgets though single settings of their configs do not tell, and why.
+"""Model types that cannot have budgets although no single setting of their configs shows it, and why.
 
 `docs/families.md` lists all families; a test builds a model of each.
 """

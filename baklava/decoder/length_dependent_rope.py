@@ -1,7 +1,7 @@
-"""Rotations that depend on how long a text is (LongRoPE, dynamic NTK): one and the same for the whole of a text.
+"""Keeps rotary embeddings that depend on a text's length (LongRoPE, dynamic NTK) the same for the entire text.
 
-A model of transformers chooses such a rotation anew in every pass, by the last position in it and, with dynamic NTK, by
-the longest text since the last short one. Keys that a cache holds from earlier passes would keep another rotation.
+Models of transformers choose such a rotation anew in every pass, by its last position and, with dynamic NTK, by the
+longest text since the last short one. Keys that a cache holds from earlier passes would keep another rotation.
 """
 
 from __future__ import annotations
@@ -20,66 +20,66 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from baklava.errors import UserError
 
 DYNAMIC, LONGROPE = "dynamic", "longrope"
-FIXED = "_baklava_rotated_for"  # where a model's config says for which length its rotation is fixed at the moment
+FIXED = "_baklava_rotated_for"  # config attribute: the length for which the rotation is currently fixed
 
 
 def kind_of(rope_type: str) -> str | None:
-    """Which of the rotations that depend on the length a rope type is, in transformers' manner of telling."""
+    """Return which length-dependent rotation a rope type is, by transformers' own tests; None if it is none."""
     return DYNAMIC if DYNAMIC in rope_type else LONGROPE if rope_type in (LONGROPE, "su") else None
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A rotation that is another one beyond `limit` tokens: for longer texts one (LongRoPE), or one per length."""
+    """A rotation that changes beyond `limit` tokens: once for all longer texts (LongRoPE), or at every length."""
 
     kind: str
     limit: int
 
-    def alike(self, length: int) -> int:
-        """A length that stands for all whose texts have the same rotation as one of `length` tokens."""
+    def representative(self, length: int) -> int:
+        """Return the length that represents all texts with the same rotation as one of `length` tokens."""
         if length <= self.limit:
             return self.limit
         return self.limit + 1 if self.kind == LONGROPE else length
 
 
 def switch_of(config: PreTrainedConfig) -> Switch | None:
-    """Where the rotation of a decoder changes with the length; None where it does not.
+    """Find where the rotation of a decoder changes with the length; None if it never does.
 
     Raises `UserError` for layers whose rotations change at different lengths.
     """
-    found = {
+    switches = {
         Switch(kind, rope.get("original_max_position_embeddings") or config.max_position_embeddings)
         if kind == LONGROPE
         else Switch(kind, config.max_position_embeddings)
         for rope in _ropes(config)
         if (kind := kind_of(str(rope.get("rope_type", rope.get("type")))))
     }
-    if len(found) > 1:
-        kinds = " and ".join(sorted(f"{one.kind!r} at {one.limit} tokens" for one in found))
+    if len(switches) > 1:
+        kinds = " and ".join(sorted(f"{switch.kind!r} at {switch.limit} tokens" for switch in switches))
         raise UserError(f"layers whose rotations change at different lengths are not supported: rope types {kinds}")
-    return next(iter(found), None)
+    return next(iter(switches), None)
 
 
 def _ropes(config: PreTrainedConfig) -> list[dict[str, Any]]:
-    """The parameters of the rotation, or of each type of layer where they have their own."""
+    """Return the parameters of the rotation, or of each type of layer if these have their own."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return [one for one in (rope, *rope.values()) if isinstance(one, dict)]
+    return [parameters for parameters in (rope, *rope.values()) if isinstance(parameters, dict)]
 
 
 def fixed_length(config: PreTrainedConfig) -> int | None:
-    """The length for which `fixed_rotation` holds the rotation of the model of this config at the moment."""
+    """Return the length for which `fixed_rotation` currently fixes the rotation of this config's model."""
     return getattr(config, FIXED, None)
 
 
 @contextmanager
 def fixed_rotation(model: PreTrainedModel, length: int) -> Iterator[None]:
-    """Within the block a model rotates queries and keys as it does in one pass over `length` tokens.
+    """Within the block, a model rotates queries and keys as in one pass over `length` tokens.
 
-    So a text can be read in chunks, compressed and continued, up to `length` tokens with its answer, and nothing hangs
-    on what was read before. The block changes nothing for models whose rotation does not depend on the length.
+    A text can then be read in chunks, compressed and continued, up to `length` tokens with its answer, independent of
+    what was read before. The block changes nothing for models whose rotation does not depend on the length.
 
-    Within another such block, that one counts. Raises `UserError` where a pass goes on to a length at which the
-    rotation would be another one, and for models whose code is not transformers'.
+    Inside another such block, the outer one counts. Raises `UserError` if a pass reaches a length at which the rotation
+    would change, and for models whose code is not in transformers.
     """
     config = model.config.get_text_config(decoder=True)
     switch = switch_of(config)
@@ -87,7 +87,7 @@ def fixed_rotation(model: PreTrainedModel, length: int) -> Iterator[None]:
         yield
         return
     rotary = [module for module in model.get_decoder().modules() if _kinds(module)]
-    if not rotary or any("position_ids" not in inspect.signature(one.forward).parameters for one in rotary):
+    if not rotary or any("position_ids" not in inspect.signature(module.forward).parameters for module in rotary):
         raise UserError(
             f"rope type {switch.kind!r} depends on the length of the text, and {config.model_type!r} models compute it "
             "in code that is not known here; use a checkpoint whose code is in transformers, or another rope type"
@@ -96,8 +96,8 @@ def fixed_rotation(model: PreTrainedModel, length: int) -> Iterator[None]:
     setattr(config, FIXED, length)
     try:
         for module in rotary:
-            hooks.append(module.register_forward_pre_hook(partial(_extended, switch, length), with_kwargs=True))
-            hooks.append(module.register_forward_hook(lambda module, args, output: _shortened(output)))
+            hooks.append(module.register_forward_pre_hook(partial(_append_position, switch, length), with_kwargs=True))
+            hooks.append(module.register_forward_hook(lambda module, args, output: _drop_position(output)))
         yield
     finally:
         for hook in hooks:
@@ -108,16 +108,16 @@ def fixed_rotation(model: PreTrainedModel, length: int) -> Iterator[None]:
 
 
 def _kinds(module: nn.Module) -> dict[str, str]:
-    """Of a rotary embedding, by the prefix of its buffers: those of its rotations that depend on the length."""
+    """Return the length-dependent rotations of a rotary embedding, by the prefix of their buffers."""
     rope_type = getattr(module, "rope_type", None)
-    by_prefix = {f"{layer_type}_": one for layer_type, one in rope_type.items()} if isinstance(rope_type, dict) else {}
+    by_prefix = {f"{layer}_": value for layer, value in rope_type.items()} if isinstance(rope_type, dict) else {}
     if isinstance(rope_type, str):
         by_prefix = {"": rope_type}
-    return {prefix: kind for prefix, one in by_prefix.items() if (kind := kind_of(one))}
+    return {prefix: kind for prefix, value in by_prefix.items() if (kind := kind_of(value))}
 
 
 def _refresh(module: nn.Module) -> None:
-    """Dynamic NTK: forget the longest text so far."""
+    """Make dynamic NTK forget the longest text so far."""
     for prefix, kind in _kinds(module).items():
         if kind == DYNAMIC:
             original, now = (getattr(module, f"{prefix}{name}") for name in ("original_inv_freq", "inv_freq"))
@@ -125,12 +125,12 @@ def _refresh(module: nn.Module) -> None:
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
-def _extended(switch: Switch, length: int, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """One more position behind all others, the last of `length` tokens: by it the module chooses the rotation."""
+def _append_position(switch: Switch, length: int, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Append the last position of `length` tokens, by which the module chooses the rotation."""
     call = inspect.signature(module.forward).bind(*args, **kwargs)
     positions: Tensor = call.arguments["position_ids"]  # [..., Q]
     reached = int(positions.max()) + 1
-    if switch.alike(max(reached, length)) != switch.alike(length):
+    if switch.representative(max(reached, length)) != switch.representative(length):
         raise UserError(
             f"rope type {switch.kind!r}: the rotation is fixed for {length} tokens and is another one for {reached}; "
             "give fixed_rotation the length of the whole text, what is generated included"
@@ -141,13 +141,13 @@ def _extended(switch: Switch, length: int, module: nn.Module, args: Any, kwargs:
     return call.args, call.kwargs
 
 
-def _shortened(output: Any) -> Any:
-    """Cosines and sines `[..., Q + 1, D]` without the position that was put in."""
-    return output[..., :-1, :] if isinstance(output, Tensor) else type(output)(_shortened(one) for one in output)
+def _drop_position(output: Any) -> Any:
+    """Drop the appended position from cosines and sines `[..., Q + 1, D]`."""
+    return output[..., :-1, :] if isinstance(output, Tensor) else type(output)(_drop_position(part) for part in output)
 
 
-def hold(embedding: nn.Module, length: int, call: Callable[[Tensor], Any]) -> None:
-    """Let a rotary embedding of one's own rotate as for `length` tokens from now on, whatever positions it is given.
+def hold_rotation(embedding: nn.Module, length: int, call: Callable[[Tensor], Any]) -> None:
+    """Make a rotary embedding of our own rotate as for `length` tokens from now on, whatever its positions.
 
     `call` calls it with positions `[1, Q]`.
     """
@@ -159,7 +159,7 @@ def hold(embedding: nn.Module, length: int, call: Callable[[Tensor], Any]) -> No
 
 
 class RotationWatch:
-    """Of the passes that a cache sees: do they all rotate alike?"""
+    """Checks that all passes that a cache sees use the same rotation."""
 
     def __init__(self, config: PreTrainedConfig):
         self._config = config
@@ -169,9 +169,9 @@ class RotationWatch:
         )
 
     def check(self, reached: int) -> None:
-        """Tokens have been read up to the `reached`-th, padding not counted.
+        """Check a pass that has read `reached` tokens, without padding.
 
-        Raises `UserError` where these were rotated otherwise than those before, or where nobody can tell.
+        Raises `UserError` if it rotates otherwise than those before, or if that cannot be known.
         """
         switch = self._switch
         if switch is None:
@@ -182,7 +182,7 @@ class RotationWatch:
                 f"rope type {switch.kind!r}: from {switch.limit} tokens on, each token changes the rotation of all; "
                 f"read and generate within `with baklava.fixed_rotation(model, n):`, n being all tokens of the text"
             )
-        length = switch.alike(fixed or reached)
+        length = switch.representative(fixed or reached)
         if self.length is None:
             self.length = length
         elif self.length != length:

@@ -1,4 +1,4 @@
-"""Rotary position embeddings, as the model itself computes them: undone, and averaged over positions."""
+"""Undoes a model's own rotary position embedding, and averages it over positions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from baklava.decoder.length_dependent_rope import hold
+from baklava.decoder.length_dependent_rope import hold_rotation
 from baklava.errors import UserError
 
-# Model types of which the tests show that the queries come back as they were before the rotation.
+# Model types for which the tests show that undoing the rotation gives the original queries.
 SUPPORTED = (
     "cohere",
     "gemma",
@@ -42,8 +42,8 @@ SUPPORTED = (
 class Rotary:
     """The rotation of one layer's queries and keys; made by `rotary_of`.
 
-    Built from the modules that transformers has for the model, so that scaled frequencies, partial rotation and the
-    order of a model's dimensions are right by construction. `layer_type` where frequencies depend on it (Gemma 3).
+    It uses transformers' own modules for the model, so that scaled frequencies, partial rotation and the order of
+    dimensions are right by construction. `layer_type` is set where frequencies depend on it (Gemma 3).
     """
 
     embedding: nn.Module
@@ -51,32 +51,34 @@ class Rotary:
     layer_type: str | None
 
     def undo(self, rotated: Tensor, positions: Tensor) -> Tensor:
-        """`[B, H, Q, D]`, queries at `positions` `[Q]`, as they were before the rotation."""
+        """Return queries `[B, H, Q, D]` at `positions` `[Q]` as they were before the rotation."""
         cos, sin = self._angles(rotated, positions)
-        scale = cos.square() + sin.square()  # 1, but for YaRN and LongRoPE, which also stretch
+        scale = cos.square() + sin.square()  # 1, except for YaRN and LongRoPE, which also scale
         return self._rotate(rotated, cos / scale, -sin / scale)
 
     def average(self, vectors: Tensor, positions: Tensor) -> Tensor:
-        """Vectors `[B, H, N, D]`, each rotated to all of `positions` and averaged over them."""
+        """Rotate each of the vectors `[B, H, N, D]` to all of `positions`, and average over them."""
         cos, sin = self._angles(vectors, positions)
         return self._rotate(vectors, cos.mean(1, keepdim=True), sin.mean(1, keepdim=True))
 
     def _angles(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines `[1, Q, rotated dimensions]`."""
-        return _called(self.embedding.to(like.device), like, positions[None], self.layer_type)
+        """Return cosines and sines `[1, Q, rotated dimensions]`."""
+        return _call_embedding(self.embedding.to(like.device), like, positions[None], self.layer_type)
 
     def _rotate(self, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turning, fixed = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]
-        return torch.cat([self.apply(turning, turning, cos, sin)[0], fixed], dim=-1)
+        rotated, fixed = vectors[..., : cos.shape[-1]], vectors[..., cos.shape[-1] :]
+        return torch.cat([self.apply(rotated, rotated, cos, sin)[0], fixed], dim=-1)
 
 
-def _called(embedding: nn.Module, like: Tensor, positions: Tensor, layer_type: str | None) -> tuple[Tensor, Tensor]:
+def _call_embedding(
+    embedding: nn.Module, like: Tensor, positions: Tensor, layer_type: str | None
+) -> tuple[Tensor, Tensor]:
     kind = {} if layer_type is None else {"layer_type": layer_type}
     return embedding(like, positions, **kind)
 
 
 def rotary_of(config: PreTrainedConfig, layer_index: int, length: int | None = None) -> Rotary:
-    """The rotary embedding of a layer, as it is for texts of `length` tokens where that matters.
+    """Build the rotary embedding of a layer, for texts of `length` tokens where that matters.
 
     Raises `UserError` for a model type that is not among `SUPPORTED`.
     """
@@ -90,5 +92,7 @@ def rotary_of(config: PreTrainedConfig, layer_index: int, length: int | None = N
     by_type = "layer_type" in inspect.signature(embedding.forward).parameters
     layer_type = config.layer_types[layer_index] if by_type else None
     if length is not None:
-        hold(embedding, length, lambda positions: _called(embedding, torch.zeros(1), positions, layer_type))
+        hold_rotation(
+            embedding, length, lambda positions: _call_embedding(embedding, torch.zeros(1), positions, layer_type)
+        )
     return Rotary(embedding, modeling.apply_rotary_pos_emb, layer_type)

@@ -88,7 +88,7 @@ class LoadedModel:
 
     def rotated_for(self, length: int) -> int | None:
         """A length that stands for all whose texts have the rotation of one of `length` tokens; None: all have it."""
-        return None if self.switch is None else self.switch.alike(length)
+        return None if self.switch is None else self.switch.representative(length)
 
     def free_memory(self) -> int:
         """Bytes that are free on its device."""

@@ -59,7 +59,7 @@ class TestSwitch:
         angles = [
             rotating_model(rope).model.rotary_emb(torch.zeros(1), torch.tensor([[1, n - 1]]))[0][0, 0] for n in lengths
         ]
-        assert torch.equal(*angles) == (switch.alike(lengths[0]) == switch.alike(lengths[1]))
+        assert torch.equal(*angles) == (switch.representative(lengths[0]) == switch.representative(lengths[1]))
 
     def test_layers_that_change_at_different_lengths_are_refused(self) -> None:
         config = rotating_model("longrope", "gemma3").config
