@@ -60,15 +60,15 @@ def _parsed(job_json: str) -> object:
 def _run_recorded(run: Callable[[Job], int | None], job: Job) -> int | None:
     if job.usage_beside is None:
         return run(job)
-    from baklava.system.usage import recorded, usage_file
+    from baklava.system.usage import record_usage, usage_path
 
-    with recorded(usage_file(getattr(job, job.usage_beside))):
+    with record_usage(usage_path(getattr(job, job.usage_beside))):
         return run(job)
 
 
 def _gpu_of(jobs: Sequence[Job]) -> AbstractContextManager[str | None]:
     """Hold the GPU that jobs with a model compute on, if any; one for all of them, as CUDA is initialised once."""
-    from baklava.system.devices import own_gpu
+    from baklava.system.devices import reserve_gpu
 
     models = {job.model.name: job.model.device for job in jobs if hasattr(job, "model")}
     gpus = {device.replace("auto", "cuda") for device in models.values()} - {"cpu"}
@@ -76,7 +76,7 @@ def _gpu_of(jobs: Sequence[Job]) -> AbstractContextManager[str | None]:
         raise UserError(
             f"device: {models}: one command computes on one GPU; run it for one model at a time, model=NAME"
         )
-    return own_gpu(gpus.pop() if gpus else "cpu")
+    return reserve_gpu(gpus.pop() if gpus else "cpu")
 
 
 def _parser() -> argparse.ArgumentParser:

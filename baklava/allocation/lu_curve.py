@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from baklava.allocation.base import Allocator
 from baklava.errors import UserError
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 
 if TYPE_CHECKING:
     from baklava.importance.profile import Profile
@@ -46,7 +46,7 @@ class LuCurve(Allocator):
                 f"allocator {self.name}: curve: none given; set allocators.{self.name}.curve to a .npy file "
                 f"[{TARGETS}, n_layers, n_kv_heads] of prune ratios"
             )
-        path = expanded(self.curve)
+        path = expand_home(self.curve)
         if not path.is_file():
             raise UserError(f"allocator {self.name}: curve: no such file: {self.curve}")
         return path

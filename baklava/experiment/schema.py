@@ -30,7 +30,7 @@ from baklava.experiment.overrides import apply, as_text, named, readable
 from baklava.experiment.paths import ratio_name
 from baklava.experiment.stages import STAGES
 from baklava.importance import ESTIMATORS
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 from baklava.tasks import FAMILIES, Task
 from baklava.tasks.ruler.needle_grid import NeedleGrid
 
@@ -377,7 +377,7 @@ class ExperimentConfig(FrozenModel):
     model_config = ConfigDict(serialize_by_alias=True)
 
     name: Name
-    results: Annotated[Path, BeforeValidator(_local), AfterValidator(expanded)] = Path("results")
+    results: Annotated[Path, BeforeValidator(_local), AfterValidator(expand_home)] = Path("results")
     models: Annotated[dict[Name, ModelConfig], NamedByKeys] = Field(min_length=1)
     tasks: Annotated[dict[Name, TaskConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)
     allocators: Annotated[dict[Name, AllocatorConfig], NamedByKeys, AfterValidator(_ready)] = Field(min_length=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from baklava.errors import UserError
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 
 REFERENCE = "reference:"
 
@@ -28,7 +28,7 @@ def model_folder(path: str) -> Path | None:
     """
     if path.startswith(REFERENCE):
         return reference_model_path(path.removeprefix(REFERENCE))
-    folder = expanded(path)
+    folder = expand_home(path)
     return folder if path.startswith(("/", ".", "~")) or path.count("/") > 1 or folder.exists() else None
 
 

@@ -11,7 +11,7 @@ from baklava.errors import UserError
 from baklava.experiment.schema import ModelConfig
 from baklava.models import model_folder, resolve
 from baklava.models.weights import check_complete, find_unused_copies, find_weight_files
-from baklava.system.fingerprint import folder_fingerprint
+from baklava.system.fingerprint import fingerprint_folder
 
 # Architectures that generate text; the names of other architectures end with what they do instead.
 GENERATES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
@@ -51,7 +51,7 @@ def model_fingerprint(model: ModelConfig) -> str | None:
     folder = model_folder(model.path)
     if folder is None or not folder.is_dir():
         return model.revision
-    return folder_fingerprint(folder, leave_out=find_unused_copies(folder))
+    return fingerprint_folder(folder, leave_out=find_unused_copies(folder))
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from baklava.errors import UserError, first_line
 from baklava.experiment.schema import ModelConfig
 from baklava.models import resolve
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -139,7 +139,7 @@ def _read_shapes(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
 
 def _find_local_folder(model: ModelConfig) -> Path | None:
     """The model's folder, or its snapshot in the hub's cache; None where its weights are not on this machine."""
-    folder = expanded(resolve(model.path))
+    folder = expand_home(resolve(model.path))
     if folder.is_dir():
         return folder
     from huggingface_hub import try_to_load_from_cache

@@ -22,7 +22,7 @@ JOBS_PER_GPU = "BAKLAVA_JOBS_PER_GPU"
 SECONDS_BETWEEN_TRIES = 1.0
 
 
-def visible_devices() -> list[str]:
+def list_visible_devices() -> list[str]:
     """CUDA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them; asking torch would cost seconds."""
     visible = os.environ.get(VISIBLE)
     if visible is not None:
@@ -35,7 +35,7 @@ def visible_devices() -> list[str]:
 
 
 @contextmanager
-def own_gpu(device: str) -> Iterator[str | None]:
+def reserve_gpu(device: str) -> Iterator[str | None]:
     """Hold a GPU for the block and make it the only one that CUDA shows to this process; yields its name.
 
     `device` is a model's: `auto` and `cuda` take the first that is free, waiting for one where none is; `cuda:1` waits
@@ -44,7 +44,7 @@ def own_gpu(device: str) -> Iterator[str | None]:
 
     Raises `UserError` for a device that is not there.
     """
-    devices = visible_devices()
+    devices = list_visible_devices()
     if device == "cpu" or not devices:
         yield None
         return

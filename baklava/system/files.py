@@ -20,7 +20,7 @@ from baklava.system.lock import try_lock
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def expanded(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """With the home folder for the `~` or `~user` that it begins with, where there is one."""
     try:
         return Path(path).expanduser()
@@ -76,15 +76,15 @@ def _remove_abandoned(path: Path) -> None:
 def write_json(path: Path, values: dict[str, Any], *, schema: int) -> None:
     """Write `values` with their schema version first and a checksum last, indented, keys in the order given.
 
-    See `plain` for what they may hold. Raises `UserError` for anything else, naming the file and the key.
+    See `to_plain` for what they may hold. Raises `UserError` for anything else, naming the file and the key.
     """
-    described = plain({"schema_version": schema, **values}, path)
+    described = to_plain({"schema_version": schema, **values}, path)
     with atomic(path) as unfinished:
         text = json.dumps({**described, "sha256": _checksum(described)}, indent=1, allow_nan=False)
         unfinished.write_text(text + "\n", encoding="utf-8")
 
 
-def plain(value: Any, path: Path, key: str = "") -> Any:
+def to_plain(value: Any, path: Path, key: str = "") -> Any:
     """A value as JSON holds it: NumPy's numbers and arrays and a tensor as plain ones, paths as texts.
 
     Numbers that are not finite become null, for which JSON has no other form. Raises `UserError` for anything else,
@@ -97,11 +97,11 @@ def plain(value: Any, path: Path, key: str = "") -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {_key(name): plain(one, path, f"{key}.{name}".lstrip(".")) for name, one in value.items()}
+        return {_key(name): to_plain(one, path, f"{key}.{name}".lstrip(".")) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one, path, key) for one in value]
+        return [to_plain(one, path, key) for one in value]
     if hasattr(value, "tolist"):  # not imported here, as that takes long
-        return plain(value.tolist(), path, key)
+        return to_plain(value.tolist(), path, key)
     raise UserError(f"{path}: {key}: a {type(value).__name__} cannot be saved; give a number, a text, or lists of them")
 
 

@@ -23,7 +23,7 @@ def fingerprint(*parts: Any) -> str:
 _OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt", ".jinja", ".py")
 
 
-def folder_fingerprint(folder: Path, leave_out: Collection[Path] = ()) -> str:
+def fingerprint_folder(folder: Path, leave_out: Collection[Path] = ()) -> str:
     """Of a model's files by name, size and content; of files above 4 MiB a sample of the content."""
     digest = hashlib.sha256()
     some = (path for path in folder.iterdir() if path.suffix in _OF_A_MODEL and path.is_file())

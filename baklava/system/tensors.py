@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from baklava.errors import UserError
-from baklava.system.files import atomic, plain
+from baklava.system.files import atomic, to_plain
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -22,7 +22,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 def write_tensors(path: Path, arrays: Arrays, header: Mapping[str, Any], *, schema: int, what: str) -> None:
     """Write arrays and a header of plain values, atomically."""
     tensors = {name: np.ascontiguousarray(values) for name, values in arrays.items()}  # else saved in wrong order
-    described = plain({"schema_version": schema, **header}, path)
+    described = to_plain({"schema_version": schema, **header}, path)
     text = json.dumps({**described, "sha256": _checksum(described, tensors)}, sort_keys=True, allow_nan=False)
     with atomic(path) as unfinished:
         unfinished.write_bytes(save(tensors, metadata={what: text}))

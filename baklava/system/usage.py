@@ -23,13 +23,13 @@ MAX_ROWS = 500  # beyond it every second row is dropped and the time between two
 Row = dict[str, float]
 
 
-def usage_file(output: Path) -> Path:
+def usage_path(output: Path) -> Path:
     """Where the usage of the job that writes `output` is kept."""
     return output.with_suffix(SUFFIX)
 
 
 @contextmanager
-def recorded(path: Path) -> Iterator[None]:
+def record_usage(path: Path) -> Iterator[None]:
     """Record this process for the length of the block; the file is written if the block ends well.
 
     One row at the start, one at the end, and between them at most one a second: `time` (seconds since 1970),

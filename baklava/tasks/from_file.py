@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from baklava.errors import DataError, UserError
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 from baklava.tasks.base import SPLITS, Task
 from baklava.tasks.text.rows import LOOK, WHOLE, Row, Rows, is_local, load_dataset_rows, read_jsonl, read_zipped
 
@@ -39,7 +39,7 @@ class FileTask(Task):
     def _required_data(self) -> str:
         if self.data is None:
             raise UserError(f"task {self.name}: data: none given; set tasks.{self.name}.data to {self._wanted()}")
-        if is_local(self.data) and not expanded(self.data).exists():
+        if is_local(self.data) and not expand_home(self.data).exists():
             raise UserError(
                 f"task {self.name}: data: no such file or folder: {self.data}; "
                 f"set tasks.{self.name}.data to {self._wanted()}"
@@ -50,14 +50,14 @@ class FileTask(Task):
         super().check()
         data = self._required_data()
         if is_local(data):
-            self._local_rows(expanded(data), most=LOOK)
+            self._local_rows(expand_home(data), most=LOOK)
 
     @cached_property
     def rows(self) -> Rows:
         """Every row, parsed when it is taken. Raises `UserError` where there is no data."""
         data = self._required_data()
         local = is_local(data)
-        rows = self._local_rows(expanded(data)) if local else None
+        rows = self._local_rows(expand_home(data)) if local else None
         if rows is None:
             on_the_hub = None if local else (self.file_name() or "").removesuffix(".jsonl") or None
             name = self.data_name or on_the_hub

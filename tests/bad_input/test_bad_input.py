@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.cli import main
-from baklava.system.fingerprint import folder_fingerprint
+from baklava.system.fingerprint import fingerprint_folder
 
 CALIBRATE = "calibrate"
 MODEL = "models.tiny-llama"
@@ -299,7 +299,7 @@ class TestFilesOfAnEarlierStage:
         values = np.ones((1, 2, 4), np.float32)
         path = tmp_path / "results" / "smoke" / "profile" / "tiny-llama.safetensors"
         path.parent.mkdir(parents=True)
-        known = {"content": folder_fingerprint(invented / "good")}
+        known = {"content": fingerprint_folder(invented / "good")}
         Profile("tiny-llama", 2, {"e": values}, values[..., 0], known).save(path)
         said = say("allocate", "experiment=smoke", "allocator=uniform")
         assert "tiny-llama.safetensors: measured on other files than reference:tiny-llama holds now" in said

@@ -14,12 +14,12 @@ import pytest
 
 from baklava.cli import main
 from baklava.errors import UserError
-from baklava.system.devices import own_gpu, visible_devices
+from baklava.system.devices import list_visible_devices, reserve_gpu
 
 HOLD = """
 import os, sys
-from baklava.system.devices import own_gpu
-with own_gpu(sys.argv[1]) as gpu:
+from baklava.system.devices import reserve_gpu
+with reserve_gpu(sys.argv[1]) as gpu:
     print(gpu, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()
 """
@@ -69,7 +69,7 @@ def test_every_process_has_a_gpu_of_its_own_and_a_killed_one_gives_it_back(
     freed = line(third)
     assert freed in ("4 4", "GPU-7f/1 GPU-7f/1")
     second.kill()
-    with own_gpu("auto") as gpu:
+    with reserve_gpu("auto") as gpu:
         assert gpu is not None
         assert gpu not in freed
 
@@ -80,7 +80,7 @@ def test_a_named_device_is_waited_for_and_keeps_its_number(holders: list[subproc
     second = hold(holders, "cuda:1")
     assert second.stderr is not None
     assert "waiting for a free GPU: GPU-7f/1 taken" in second.stderr.readline()
-    with own_gpu("cuda") as gpu:
+    with reserve_gpu("cuda") as gpu:
         assert gpu == "4"
 
 
@@ -90,34 +90,34 @@ def test_sharing_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
         taken = []
         for _ in range(4):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-            taken.append(held.enter_context(own_gpu("auto")))
+            taken.append(held.enter_context(reserve_gpu("auto")))
     assert taken == ["0", "1", "0", "1"]
 
 
 def test_only_the_own_gpu_is_visible_and_only_for_the_block() -> None:
-    with own_gpu("auto") as gpu:
-        assert visible_devices() == [gpu] == ["4"]
+    with reserve_gpu("auto") as gpu:
+        assert list_visible_devices() == [gpu] == ["4"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-7f/1"
 
 
 @pytest.mark.parametrize("nothing", ["", "-1", "NoDevFiles"])
 def test_without_a_gpu_or_on_the_cpu_none_is_held(nothing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with own_gpu("cpu") as gpu:
+    with reserve_gpu("cpu") as gpu:
         assert gpu is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
-    assert visible_devices() == []
-    with own_gpu("auto") as gpu:
+    assert list_visible_devices() == []
+    with reserve_gpu("auto") as gpu:
         assert gpu is None
 
 
 def test_devices_are_those_that_nvidia_smi_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert visible_devices() == []
+    assert list_visible_devices() == []
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: H (UUID: GPU-a)'\necho '  MIG 1g (UUID: MIG-b)'\necho 'GPU 1: H'\n")
     tool.chmod(0o755)
-    assert visible_devices() == ["0", "1"]
+    assert list_visible_devices() == ["0", "1"]
 
 
 def test_each_slurm_job_has_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,25 +126,25 @@ def test_each_slurm_job_has_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> 
     with ExitStack() as held:
         for number in ("17", "18"):
             monkeypatch.setenv("SLURM_JOB_ID", number)
-            assert held.enter_context(own_gpu("auto")) == "0"
+            assert held.enter_context(reserve_gpu("auto")) == "0"
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", ""])
 def test_a_wrong_number_of_jobs_per_gpu_is_one_line(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAKLAVA_JOBS_PER_GPU", given)
-    with pytest.raises(UserError, match="expected how many jobs may share a GPU"), own_gpu("auto"):
+    with pytest.raises(UserError, match="expected how many jobs may share a GPU"), reserve_gpu("auto"):
         pass
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(UserError, match="cuda:2: this machine shows 2 GPUs"), own_gpu("cuda:2"):
+    with pytest.raises(UserError, match="cuda:2: this machine shows 2 GPUs"), reserve_gpu("cuda:2"):
         pass
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"baklava-gpus-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="belongs to somebody else"), own_gpu("auto"):
+    with pytest.raises(UserError, match="belongs to somebody else"), reserve_gpu("auto"):
         pass
 
 

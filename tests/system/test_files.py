@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baklava.errors import UserError
-from baklava.system.files import atomic, expanded, read_json, write_json
+from baklava.system.files import atomic, expand_home, read_json, write_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -59,9 +59,9 @@ def write_half(path: Path, then: BaseException) -> None:
 
 def test_a_home_folder_is_put_for_its_sign_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert expanded("~/a b") == Path("/home/me/a b")
+    assert expand_home("~/a b") == Path("/home/me/a b")
     for path in ("~draft.txt", "~nobody-at-all/x", "a/~/b", "/~"):
-        assert expanded(path) == Path(path)
+        assert expand_home(path) == Path(path)
 
 
 class TestAtomic:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baklava.system.fingerprint import BLOCK, BLOCKS, fingerprint, folder_fingerprint
+from baklava.system.fingerprint import BLOCK, BLOCKS, fingerprint, fingerprint_folder
 
 
 def test_order_of_keys_does_not_matter_and_values_do() -> None:
@@ -20,16 +20,16 @@ def test_a_folder_is_its_files_wherever_it_lies(tmp_path: Path) -> None:
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(bytes(BLOCK * BLOCKS + 5))
         (folder / "README.md").write_text(place)
-        prints.append(folder_fingerprint(folder))
+        prints.append(fingerprint_folder(folder))
     assert prints[0] == prints[1]
     with (tmp_path / "there" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"x")
-    assert folder_fingerprint(tmp_path / "there") != prints[0]
+    assert fingerprint_folder(tmp_path / "there") != prints[0]
     for name in ("pytorch_model.bin", "chat_template.jinja", "modeling_own.py"):
-        before = folder_fingerprint(tmp_path / "here")
+        before = fingerprint_folder(tmp_path / "here")
         (tmp_path / "here" / name).write_text("x")
-        assert folder_fingerprint(tmp_path / "here") != before
+        assert fingerprint_folder(tmp_path / "here") != before
         (tmp_path / "here" / name).unlink()
     (tmp_path / "here" / "config.json").write_text("[]")
-    assert folder_fingerprint(tmp_path / "here") != prints[0]
+    assert fingerprint_folder(tmp_path / "here") != prints[0]

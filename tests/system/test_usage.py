@@ -9,7 +9,7 @@ import pytest
 
 from baklava.errors import UserError
 from baklava.system import usage
-from baklava.system.usage import read_usage, recorded, usage_file
+from baklava.system.usage import read_usage, record_usage, usage_path
 
 
 class FakeNvml(SimpleNamespace):
@@ -48,13 +48,13 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def record(path: Path) -> list[dict[str, float]]:
-    with recorded(path):
+    with record_usage(path):
         pass
     return read_usage(path)
 
 
 def test_a_job_leaves_its_memory_and_processor_time(tmp_path: Path):
-    path = usage_file(tmp_path / "records" / "vt.parquet")
+    path = usage_path(tmp_path / "records" / "vt.parquet")
     assert path == tmp_path / "records" / "vt.usage.csv"
     first, last = record(path)
     assert 0 <= last["time"] - first["time"] < 60
@@ -63,7 +63,7 @@ def test_a_job_leaves_its_memory_and_processor_time(tmp_path: Path):
 
 
 def test_a_job_that_fails_leaves_nothing(tmp_path: Path):
-    with pytest.raises(UserError), recorded(tmp_path / "new" / "vt.usage.csv"):
+    with pytest.raises(UserError), record_usage(tmp_path / "new" / "vt.usage.csv"):
         raise UserError("no such model")
     assert list(tmp_path.iterdir()) == []
 
@@ -112,6 +112,6 @@ def test_long_jobs_keep_few_rows_from_start_to_end(monkeypatch: pytest.MonkeyPat
 
 def test_usage_that_cannot_be_written_does_not_fail_the_job(tmp_path: Path, capsys):
     (tmp_path / "file").write_text("")
-    with recorded(tmp_path / "file" / "vt.usage.csv"):
+    with record_usage(tmp_path / "file" / "vt.usage.csv"):
         pass
     assert "is not kept" in capsys.readouterr().err

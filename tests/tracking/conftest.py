@@ -44,12 +44,12 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Experimen
     """For tests that only look: one model measured, one of its jobs with a usage file."""
     from finished_experiment import job_of
 
-    from baklava.system.usage import usage_file
+    from baklava.system.usage import usage_path
     from baklava.tracking.track import track
 
     layout = finished(tmp_path_factory.mktemp("tracked") / "results", tables)
     write_measurements(layout, "tiny-llama")
-    usage_file(layout.records("tiny-llama", "vt")).write_text(
+    usage_path(layout.records("tiny-llama", "vt")).write_text(
         "time,cpu_percent,memory_bytes,gpu_0_percent\n100.5,0.0,1000,\n101.5,99.0,2000,70\n"
     )
     with pytest.MonkeyPatch.context() as patch:

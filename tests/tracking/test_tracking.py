@@ -28,7 +28,7 @@ from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.importance.profile import Profile
-from baklava.system.usage import usage_file
+from baklava.system.usage import usage_path
 from baklava.tracking.address import VARIABLE
 from baklava.tracking.cell_run import MEASURED_ON
 from baklava.tracking.model_run import figures_of
@@ -359,7 +359,7 @@ def test_measurements_and_usage_that_come_later_are_added(layout):
     track(job_of(layout))
     before = ids(runs_in(layout))
     write_measurements(layout, "tiny-llama")
-    usage_file(layout.profile("tiny-qwen2")).write_text("time,cpu_percent\n1.0,50.0\n")
+    usage_path(layout.profile("tiny-qwen2")).write_text("time,cpu_percent\n1.0,50.0\n")
     track(job_of(layout))
     after = runs_in(layout)
     changed = {run.info.run_name for run in after if run.info.run_id not in before}
@@ -403,7 +403,7 @@ def test_a_summary_of_another_experiment_is_refused(layout):
 
 
 def test_a_damaged_usage_file_is_named(layout):
-    path = usage_file(layout.records("tiny-llama", "vt"))
+    path = usage_path(layout.records("tiny-llama", "vt"))
     path.write_text("time,cpu_percent\n1.0,many\n")
     with pytest.raises(UserError, match=re.escape(str(path))):
         track(job_of(layout))

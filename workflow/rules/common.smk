@@ -17,7 +17,7 @@ from baklava.experiment.stages import STAGES
 from baklava.models.files import model_fingerprint
 from baklava.preflight import planned_experiment
 from baklava.report.figure_list import report_figures
-from baklava.system.devices import JOBS_PER_GPU, visible_devices
+from baklava.system.devices import JOBS_PER_GPU, list_visible_devices
 from baklava.tracking.address import store_fingerprint
 
 # `--config experiment=NAME overrides="KEY=VALUE ..."`. A mistake ends the run with one line; an exception of Snakemake's
@@ -94,7 +94,7 @@ os.environ.update(
 
 # As many GPU jobs at once as there are devices, each on one of its own (baklava/system/devices.py), or as `--resources gpu=N`
 # says. Without any device there is no limit, so a login node can submit GPU jobs.
-DEVICES = len(visible_devices())
+DEVICES = len(list_visible_devices())
 if DEVICES > 0 and workflow.is_main_process:
     if "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", DEVICES)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from baklava.errors import DataError, UserError
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.text.fit_length import fit_length
 from baklava.tasks.text.rows import read_text
@@ -52,7 +52,7 @@ def word_list(common: Sequence[str], others: Sequence[str], repeats: Repeats, rn
 def _words(more: str | None) -> tuple[str, ...]:
     """Nouns, adjectives and verbs, then those of the user's file that are not among them."""
     known = sorted({*words("nouns"), *words("adjectives"), *words("verbs")})
-    return tuple(dict.fromkeys([*known, *(_from_file(expanded(more)) if more else ())]))
+    return tuple(dict.fromkeys([*known, *(_from_file(expand_home(more)) if more else ())]))
 
 
 def _from_file(path: Path) -> list[str]:
@@ -91,7 +91,7 @@ class CommonWords(Task):
             )
 
     def check(self) -> None:
-        if self.more_words is not None and not expanded(self.more_words).is_file():
+        if self.more_words is not None and not expand_home(self.more_words).is_file():
             raise UserError(
                 f"task {self.name}: more_words: no such file: {self.more_words}; "
                 "give RULER's english_words.json, or leave it out"

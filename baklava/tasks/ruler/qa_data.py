@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from baklava.errors import UserError
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 from baklava.tasks.text.rows import Row, is_local, load_dataset_rows, read_bytes
 
 
@@ -49,7 +49,7 @@ class QaSet:
 
 def read_qa_set(data: str, dataset: str, *, name: str | None, split: str, revision: str | None) -> QaSet:
     """Read RULER's JSON file or a `datasets` path. Raises `UserError` that names the place and the field."""
-    local = expanded(data)
+    local = expand_home(data)
     if local.is_file():
         drafts = _READERS[dataset](str(local), _parsed(local))
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from baklava.errors import UserError
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 from baklava.tasks.base import CountTokens
 from baklava.tasks.text.essay import STAND_IN
 from baklava.tasks.text.fit_length import largest_fitting
@@ -51,7 +51,7 @@ def check_source(source: Source, *, who: str, key: str) -> str:
     if source.data is None:
         raise UserError(f"{who}: data: none given; set {key} to {WANTED}")
     if source.data != STAND_IN and is_local(source.data):
-        path = expanded(source.data)
+        path = expand_home(source.data)
         if not path.exists():
             raise UserError(f"{who}: data: no such file or folder: {source.data}; set {key} to {WANTED}")
         check_text(path)
@@ -65,7 +65,7 @@ def open_documents(source: Source, *, who: str, key: str) -> Documents:
         from baklava.tasks.text.python_docs import english_text
 
         return Documents(lambda _: english_text(), 1)
-    path = expanded(data)
+    path = expand_home(data)
     if not is_local(data) or (path.is_dir() and not _text_files(path)):
         name, split, revision = source.data_name, source.data_split, source.data_revision
         return _of_rows(load_dataset_rows(data, name=name, split=split, revision=revision), source.field)

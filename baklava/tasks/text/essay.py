@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from baklava.errors import DataError, UserError
-from baklava.system.files import expanded
+from baklava.system.files import expand_home
 from baklava.tasks.text.rows import check_text, is_local, load_dataset_rows, read_jsonl, read_text
 
 # The language reference inside CPython, in place of the essays; tasks that use it carry the name.
@@ -38,7 +38,7 @@ def check_essay(essay: str | None, *, task: str) -> str:
             f"choose it from ruler_{STAND_IN}/"
         )
     if essay != STAND_IN and is_local(essay):
-        path = expanded(essay)
+        path = expand_home(essay)
         if not path.exists():
             raise UserError(f"task {task}: essay: no such file or folder: {essay}; set tasks.{task}.essay to {WANTED}")
         check_text(path)
@@ -62,7 +62,7 @@ def _text(essay: str, split: str, revision: str | None) -> str:
     if not is_local(essay):
         rows = load_dataset_rows(essay, name=None, split=split, revision=revision)
         return "\n".join(row.text("text") for row in rows)
-    path = expanded(essay)
+    path = expand_home(essay)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
         return "\n".join(read_text(file) for file in files)
