@@ -1,1 +1,1 @@
-"""The machine and its files; nothing here knows of KV caches."""
+"""The machine: its files, memory and GPUs. Nothing in here knows about KV caches."""

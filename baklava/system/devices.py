@@ -1,4 +1,4 @@
-"""Which GPU a job computes on: one that no other job of ours computes on."""
+"""Reserves a GPU for a job, so that no two of our jobs compute on the same one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from baklava.errors import UserError
 from baklava.system.lock import try_lock
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# How many jobs may share a device; the workflow sets it where `--resources gpu=N` asks for more than there are.
+# How many jobs may share a GPU; the workflow sets it if `--resources gpu=N` asks for more GPUs than there are.
 JOBS_PER_GPU = "BAKLAVA_JOBS_PER_GPU"
 SECONDS_BETWEEN_TRIES = 1.0
 
 
 def list_visible_devices() -> list[str]:
-    """CUDA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them; asking torch would cost seconds."""
+    """List the CUDA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+
+    It does not ask torch, whose import takes seconds.
+    """
     visible = os.environ.get(VISIBLE)
     if visible is not None:
         devices = [device.strip() for device in visible.split(",")]
@@ -36,42 +39,42 @@ def list_visible_devices() -> list[str]:
 
 @contextmanager
 def reserve_gpu(device: str) -> Iterator[str | None]:
-    """Hold a GPU for the block and make it the only one that CUDA shows to this process; yields its name.
+    """Reserve a GPU for the block and hide all others from this process; yields the GPU's name.
 
-    `device` is a model's: `auto` and `cuda` take the first that is free, waiting for one where none is; `cuda:1` waits
-    for that one; `cpu` takes none, like `auto` on a machine without GPUs. Call it before CUDA is initialised. The locks
-    are the operating system's, so they go with the process that holds them, however it ends.
+    `device` is the setting of a model: `auto` and `cuda` take the first free GPU and wait if there is none; `cuda:1`
+    waits for that GPU; `cpu` takes none, and neither does `auto` on a machine without GPUs. Call it before CUDA is
+    initialised. A reservation is a lock of the operating system, which releases it however the process ends.
 
-    Raises `UserError` for a device that is not there.
+    Raises `UserError` for a GPU that does not exist.
     """
     devices = list_visible_devices()
     if device == "cpu" or not devices:
         yield None
         return
-    wanted = devices
+    candidates = devices
     if device.startswith("cuda:"):
         index = int(device.removeprefix("cuda:"))
         if index >= len(devices):
             raise UserError(f"device {device}: this machine shows {len(devices)} GPUs, numbered from 0")
-        wanted = [devices[index]]
-    with ExitStack() as held:
-        name = _first_free(wanted, held)
-        if wanted == devices:
-            before = os.environ.get(VISIBLE)
+        candidates = [devices[index]]
+    with ExitStack() as stack:
+        name = _lock_first_free(candidates, stack)
+        if candidates == devices:
+            previous = os.environ.get(VISIBLE)
             os.environ[VISIBLE] = name
-            held.callback(_restore, before)
+            stack.callback(_restore_visible, previous)
         yield name
 
 
-def _first_free(devices: list[str], held: ExitStack) -> str:
-    """Lock a place on a device, devices that nobody uses before those that are shared."""
+def _lock_first_free(devices: list[str], stack: ExitStack) -> str:
+    """Lock a slot on a GPU until `stack` closes; GPUs that nobody uses come before those that would be shared."""
     folder, told = _lock_folder(), False
-    places = [(slot, device) for slot in range(_jobs_per_gpu()) for device in devices]
+    slots = [(slot, device) for slot in range(_jobs_per_gpu()) for device in devices]
     while True:
-        for slot, device in places:
+        for slot, device in slots:
             file = (folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.{slot}.lock").open("ab")
             if try_lock(file) is not False:
-                held.callback(file.close)
+                stack.callback(file.close)
                 return device
             file.close()
         if not told:
@@ -81,14 +84,17 @@ def _first_free(devices: list[str], held: ExitStack) -> str:
 
 
 def _jobs_per_gpu() -> int:
-    given = os.environ.get(JOBS_PER_GPU, "1")
-    if not given.isdigit() or int(given) < 1:
-        raise UserError(f"{JOBS_PER_GPU}={given}: expected how many jobs may share a GPU, 1 or more")
-    return int(given)
+    value = os.environ.get(JOBS_PER_GPU, "1")
+    if not value.isdigit() or int(value) < 1:
+        raise UserError(f"{JOBS_PER_GPU}={value}: expected how many jobs may share a GPU, 1 or more")
+    return int(value)
 
 
 def _lock_folder() -> Path:
-    """This user's, on this machine; of a SLURM job step its own, as SLURM numbers each one's devices from 0."""
+    """Make the folder of this user's locks on this machine.
+
+    Each SLURM job step has a folder of its own, because SLURM numbers the GPUs of each step from 0.
+    """
     step = "-".join(os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in os.environ)
     folder = Path(tempfile.gettempdir()) / "-".join(filter(None, ["baklava-gpus", str(os.getuid()), step]))
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -97,8 +103,8 @@ def _lock_folder() -> Path:
     return folder
 
 
-def _restore(before: str | None) -> None:
-    if before is None:
+def _restore_visible(previous: str | None) -> None:
+    if previous is None:
         os.environ.pop(VISIBLE, None)
     else:
-        os.environ[VISIBLE] = before
+        os.environ[VISIBLE] = previous

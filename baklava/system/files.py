@@ -1,4 +1,4 @@
-"""Reading and writing files so that a reader never sees half of one."""
+"""Reads and writes files atomically: a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 from baklava.errors import UserError
 from baklava.system.lock import try_lock
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def expand_home(path: str | Path) -> Path:
-    """With the home folder for the `~` or `~user` that it begins with, where there is one."""
+    """Replace a leading `~` or `~user` by that home folder, if it exists."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -30,20 +30,20 @@ def expand_home(path: str | Path) -> Path:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes `path`'s place only if the block ends well.
+    """Yield a temporary path beside `path` to write to; it replaces `path` only if the block succeeds.
 
-    What processes that were killed had begun to write for `path` is removed. Write the file in place: a lock on it
-    shows that its writer lives.
+    Temporary files of killed processes are removed first: a lock shows which ones still have a living writer. So write
+    to the yielded file itself, and do not replace it by another.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    unfinished, handle = _begun(path)
+    unfinished, handle = _create_locked(path)
     try:
         yield unfinished
-        os.fsync(handle)  # where a full disk shows at last, and so that a power failure leaves no empty file
+        os.fsync(handle)  # reports a full disk, and makes sure that a power failure leaves no empty file
         unfinished.replace(path)
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if error.errno in DISK_FULL:
             message = f"{os.strerror(error.errno)}; earlier files are as they were, make room and run again"
             raise OSError(error.errno, message, str(path)) from None
         raise
@@ -52,12 +52,12 @@ def atomic(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _begun(path: Path) -> tuple[Path, int]:
-    """A new file that no other process takes for abandoned as long as its handle is open."""
+def _create_locked(path: Path) -> tuple[Path, int]:
+    """Create a temporary file that no other process takes for abandoned as long as its handle is open."""
     while True:
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
         handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if try_lock(handle) is None or unfinished.exists():  # else it was removed before the lock held
+        if try_lock(handle) is None or unfinished.exists():  # else another process removed it before the lock was there
             return unfinished, handle
         os.close(handle)
 
@@ -76,7 +76,7 @@ def _remove_abandoned(path: Path) -> None:
 def write_json(path: Path, values: dict[str, Any], *, schema: int) -> None:
     """Write `values` with their schema version first and a checksum last, indented, keys in the order given.
 
-    See `to_plain` for what they may hold. Raises `UserError` for anything else, naming the file and the key.
+    `to_plain` says what they may hold. Raises `UserError` for anything else and names the file and the key.
     """
     described = to_plain({"schema_version": schema, **values}, path)
     with atomic(path) as unfinished:
@@ -85,10 +85,10 @@ def write_json(path: Path, values: dict[str, Any], *, schema: int) -> None:
 
 
 def to_plain(value: Any, path: Path, key: str = "") -> Any:
-    """A value as JSON holds it: NumPy's numbers and arrays and a tensor as plain ones, paths as texts.
+    """Convert a value to what JSON holds: numbers and arrays of NumPy and tensors to plain ones, paths to strings.
 
-    Numbers that are not finite become null, for which JSON has no other form. Raises `UserError` for anything else,
-    naming the file it is for and the key.
+    NaN and infinite numbers become null, since JSON has no form for them. Raises `UserError` for anything else and
+    names the key and the file it is meant for.
     """
     if value is None or isinstance(value, str | int):
         return value
@@ -97,23 +97,23 @@ def to_plain(value: Any, path: Path, key: str = "") -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {_key(name): to_plain(one, path, f"{key}.{name}".lstrip(".")) for name, one in value.items()}
+        return {_to_key(name): to_plain(item, path, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(one, path, key) for one in value]
-    if hasattr(value, "tolist"):  # not imported here, as that takes long
+        return [to_plain(item, path, key) for item in value]
+    if hasattr(value, "tolist"):  # does not import NumPy or torch, which takes long
         return to_plain(value.tolist(), path, key)
     raise UserError(f"{path}: {key}: a {type(value).__name__} cannot be saved; give a number, a text, or lists of them")
 
 
-def _key(name: Any) -> Any:
-    """Of an object; JSON turns the others into texts."""
+def _to_key(name: Any) -> Any:
+    """Convert a key of an object to one that JSON accepts or turns into a string."""
     return os.fspath(name) if isinstance(name, os.PathLike) else name.item() if hasattr(name, "item") else name
 
 
 def read_json(path: Path, *, schema: int, what: str) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises `UserError` for a missing, broken or newer file.
 
-    The checksum may be missing, so that a file can be written by hand.
+    A file without a checksum is accepted, so that people can write one by hand.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -1,21 +1,21 @@
-"""Freed memory stays with the process: asking the system for it again takes longer than what is done with it."""
+"""Makes glibc keep freed memory: asking the system for it again takes longer than the work that is done with it."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-# Options of glibc's mallopt(3), and the most bytes they are set to: a C int holds no more.
+# Options of glibc's mallopt(3), and the largest value of both: they are C ints.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 MAX_KEPT_BYTES = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep up to 2 GiB of freed memory, and take tensors up to 2 GiB from it.
+    """Let this process keep up to 2 GiB of freed memory, and allocate tensors of up to 2 GiB from it.
 
-    By default glibc returns large tensors to the system as soon as they are freed, and the next ones are zeroed page by
-    page. Where rows come and go, that is a quarter of an evaluation on the CPU. Does nothing where the C library is
-    another one; memory of GPUs is torch's to keep.
+    By default glibc returns large tensors to the system as soon as they are freed, and the system zeroes the next ones
+    page by page. In continuous batching that takes a quarter of an evaluation on the CPU. Does nothing with another C
+    library; GPU memory is kept by torch.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""Parquet files that carry their schema version, and a checksum of all their bytes."""
+"""Parquet files that carry their schema version and a checksum of all their bytes."""
 
 from __future__ import annotations
 
@@ -15,39 +15,41 @@ from baklava.errors import UserError
 from baklava.system.files import atomic
 
 _VERSION = b"schema_version"
-_TAIL = 8  # a file ends with the length of its footer and a magic word, of four bytes each
-_CHECKSUM = hashlib.sha256().digest_size
-_CHUNK = 2**20
+_ENDING_BYTES = 8  # a file ends with the length of its footer and a magic word, of four bytes each
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+_CHUNK_BYTES = 2**20
 
 
 def write_parquet(path: Path, table: pa.Table, *, schema: int) -> None:
-    """Write `table` atomically, with nothing but the schema version in its metadata."""
+    """Write `table` atomically; its metadata is only the schema version."""
     with atomic(path) as unfinished:
         pq.write_table(table.replace_schema_metadata({_VERSION: str(schema).encode()}), unfinished)
-        _seal(unfinished)
+        _insert_checksum(unfinished)
 
 
 def write_parquet_rows(
-    path: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema, *, schema: int, block: int = 4096
+    path: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema, *, schema: int, block_rows: int = 4096
 ) -> None:
-    """Write rows as they come, `block` of them in memory at a time, atomically."""
+    """Write rows as they come, atomically, with at most `block_rows` of them in memory."""
     described = columns.with_metadata({_VERSION: str(schema).encode()})
     remaining = iter(rows)
     with atomic(path) as unfinished:
         with pq.ParquetWriter(unfinished, described) as writer:
-            while some := list(islice(remaining, block)):
-                writer.write_table(pa.Table.from_pylist(some, schema=described))
-        _seal(unfinished)
+            while block := list(islice(remaining, block_rows)):
+                writer.write_table(pa.Table.from_pylist(block, schema=described))
+        _insert_checksum(unfinished)
 
 
 def read_parquet(path: Path, columns: pa.Schema, *, schema: int, what: str, hint: str) -> pa.Table:
-    """The named columns, of the given types and without gaps. Raises `UserError` for a missing, broken or newer file.
+    """Read the named columns, of the given types and without gaps.
+
+    Raises `UserError` for a missing, broken or newer file.
 
     `what` names the kind of file and `hint` the command that makes it.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such {what} file; make it with {hint}")
-    if not _is_sealed(path):  # before any of it is parsed
+    if not _is_intact(path):  # before any of it is parsed
         raise UserError(
             f"{path}: not a readable {what} file: its checksum is not that of its content, so it is damaged or not "
             f"from this version of BaKlaVa; remove it and make it again with {hint}"
@@ -78,39 +80,39 @@ def _check_version(path: Path, metadata: dict[bytes, bytes], schema: int, what: 
         raise UserError(f"{path}: {what} schema {version}, from {newer} BaKlaVa; this one reads schema {schema}")
 
 
-def _seal(path: Path) -> None:
-    """Put a checksum of all bytes of a Parquet file before its footer.
+def _insert_checksum(path: Path) -> None:
+    """Insert a checksum of all bytes of a Parquet file before its footer.
 
-    Parquet's own checksums cover pages, neither their headers nor the footer. Readers find everything by its place in
-    the file, counted from the start, and do not look at what lies between the last page and the footer.
+    Parquet's own checksums cover pages, but neither their headers nor the footer. Readers find everything by its offset
+    from the start of the file, and ignore the bytes between the last page and the footer.
     """
     with path.open("r+b") as file:
-        place, _ = _before_footer(file)
+        footer_at, _ = _find_footer(file)
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").digest()
-        file.seek(place)
+        file.seek(footer_at)
         footer = file.read()
-        file.seek(place)
+        file.seek(footer_at)
         file.write(checksum + footer)
 
 
-def _is_sealed(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     with path.open("rb") as file:
-        end, size = _before_footer(file)
-        place = end - _CHECKSUM
-        if place < 0 or end > size - _TAIL:
+        footer_at, size = _find_footer(file)
+        checksum_at = footer_at - _CHECKSUM_BYTES
+        if checksum_at < 0 or footer_at > size - _ENDING_BYTES:
             return False
         file.seek(0)
         digest = hashlib.sha256()
-        while file.tell() < place:
-            digest.update(file.read(min(_CHUNK, place - file.tell())))
-        checksum = file.read(_CHECKSUM)
+        while file.tell() < checksum_at:
+            digest.update(file.read(min(_CHUNK_BYTES, checksum_at - file.tell())))
+        checksum = file.read(_CHECKSUM_BYTES)
         digest.update(file.read())
         return digest.digest() == checksum
 
 
-def _before_footer(file: BinaryIO) -> tuple[int, int]:
-    """Where the footer of a file begins (anywhere at all in one that is damaged), and the size of the file."""
+def _find_footer(file: BinaryIO) -> tuple[int, int]:
+    """Offset of the footer (any number if the file is damaged), and the size of the file."""
     size = file.seek(0, 2)
-    file.seek(max(0, size - _TAIL))
-    return size - _TAIL - int.from_bytes(file.read(4), "little"), size
+    file.seek(max(0, size - _ENDING_BYTES))
+    return size - _ENDING_BYTES - int.from_bytes(file.read(4), "little"), size

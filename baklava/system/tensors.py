@@ -21,7 +21,9 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 def write_tensors(path: Path, arrays: Arrays, header: Mapping[str, Any], *, schema: int, what: str) -> None:
     """Write arrays and a header of plain values, atomically."""
-    tensors = {name: np.ascontiguousarray(values) for name, values in arrays.items()}  # else saved in wrong order
+    tensors = {
+        name: np.ascontiguousarray(values) for name, values in arrays.items()
+    }  # other arrays would be saved in the wrong order
     described = to_plain({"schema_version": schema, **header}, path)
     text = json.dumps({**described, "sha256": _checksum(described, tensors)}, sort_keys=True, allow_nan=False)
     with atomic(path) as unfinished:
@@ -29,7 +31,7 @@ def write_tensors(path: Path, arrays: Arrays, header: Mapping[str, Any], *, sche
 
 
 def read_tensors(path: Path, *, schema: int, what: str, hint: str) -> tuple[dict[str, Any], Arrays]:
-    """Header and arrays of what `write_tensors` wrote. Raises `UserError` for a missing, broken or newer file.
+    """Read header and arrays that `write_tensors` wrote. Raises `UserError` for a missing, broken or newer file.
 
     `what` names the kind of file and `hint` the command that makes it.
     """
@@ -53,7 +55,7 @@ def read_tensors(path: Path, *, schema: int, what: str, hint: str) -> tuple[dict
 
 
 def _checksum(header: Mapping[str, Any], arrays: Arrays) -> str:
-    """Of all that the file holds; safetensors itself would not notice a flipped bit."""
+    """Digest everything that the file holds; safetensors itself would not notice a flipped bit."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):
         values = arrays[name]

@@ -1,4 +1,4 @@
-"""What a job takes of processor, memory and GPU over time, in a file beside its output."""
+"""Records the processor, memory and GPU use of a job over time, in a file beside its output."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from baklava.system.files import atomic
 
 SUFFIX = ".usage.csv"
 SECONDS = 1.0  # between two rows, at first
-MAX_ROWS = 500  # beyond it every second row is dropped and the time between two doubled
+MAX_ROWS = 500  # beyond it, every second row is dropped and the time between two rows doubles
 
 Row = dict[str, float]
 
 
 def usage_path(output: Path) -> Path:
-    """Where the usage of the job that writes `output` is kept."""
+    """The file of the job that writes `output`."""
     return output.with_suffix(SUFFIX)
 
 
 @contextmanager
 def record_usage(path: Path) -> Iterator[None]:
-    """Record this process for the length of the block; the file is written if the block ends well.
+    """Record this process during the block, and write the file if the block succeeds.
 
-    One row at the start, one at the end, and between them at most one a second: `time` (seconds since 1970),
-    `cpu_percent` (of one core, since the row before), `memory_bytes` (resident), and of each GPU that the process may
-    see `gpu_<i>_percent` and `gpu_<i>_memory_bytes`, whoever uses it. A file that cannot be written is named on
+    There is a row at the start, one at the end, and at most one a second between them: `time` (seconds since 1970),
+    `cpu_percent` (of one core, since the previous row), `memory_bytes` (resident), and for each GPU that the process
+    may see `gpu_<i>_percent` and `gpu_<i>_memory_bytes`, whoever uses it. A file that cannot be written is named on
     standard error and does not fail the job.
     """
     recorder = _Recorder()
@@ -50,7 +50,7 @@ def record_usage(path: Path) -> Iterator[None]:
 
 
 def read_usage(path: Path) -> list[Row]:
-    """The rows of a file, without the values that a device could not tell. Raises `UserError` for a damaged file."""
+    """Read the rows of a file, without the values that a GPU does not report. Raises `UserError` for a damaged file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
@@ -59,16 +59,16 @@ def read_usage(path: Path) -> list[Row]:
 
 
 class _Recorder(threading.Thread):
-    """Takes a row now and then until it is stopped."""
+    """Adds rows at intervals until it is stopped."""
 
     def __init__(self) -> None:
         super().__init__(name="usage", daemon=True)
         self.rows: list[Row] = []
         self._process = psutil.Process()
-        self._gpus = _gpus()
+        self._gpus = _gpu_readers()
         self._seconds = SECONDS
         self._stopped = threading.Event()
-        self._process.cpu_percent()  # counts from here
+        self._process.cpu_percent()  # the next call counts from here
         self._add()
 
     def run(self) -> None:
@@ -91,8 +91,8 @@ class _Recorder(threading.Thread):
         self.rows.append(row)
 
 
-def _gpus() -> list[Callable[[], Row]]:
-    """A reader for each NVIDIA GPU that this process may see; none where there is no driver."""
+def _gpu_readers() -> list[Callable[[], Row]]:
+    """Make a reader for each NVIDIA GPU that this process may see; none without a driver."""
     import pynvml as nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -106,7 +106,7 @@ def _gpus() -> list[Callable[[], Row]]:
     def reader(handle: object) -> Callable[[], Row]:
         def read() -> Row:
             row: Row = {}
-            with suppress(nvml.NVMLError):  # a part of a GPU (MIG) does not tell how busy it is
+            with suppress(nvml.NVMLError):  # a slice of a GPU (MIG) does not report how busy it is
                 row["memory_bytes"] = nvml.nvmlDeviceGetMemoryInfo(handle).used
                 row["percent"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
             return row
@@ -117,7 +117,7 @@ def _gpus() -> list[Callable[[], Row]]:
 
 
 def _handle(name: str) -> object:
-    """Of a device as `CUDA_VISIBLE_DEVICES` names it: by number or by identifier."""
+    """Get the handle of a GPU by its name in `CUDA_VISIBLE_DEVICES`: a number or an identifier."""
     import pynvml as nvml
 
     return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)

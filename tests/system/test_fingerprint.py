@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baklava.system.fingerprint import BLOCK, BLOCKS, fingerprint, fingerprint_folder
+from baklava.system.fingerprint import BLOCK_BYTES, N_BLOCKS, fingerprint, fingerprint_folder
 
 
 def test_order_of_keys_does_not_matter_and_values_do() -> None:
@@ -18,7 +18,7 @@ def test_a_folder_is_its_files_wherever_it_lies(tmp_path: Path) -> None:
         folder = tmp_path / place
         folder.mkdir()
         (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(bytes(BLOCK * BLOCKS + 5))
+        (folder / "model.safetensors").write_bytes(bytes(BLOCK_BYTES * N_BLOCKS + 5))
         (folder / "README.md").write_text(place)
         prints.append(fingerprint_folder(folder))
     assert prints[0] == prints[1]
