@@ -16,7 +16,7 @@ from baklava.system.files import read_json, write_json
 SCHEMA = 1
 TOLERANCE = 1e-6
 
-# What a budgets file holds.
+# The keys of a budgets file and the types of their values.
 TYPES: dict[str, tuple[type, ...]] = {
     "shares": (list,),
     "ratio": (float, int),
@@ -57,14 +57,14 @@ class Budgets:
 
     @classmethod
     def from_shares(cls, shares: ArrayLike, *, ratio: float | None = None, **origin: Any) -> Budgets:
-        """Budgets of explicit shares `[n_layers, n_kv_heads]`; the ratio follows from them unless given."""
+        """Make budgets of explicit shares `[n_layers, n_kv_heads]`; the ratio follows from them unless given."""
         try:
-            given = np.asarray(shares)
-        except (TypeError, ValueError, OverflowError):  # ragged, for one
-            given = None
-        if given is None or given.dtype.kind not in "iuf":
+            array = np.asarray(shares)
+        except (TypeError, ValueError, OverflowError):  # ragged, for example
+            array = None
+        if array is None or array.dtype.kind not in "iuf":
             raise UserError("budgets: shares must be a rectangular array of numbers")
-        array = given.astype(np.float64)
+        array = array.astype(np.float64)
         if ratio is None:
             mean = float(array.mean()) if array.size else math.nan
             ratio = min(max(1.0 - mean, 0.0), math.nextafter(1.0, 0.0)) if math.isfinite(mean) else math.nan
@@ -72,7 +72,7 @@ class Budgets:
 
     @classmethod
     def uniform(cls, *, n_layers: int, n_kv_heads: int, ratio: float, **origin: Any) -> Budgets:
-        """The same share for every KV cache."""
+        """Give every KV cache the same share."""
         shares = np.full((n_layers, n_kv_heads), 1.0 - ratio)
         return cls(shares, float(ratio), **{"allocator": "uniform", **origin})
 
@@ -82,10 +82,10 @@ class Budgets:
         return self.shares.shape[0], self.shares.shape[1]
 
     def entries(self, n_entries: int) -> NDArray[np.int64]:
-        """Budget of each KV cache, `[n_layers, n_kv_heads]`, for a context of `n_entries` tokens.
+        """Turn shares into entries `[n_layers, n_kv_heads]` for a context of `n_entries` tokens.
 
-        The sum is exactly `round((1 - ratio) * n_layers * n_kv_heads * n_entries)`: every cache gets the whole part
-        of its share, and the largest remainders get one entry more (ties: the earlier cache).
+        The sum is exactly `round((1 - ratio) * n_layers * n_kv_heads * n_entries)`: every cache gets its share rounded
+        down, and those with the largest remainders get one entry more (ties: the earlier cache).
         """
         ideal = self.shares.ravel() * n_entries
         counts = np.minimum(np.floor(ideal + 1e-9).astype(np.int64), n_entries)
@@ -93,7 +93,7 @@ class Budgets:
         remainder = ideal - counts
         order = np.argsort(-remainder, kind="stable")
         step = 1 if left > 0 else -1
-        while left:  # more than one round only when shares sit at their limits
+        while left:  # more than one round only if shares are at their limits
             for i in order if left > 0 else order[::-1]:
                 if left and 0 <= counts[i] + step <= n_entries:
                     counts[i] += step
@@ -123,14 +123,14 @@ class Budgets:
         for key in ("shares", "ratio"):
             if key not in values:
                 raise UserError(f"{path}: budgets: key {key!r} is missing")
-        given: dict[str, Any] = {}
-        for key, kind in TYPES.items():
+        fields: dict[str, Any] = {}
+        for key, types in TYPES.items():
             if key in values:
-                if type(values[key]) not in kind:
-                    known = " or ".join(one.__name__ for one in kind)
+                if type(values[key]) not in types:
+                    known = " or ".join(kind.__name__ for kind in types)
                     raise UserError(f"{path}: budgets: {key} must be {known}, got {type(values[key]).__name__}")
-                given[key] = values[key]
+                fields[key] = values[key]
         try:
-            return cls.from_shares(**given)
+            return cls.from_shares(**fields)
         except (UserError, OverflowError) as error:  # an integer beyond every float
             raise UserError(f"{path}: {error}") from None

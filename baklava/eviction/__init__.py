@@ -1,4 +1,4 @@
-"""Eviction policies: which entries a KV cache keeps. One file per policy."""
+"""Eviction policies decide which entries a KV cache keeps. One file per policy; `base` has the interface."""
 
 from baklava.errors import UserError
 from baklava.eviction.adakv import AdaKV
@@ -27,13 +27,13 @@ POLICIES: dict[str, type[EvictionPolicy]] = {
     )
 }
 
-# Names of policies with their default parameters: each family's, and that of Ada-KV over each other family.
+# Policies with default parameters, by name: each family, and Ada-KV over each other family.
 _ADA = {f"ada_{family}": family for family in POLICIES if family != AdaKV.family}
 NAMES = tuple(sorted([*POLICIES, *_ADA]))
 
 
 def policy_named(name: str) -> EvictionPolicy:
-    """The policy of a name in `NAMES`, e.g. "snapkv" or "ada_snapkv". Raises `UserError` that lists them."""
+    """Make the policy with a name in `NAMES`, e.g. "snapkv" or "ada_snapkv". Raises `UserError` that lists them."""
     if name in _ADA:
         return AdaKV(inner=POLICIES[_ADA[name]]())
     if name not in POLICIES:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _policy(given: Any) -> EvictionPolicy:
-    """A policy, from itself, from its name, or from a mapping of `family` and parameters."""
+    """Make a policy from its name or from a mapping of `family` and parameters; a policy stays as it is."""
     from baklava.eviction import POLICIES
 
     if isinstance(given, EvictionPolicy):
@@ -36,13 +36,13 @@ def _policy(given: Any) -> EvictionPolicy:
 class AdaKV(EvictionPolicy):
     """Scores as the policy `inner`; a layer's budget then goes to its best entries, whichever KV head has them.
 
-    Each KV cache keeps `floor` of its own budget in any case, and one entry at least; entries that `inner` protects
-    come next, then all others by score. What a layer keeps in total stays. `inner` is a policy; in a configuration its
-    name, or a mapping of its `family` and parameters. Policies whose scores are on one scale in all heads, as attention
-    is, make the most sense. Where what `inner` protects depends on the budget, that is the cache's own in the
-    competition, and what it won afterwards.
+    Each KV cache always keeps the fraction `floor` of its own budget, and at least one entry; entries that `inner`
+    protects come next, then all others by score. The total of a layer does not change. `inner` is a policy; in a
+    configuration, its name or a mapping of its `family` and parameters. Policies whose scores have the same scale in
+    all heads, as attention weights do, make the most sense. If what `inner` protects depends on the budget, that is the
+    cache's own budget during the competition, and the entries it won afterwards.
 
-    The paper starts from equal budgets; here each KV cache's own is the start, so that Ada-KV goes with any allocator.
+    The paper starts from equal budgets; here each KV cache starts from its own, so Ada-KV works with any allocator.
     The default floor is that of kvpress 0.5.5 and what the authors' scripts suggest for models with GQA (0.5 for
     others). In kvpress and here it bounds the outcome of the competition; the authors' code takes a mean of that
     outcome and the equal budgets, with weight `floor`. The leaderboard's "adakv_snapkv" is `ada_snapkv`, its
@@ -74,23 +74,23 @@ class AdaKV(EvictionPolicy):
         return torch.stack(counts).to(budgets)
 
     def _compete(self, scores: Tensor, budgets: list[int]) -> Tensor:
-        """Entries `[Hkv]` that each KV head of one batch row wins, from scores `[Hkv, S]`."""
+        """Count the entries `[Hkv]` that each KV head of one batch row wins, from scores `[Hkv, S]`."""
         import torch
 
         n_kv_heads, n_entries = scores.shape
-        place = torch.arange(n_entries, device=scores.device)
-        bids = scores.to(torch.float64)  # one scale for all heads, on which places up to 2 S are exact
+        rank = torch.arange(n_entries, device=scores.device)
+        bids = scores.to(torch.float64)  # one scale for all heads, on which ranks up to 2 S are exact
         highest = bids.amax() + 1.0
-        ranked = []
+        raised_bids = []
         for head, budget in enumerate(budgets):
             raised = raise_protected(scores[head], self.inner, budget)
             order = raised.argsort(descending=True)  # what `inner` would keep, best first
             bid = bids[head, order]
             n_protected = self.inner.protected_first(budget) + self.inner.protected_last(budget)
-            sure = int(self.floor * budget)
+            n_guaranteed = int(self.floor * budget)
             if self.floor > 0 and budget > 0:
-                sure = max(1, sure)
-            bid = torch.where(place < n_protected, highest + (n_entries - place), bid)
-            ranked.append(torch.where(place < sure, highest + 2 * n_entries, bid))
-        winners = torch.stack(ranked).flatten().argsort(descending=True, stable=True)[: sum(budgets)]
+                n_guaranteed = max(1, n_guaranteed)
+            bid = torch.where(rank < n_protected, highest + (n_entries - rank), bid)
+            raised_bids.append(torch.where(rank < n_guaranteed, highest + 2 * n_entries, bid))
+        winners = torch.stack(raised_bids).flatten().argsort(descending=True, stable=True)[: sum(budgets)]
         return torch.bincount(winners // n_entries, minlength=n_kv_heads)

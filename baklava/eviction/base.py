@@ -1,4 +1,4 @@
-"""What an eviction policy is: it scores entries, and never touches storage."""
+"""The interface of an eviction policy: it scores entries, and never touches storage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerContext:
-    """The context of one layer, or as much of it as has been read: `S` entries of positions 0 to `S - 1`.
+    """The context of one layer, as far as it has been read: `S` entries at positions 0 to `S - 1`.
 
     `keys` and `values` `[B, Hkv, S, D]` are as the cache stores them, keys with their positions. `scaling` multiplies
-    query-key products; `softcap` bounds them (Gemma 2) where the model does so. No entry is padding. Where the rotation
+    query-key products; `softcap` bounds them (Gemma 2) if the model does so. No entry is padding. Where the rotation
     depends on the length of a text, it is that of texts of `rotated_for` tokens
     (see `baklava.decoder.length_dependent_rope`).
     """
@@ -42,42 +42,42 @@ class EvictionPolicy:
     family: ClassVar[str]
 
     def protected_first(self, budget: int) -> int:
-        """So many entries at the start (attention sinks) outrank all others, the earliest most."""
+        """Return how many entries at the start (attention sinks) outrank all others; the earliest ranks first."""
         return 0
 
     def protected_last(self, budget: int) -> int:
-        """So many entries at the end outrank all but the sinks, the latest most."""
+        """Return how many entries at the end outrank all but the sinks; the latest ranks first."""
         return 0
 
     def observe(self, state: Any, queries: Tensor, context: LayerContext) -> Any:
-        """What `score` will need of the queries `[B, Hq, Q, D]` of the last `Q` entries read, on top of `state`.
+        """Add to `state` what `score` needs of the queries `[B, Hq, Q, D]` of the last `Q` entries read.
 
-        `state` is what the chunk before returned, `None` at first. Most policies need nothing of the queries.
+        `state` is what the previous chunk returned, `None` at first. Many policies need nothing of the queries.
         """
         return state
 
     def score(self, context: LayerContext, state: Any) -> Tensor:
-        """Scores `[B, Hkv, S]` of all entries of the context; higher is kept. Pooled over each GQA group."""
+        """Score all entries of the context, `[B, Hkv, S]`, pooled over each GQA group; the highest are kept."""
         raise NotImplementedError
 
     def distribute(self, scores: Tensor, budgets: Tensor) -> Tensor:
-        """Entries that each KV cache keeps `[B, Hkv]`, from `scores` `[B, Hkv, S]` and the budgets `[B, Hkv]`.
+        """Decide how many entries each KV cache keeps, `[B, Hkv]`, from scores `[B, Hkv, S]` and budgets `[B, Hkv]`.
 
-        The sum over a layer's KV heads must stay. Most policies keep the budgets as they are.
+        The sum over a layer's KV heads must not change. Most policies keep the budgets as they are.
         """
         return budgets
 
 
 def raise_protected(scores: Tensor, policy: EvictionPolicy, budget: int) -> Tensor:
-    """Scores `[..., S]` in float32 at least, with the entries that the policy protects above all others."""
+    """Raise the scores `[..., S]` of entries that the policy protects above all others; in float32 at least."""
     import torch
 
     n = scores.shape[-1]
-    ranked = scores.to(torch.promote_types(scores.dtype, torch.float32), copy=True)
-    highest = ranked.amax(-1, keepdim=True) + 1.0
-    position = torch.arange(n, device=scores.device, dtype=ranked.dtype)
+    raised = scores.to(torch.promote_types(scores.dtype, torch.float32), copy=True)
+    highest = raised.amax(-1, keepdim=True) + 1.0
+    position = torch.arange(n, device=scores.device, dtype=raised.dtype)
     if last := min(policy.protected_last(budget), n):
-        ranked[..., n - last :] = highest + position[n - last :]
+        raised[..., n - last :] = highest + position[n - last :]
     if first := min(policy.protected_first(budget), n):
-        ranked[..., :first] = highest + (2 * n - position[:first])
-    return ranked
+        raised[..., :first] = highest + (2 * n - position[:first])
+    return raised

@@ -1,4 +1,4 @@
-"""Expected attention: what queries to come would look at, if they are like those so far (arXiv 2510.00636)."""
+"""Expected attention: what future queries would attend to if they are like those so far (arXiv 2510.00636)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from baklava.eviction.base import EvictionPolicy, LayerContext
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 1024  # queries or entries in float32 at once
+BLOCK = 1024  # queries or entries that are in float32 at a time
 
 
 @dataclass(frozen=True)
 class QueryMoments:
-    """`count` queries per head before their rotation: mean `[B, Hq, D]`, centred outer products summed `[B, Hq, D, D]`.
+    """Moments of `count` queries per head before their rotation: mean `[B, Hq, D]`, scatter matrix `[B, Hq, D, D]`.
 
-    Kept centred, since the mean of queries with a bias dwarfs their spread.
+    The scatter is centred, since the mean of queries with a bias dwarfs their spread.
     """
 
     count: int
@@ -46,15 +46,15 @@ class ExpectedAttention(EvictionPolicy):
     Queries are taken as normally distributed, with the mean `m` and covariance `C` that the context's own had before
     their rotation, and rotated by the average over the future positions. With the scaling `s`, an entry then expects
     `exp(s k.m + s^2 k'Ck / 2)`, which a softmax over the entries turns into weights; their mean over the GQA group,
-    plus `epsilon`, is multiplied by the length of the value vector. The first `n_sink` entries are protected and count
-    in none of this.
+    plus `epsilon`, is multiplied by the norm of the value vector. The first `n_sink` entries are protected and left out
+    of all this.
 
     Defaults are those of kvpress 0.5.5, written by the paper's authors, but for `epsilon`: 1e-2, as in the entry
-    "expected_attention" of their leaderboard (which is `ada_expected_attention` here), where the class has 0. With 0 an
-    entry that expects no attention counts as nothing however long its value is, and SmolLM2-135M at r = 0.5 answers
+    "expected_attention" of their leaderboard (which is `ada_expected_attention` here); their class has 0. With 0, an
+    entry that expects no attention scores 0 whatever its value vector, and SmolLM2-135M at r = 0.5 answers
     none of ten needle prompts, in kvpress too; with 1e-2 it answers eight.
 
-    As kvpress 0.5.5, whose queries come from the hidden states; here the rotation of the queries is undone, for the
+    In kvpress 0.5.5 the queries come from the hidden states; here the rotation of the queries is undone, for the
     model types in `baklava.decoder.rotary`. kvpress ignores soft-capped logits; here the cap bounds the expected
     exponent.
     """
@@ -93,13 +93,13 @@ class ExpectedAttention(EvictionPolicy):
         from torch.nn import functional
 
         exact = torch.promote_types(context.keys.dtype, torch.float32)
-        if state is None:  # nothing but sinks
+        if state is None:  # the context has only sinks
             return context.keys.new_zeros(context.keys.shape[:3], dtype=exact)
         mean, covariance = self._future(context, state)
         keys = context.keys[:, :, self.n_sink :].split(BLOCK, dim=2)
         exponents = [_exponents(block.to(exact), mean, covariance, context.scaling) for block in keys]
         exponent = torch.cat(exponents, dim=-1)  # [B, Hkv, group, S - n_sink]
-        # Quadratic in the scores: of the largest that bfloat16 has it is beyond float32.
+        # The exponent is quadratic in the scores: for the largest of bfloat16 it overflows float32.
         exponent = exponent.nan_to_num(nan=torch.finfo(exact).max)
         if context.softcap is not None:
             exponent = context.softcap * torch.tanh(exponent / context.softcap)
@@ -110,7 +110,7 @@ class ExpectedAttention(EvictionPolicy):
         return functional.pad(scores, (self.n_sink, 0))
 
     def _future(self, context: LayerContext, state: QueryMoments) -> tuple[Tensor, Tensor | None]:
-        """Mean `[B, Hkv, group, D]` and covariance `[B, Hkv, group, D, D]` of the queries to come."""
+        """Compute the mean `[B, Hkv, group, D]` and covariance `[B, Hkv, group, D, D]` of future queries."""
         import torch
 
         from baklava.decoder.rotary import rotary_of
@@ -126,7 +126,7 @@ class ExpectedAttention(EvictionPolicy):
 
 
 def _exponents(keys: Tensor, mean: Tensor, covariance: Tensor | None, scaling: float) -> Tensor:
-    """`s k.m + s^2 k'Ck / 2` of entries `[B, Hkv, S, D]` for each query head of the group, `[B, Hkv, group, S]`."""
+    """Compute `s k.m + s^2 k'Ck / 2` of entries `[B, Hkv, S, D]` per query head, `[B, Hkv, group, S]`."""
     linear = scaling * (mean @ keys.transpose(-1, -2))
     if covariance is None:
         return linear

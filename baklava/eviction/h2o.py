@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class H2O(EvictionPolicy):
-    """Scores an entry by the attention that it got from all queries, summed; `recent` of the budget is for the last.
+    """Scores an entry by the attention it got from all queries, summed; the last entries get a fraction `recent`.
 
-    Half for the recent ones is the authors' default (`heavy_ratio` 0.1, `recent_ratio` 0.1). The sum is pooled by the
-    mean over the GQA group. The paper evicts entry by entry while it reads, so that an entry
-    that is gone gets no further attention; here the context is read in full and ranked once. kvpress 0.5.5 has no H2O:
-    its `ObservedAttentionPress` divides each sum by the number of queries that could see the entry, and reserves
-    nothing for recent ones.
+    Half of the budget for recent entries is the authors' default (`heavy_ratio` 0.1, `recent_ratio` 0.1). The sum is
+    averaged over the GQA group. The paper evicts entry by entry while it reads, so that an evicted entry gets no more
+    attention; here the entire context is read and ranked once. kvpress 0.5.5 has no H2O: its `ObservedAttentionPress`
+    divides each sum by the number of queries that could see the entry, and reserves nothing for recent entries.
     """
 
     family: ClassVar[str] = "h2o"

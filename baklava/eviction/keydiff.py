@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class KeyDiff(EvictionPolicy):
     """Scores an entry by how far its key points away from the mean direction of all keys; needs no queries.
 
-    `-cos(k, a)` with the anchor `a`, the mean of the keys scaled to length 1. The paper evicts block after block while
-    it reads, with an anchor of the entries still there; here, as in kvpress 0.5.5's `KeyDiffPress` and the entry
-    "keydiff" of its leaderboard, the whole context is ranked once ("block_keydiff" there is the paper's way).
+    The score is `-cos(k, a)` with the anchor `a`, the mean of the normalised keys. The paper evicts block after block
+    while it reads, with an anchor of the remaining entries; here, as in kvpress 0.5.5's `KeyDiffPress` and the entry
+    "keydiff" of its leaderboard, the entire context is ranked once ("block_keydiff" there is the paper's way).
     """
 
     family: ClassVar[str] = "keydiff"

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Knorm(EvictionPolicy):
-    """Scores an entry by the length of its key, the shortest highest; needs no queries.
+    """Scores an entry by the norm of its key, the smallest highest; needs no queries.
 
-    The authors' examples leave the first two layers whole; here, as in kvpress 0.5.5 and its leaderboard, that is the
-    allocator's business. There is nothing else to set.
+    The authors' examples leave the first two layers uncompressed; here, as in kvpress 0.5.5 and its leaderboard, that
+    is up to the allocator. There are no parameters.
     """
 
     family: ClassVar[str] = "knorm"

@@ -1,4 +1,4 @@
-"""Attention that entries receive from the queries which a policy observes, in float32 at least."""
+"""Attention that entries receive from the queries that a policy observes, in float32 at least."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 from baklava.eviction.base import LayerContext
 
-# Attention weights held at once (256 MiB in float32): a block of queries is as long as this allows.
+# Attention weights that are held at a time (256 MiB in float32); they limit a block of queries.
 BLOCK_WEIGHTS = 2**26
 
 
 def received_attention(queries: Tensor, context: LayerContext) -> Tensor:
-    """Attention weights of the queries `[B, Hq, Q, D]` of the last `Q` entries, summed over them.
+    """Sum the attention weights of the queries `[B, Hq, Q, D]` of the last `Q` entries.
 
-    `[B, Hkv, group, S]`: what each entry gets from each query head that shares its KV head. Causal, in blocks of
-    queries, so that memory grows with `S` and not with `Q * S`.
+    Returns `[B, Hkv, group, S]`: what each entry gets from each query head that shares its KV head. Attention is causal
+    and computed in blocks of queries, so that memory grows with `S` and not with `Q * S`.
     """
     batch, n_heads, n_queries, _ = queries.shape
     n_kv_heads, n_entries = context.keys.shape[1:3]
@@ -31,10 +31,10 @@ def received_attention(queries: Tensor, context: LayerContext) -> Tensor:
 
 
 def _causal_weights(queries: Tensor, keys: Tensor, softcap: float | None) -> Tensor:
-    """Weights `[B, Hkv, group, Q, S]` of scaled queries `[B, Hq, Q, D]` at the last `Q` of `S` entries."""
+    """Compute weights `[B, Hkv, group, Q, S]` of scaled queries `[B, Hq, Q, D]` at the last `Q` of `S` entries."""
     n_queries, n_entries = queries.shape[2], keys.shape[2]
     grouped = queries.unflatten(1, (keys.shape[1], -1))  # [B, Hkv, group, Q, D]
-    packed = grouped.flatten(2, 3)  # the group's heads become rows of one product: KV heads are not repeated
+    packed = grouped.flatten(2, 3)  # heads of a group become rows of one product, so that KV heads are not repeated
     logits = torch.matmul(packed, keys.transpose(-1, -2)).unflatten(2, grouped.shape[2:4])
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
@@ -45,6 +45,6 @@ def _causal_weights(queries: Tensor, keys: Tensor, softcap: float | None) -> Ten
 
 
 def last_queries(state: Tensor | None, queries: Tensor, n: int) -> Tensor:
-    """The last `n` queries `[B, Hq, <= n, D]` so far: those of `state`, then those of a new chunk."""
+    """Keep the last `n` queries so far, `[B, Hq, <= n, D]`: those of `state`, then those of a new chunk."""
     latest = queries[:, :, -n:].clone()  # a view would keep the whole chunk's queries alive
     return latest if state is None else torch.cat([state, latest], dim=2)[:, :, -n:]

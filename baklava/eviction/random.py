@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Random(EvictionPolicy):
-    """Keeps entries at random, other ones in each KV cache.
+    """Keeps random entries, different ones in each KV cache.
 
-    Depends on the seed, the layer and the length of the context alone: rows of a batch keep the same entries.
+    They depend only on the seed, the layer and the length of the context: rows of a batch keep the same entries.
     """
 
     family: ClassVar[str] = "random"

@@ -1,4 +1,4 @@
-"""SnapKV: what the last queries look at (arXiv 2404.14469)."""
+"""SnapKV: keeps what the last queries attend to (arXiv 2404.14469)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _odd(size: int) -> int:
 class SnapKV(EvictionPolicy):
     """Scores an entry by the attention it gets from the last `window_size` queries, smoothed over its neighbours.
 
-    The mean over the window's queries, average pooling over `kernel_size` entries, then the mean over the GQA group.
-    The window itself is protected, so that a context no longer than it is kept from its end. The paper sums over the
-    window, which ranks alike, and leaves GQA open; group mean, average pooling and the defaults are as in kvpress
-    0.5.5, which keeps arbitrary entries of the window, not the latest ones, when a budget is smaller than it. They are
-    also those of the authors' class (64, 5, average); their runs on LongBench have a window of 32 and the maximum over
-    7 entries.
+    It takes the mean over the window's queries, average pooling over `kernel_size` entries, and the mean over the GQA
+    group. The window itself is protected, so that a context no longer than it is kept from its end. The paper sums
+    over the window, which ranks alike, and leaves GQA open; group mean, average pooling and the defaults are as in
+    kvpress 0.5.5, which keeps arbitrary entries of the window, not the latest ones, when a budget is smaller than it.
+    They are also those of the authors' class (64, 5, average); their runs on LongBench have a window of 32 and the
+    maximum over 7 entries.
     """
 
     family: ClassVar[str] = "snapkv"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class StreamingLLM(EvictionPolicy):
     """Keeps the first `n_sink` entries and as many of the last ones as the budget allows.
 
-    A budget below `n_sink` keeps the first entries only. Four sinks are the paper's, and kvpress 0.5.5's. The authors'
-    code moves the kept entries together by new positions; here, as in kvpress' class, they keep their own.
+    A budget below `n_sink` keeps the first entries only. Four sinks are the default of the paper and of kvpress 0.5.5.
+    The authors' code gives the kept entries new, contiguous positions; here, as in kvpress, they keep their own.
     """
 
     family: ClassVar[str] = "streaming_llm"

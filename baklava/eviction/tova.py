@@ -1,4 +1,4 @@
-"""TOVA: what the last query looks at (arXiv 2401.06104)."""
+"""TOVA: keeps what the last query attends to (arXiv 2401.06104)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class TOVA(EvictionPolicy):
     """Scores an entry by the attention it gets from the last query, averaged over all heads of the layer.
 
-    All KV caches of a layer so keep the same entries as far as their budgets agree. The last entry is protected, as in
-    kvpress 0.5.5; the paper lets it compete. The paper evicts one entry at each decoding step; here, as
-    in kvpress, the whole context is ranked once, at its end. There is nothing to set.
+    KV caches of a layer with equal budgets therefore keep the same entries. The last entry is protected, as in kvpress
+    0.5.5; the paper lets it compete. The paper evicts one entry at each decoding step; here, as in kvpress, the entire
+    context is ranked once, at its end. There are no parameters.
     """
 
     family: ClassVar[str] = "tova"

@@ -194,7 +194,7 @@ def test_long_shared_contexts_are_read_in_parts_without_a_difference(
     )
     suffix = key[:, :, 290:], value[:, :, 290:]
     whole = ragged_attention(query[:, :, -2:], entries, *suffix, scaling=32**-0.5)
-    monkeypatch.setattr("baklava.cache.attention.precision.ON_CPU", 32 * 70)
+    monkeypatch.setattr("baklava.cache.attention.precision.MAX_CONVERTED_CPU", 32 * 70)
     parts = ragged_attention(query[:, :, -2:], entries, *suffix, scaling=32**-0.5)
     torch.testing.assert_close(parts, whole)
     expected = sdpa(*(one.double() for one in (query, key, value)), is_causal=True)[:, :, -2:]
