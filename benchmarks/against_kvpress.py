@@ -92,7 +92,7 @@ def main() -> None:
         ours.append(time.perf_counter() - started)
         kvpress = with_kvpress(samples, some, arguments)
         theirs.append(kvpress["seconds"])
-    scores = np.array([[records[one.index, cell.label]["score"] for one in samples] for cell in some])
+    scores = np.array([[records[one.index, cell.label].score for one in samples] for cell in some])
     other = np.array(
         [
             [TASK.score(text, one.answers) for text, one in zip(row, samples, strict=True)]

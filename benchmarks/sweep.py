@@ -11,13 +11,14 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import measure
 
 from baklava.budgets import Budgets
 from baklava.evaluation.engine import Engine
+from baklava.evaluation.records import Record
 from baklava.evaluation.samples import CellSpec
 from baklava.eviction import POLICIES
 from baklava.experiment.schema import EvaluateConfig, ModelConfig
@@ -30,7 +31,7 @@ CURVE = (1, 6, 36, 72)
 TURN = 16  # samples
 TASK = NeedleInHaystack(name="niah_multikey_1", n_keys=4)
 
-Records = dict[tuple[int, str], dict[str, Any]]
+Records = dict[tuple[int, str], Record]
 
 
 def cells(loaded: LoadedModel, ratios: Sequence[float], policies: Sequence[str] = POLICIES_SWEPT) -> list[CellSpec]:
@@ -44,11 +45,11 @@ def cells(loaded: LoadedModel, ratios: Sequence[float], policies: Sequence[str] 
 
 def swept(engine: Engine, samples: Sequence[Sample], some: Sequence[CellSpec]) -> Records:
     """Records of all samples and cells, without the seconds."""
-    works = (engine.work(sample, some) for sample in samples)
+    labels = {cell.identify(engine.loaded.name, engine.task.name, engine.settings): cell.label for cell in some}
     return {
-        (one.work.sample.index, one.cell.label): {key: one.record[key] for key in one.record if key != "seconds"}
-        for answers in engine.answers(works)
-        for one in answers
+        (record.sample, labels[record.cell]): replace(record, seconds=0.0)
+        for records in engine.answer(engine.encode(sample, some) for sample in samples)
+        for record in records
     }
 
 

@@ -1,4 +1,4 @@
-"""Memory and speed of every cell by itself, as `baklava measure` writes them."""
+"""The measurements file: memory and speed of each cell. It reads without torch, unlike `speed`, which measures."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ COLUMNS = pa.schema(
         ("device", pa.string()),
         ("context", pa.int64()),
         ("batch", pa.int64()),
-        ("prefill_seconds", pa.float64()),  # the context read and compressed
+        ("prefill_seconds", pa.float64()),  # to read and compress the context
         ("first_token_seconds", pa.float64()),  # until the first new token is known
         ("tokens_per_second", pa.float64()),  # of all rows together, after the first token
-        ("peak_bytes", pa.float64()),  # device memory above the weights; on a CPU nothing tells
+        ("peak_bytes", pa.float64()),  # device memory above the weights; NaN on a CPU
         ("kv_bytes", pa.int64()),  # keys and values held after the last token
     ]
 )

@@ -1,4 +1,4 @@
-"""`baklava merge`: what the shards wrote as one file, the one that a single job would have written."""
+"""`baklava merge`: joins the files of all shards into those that a single job would have written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from baklava.system.parquet import read_parquet, write_parquet_rows
 
 def merge(job: MergeJob) -> None:
     """Write the shards' rows one after the other. Raises `UserError` for a missing, broken or newer file."""
-    for shards, whole, kind, what in (
+    for shards, merged, file, what in (
         (job.records_of_shards, job.records, records, "records"),
         (job.timings_of_shards, job.timings, timings, "timings"),
     ):
-        write_parquet_rows(whole, _rows(shards, kind.COLUMNS, kind.SCHEMA, what), kind.COLUMNS, schema=kind.SCHEMA)
+        rows = _read_rows(shards, file.COLUMNS, file.SCHEMA, what)
+        write_parquet_rows(merged, rows, file.COLUMNS, schema=file.SCHEMA)
 
 
-def _rows(shards: Iterable[Path], columns: pa.Schema, schema: int, what: str) -> Iterator[dict[str, Any]]:
+def _read_rows(shards: Iterable[Path], columns: pa.Schema, schema: int, what: str) -> Iterator[dict[str, Any]]:
     for shard in shards:
         yield from read_parquet(shard, columns, schema=schema, what=what, hint="`baklava evaluate`").to_pylist()

@@ -1,4 +1,4 @@
-"""Samples as prompts: what is compressed and what is read after it, as text and in tokens."""
+"""Turns samples into prompts: the context that is compressed and what is read after it, as text and as tokens."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from baklava.tasks import Sample, Task
 Protocol = Literal["question_agnostic", "question_aware"]
 
 
-class Parts(NamedTuple):
-    """What is compressed, what is read after it, and whether the tokenizer still puts its special tokens before."""
+class SplitPrompt(NamedTuple):
+    """A prompt as text: the context that is compressed, and the remainder that is read after it."""
 
     context: str
-    rest: str
-    begin: bool
+    remainder: str
+    begin: bool  # whether the tokenizer still has to put its special tokens before the context
 
 
 def split_prompt(
@@ -36,31 +36,31 @@ def split_prompt(
     chat: bool,
     template_kwargs: Mapping[str, TemplateValue] | None = None,
     date: datetime.date = DATE,
-) -> Parts:
-    """The prompt of a sample in two parts, as the protocol says.
+) -> SplitPrompt:
+    """Split the prompt of a sample in two, as the protocol says.
 
     With `chat`, and where the tokenizer has a template and the sample wants it (`Sample.chat`), context and question
-    are the user's turn; the answer prefix opens the model's ("question"), or is part of the user's too ("prompt").
+    are the user's turn. The answer prefix begins the model's turn ("question") or ends the user's ("prompt").
     """
     template = chat_template(tokenizer, template_kwargs, date) if chat and sample.chat != "none" else None
     return _split(sample, template, protocol)
 
 
-def _split(sample: Sample, template: ChatTemplate | None, protocol: Protocol) -> Parts:
+def _split(sample: Sample, template: ChatTemplate | None, protocol: Protocol) -> SplitPrompt:
     context, question, prefix, begin = sample.context, sample.question, sample.answer_prefix, True
     if template is not None:
         if sample.chat == "prompt":
             question, prefix = question + prefix, ""
         context, question = template.around(context, question)
-        begin = False  # the template has the special tokens in it
+        begin = False  # the template contains the special tokens
     if protocol == "question_agnostic":
-        return Parts(context, question + prefix, begin)
-    return Parts(context + question, prefix, begin)
+        return SplitPrompt(context, question + prefix, begin)
+    return SplitPrompt(context + question, prefix, begin)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """How the samples of a task become the prompts of a model."""
+    """Makes the prompts of a model from the samples of a task."""
 
     model: str  # its name
     tokenizer: PreTrainedTokenizerBase
@@ -74,7 +74,7 @@ class Prompts:
 
     @cached_property
     def _template(self) -> ChatTemplate | None:
-        """Raises `DataError` where it could take no sample, or not the variables for it."""
+        """The template; raises `DataError` if it changes every text or does not read the variables set for it."""
         template = chat_template(self.tokenizer, self.template_kwargs, self.settings.date)
         if template is not None:
             template.check(self.model)
@@ -85,11 +85,11 @@ class Prompts:
         return template
 
     def tokens(self, sample: Sample) -> Tokens:
-        """The tokens of a sample, those of one whole text, in parts.
+        """The tokens of a sample in parts, which together are the tokens of its prompt as one text.
 
-        Raises `UserError` where the chat template changes it, and `DataError` where it would change any sample.
+        Raises `UserError` if the chat template changes this sample, and `DataError` if it would change any.
         """
         wanted = self.settings.chat_template and sample.chat != "none"
-        parts = _split(sample, self._template if wanted else None, self.settings.protocol)
+        split = _split(sample, self._template if wanted else None, self.settings.protocol)
         answer = sample.answers[0] if self.task.by_loss else ""
-        return Tokens.of(*self.encoder.parts([parts.context, parts.rest, answer], begin=parts.begin))
+        return Tokens.of(*self.encoder.parts([split.context, split.remainder, answer], begin=split.begin))

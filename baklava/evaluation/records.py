@@ -1,8 +1,10 @@
-"""The records: one row per sample and cell, as `baklava evaluate` writes them and the summary reads them."""
+"""The records: what each sample left in each cell, one row of `records.parquet` per sample and cell."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -42,42 +44,80 @@ class Cell(NamedTuple):
         return f"{self.model}, {self.task}, {self.allocator}/{self.eviction} at r = {self.ratio:g}"
 
 
+@dataclass(frozen=True)
+class Record:
+    """What one sample left in one cell: an answer with its score and sizes, or the reason why there is none.
+
+    All fields but `seconds` are the columns of the records file, in this order. The seconds go into the timings file,
+    so that two runs write equal records.
+    """
+
+    model: str
+    task: str
+    allocator: str
+    eviction: str
+    ratio: float
+    protocol: str
+    seed: int
+    sample: int
+    length: int
+    context_tokens: int = 0
+    prediction: str = ""
+    answers: Sequence[str] = ()
+    group: str = ""
+    score: float = math.nan
+    loss: float = math.nan  # per token, where the score is exp(-loss); NaN where answers are generated
+    kept_entries: int = 0
+    total_entries: int = 0
+    kv_bytes: int = 0
+    kv_bytes_full: int = 0
+    failed: str = ""  # why there is no answer; empty where there is one
+    seconds: float = math.nan  # the row's share of the wall time of the batches that it was in
+
+    @classmethod
+    def of(cls, cell: Cell, sample: int, **values: Any) -> Record:
+        return cls(**cell._asdict(), sample=sample, **values)
+
+    @classmethod
+    def from_store(cls, cell: Cell, sample: int, stored: Mapping[str, Any]) -> Record:
+        """Undo `to_store`."""
+        return cls.of(cell, sample, **stored)
+
+    def to_store(self) -> dict[str, Any]:
+        """What the store of finished answers keeps: all that its key does not imply, without NaN."""
+        values = {name: getattr(self, name) for name in _STORED}
+        return {name: value for name, value in values.items() if value == value}
+
+    def to_row(self) -> dict[str, Any]:
+        """Values by column, of the records file and of the timings file."""
+        return dict(vars(self))
+
+    def fail(self, reason: str) -> Record:
+        """The record of the same sample and cell without an answer."""
+        return Record.of(self.cell, self.sample, failed=reason)
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(*(getattr(self, name) for name in Cell._fields))
+
+
 SCHEMA = 4
 
-COLUMNS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("task", pa.string()),
-        ("allocator", pa.string()),
-        ("eviction", pa.string()),
-        ("ratio", pa.float64()),
-        ("protocol", pa.string()),
-        ("seed", pa.int64()),
-        ("sample", pa.int64()),
-        ("length", pa.int64()),
-        ("context_tokens", pa.int64()),
-        ("prediction", pa.string()),
-        ("answers", pa.list_(pa.string())),
-        ("group", pa.string()),
-        ("score", pa.float64()),
-        ("loss", pa.float64()),  # per token, where the score is exp(-loss); NaN where answers are generated
-        ("kept_entries", pa.int64()),
-        ("total_entries", pa.int64()),
-        ("kv_bytes", pa.int64()),
-        ("kv_bytes_full", pa.int64()),
-        ("failed", pa.string()),  # why there is no answer; empty where there is one
-    ]
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "Sequence[str]": pa.list_(pa.string())}
+
+COLUMNS = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Record) if field.name != "seconds"])
+
+# In the order in which earlier versions wrote them, so that equal answers are equal lines.
+_STORED = (
+    "prediction",
+    "score",
+    "loss",
+    "context_tokens",
+    "answers",
+    "group",
+    "total_entries",
+    "kv_bytes_full",
+    "kept_entries",
+    "kv_bytes",
+    "seconds",
 )
-
-
-def failed_record(reason: str) -> dict[str, Any]:
-    """What a sample that could not be made leaves in every cell."""
-    numbers = ("context_tokens", "kept_entries", "total_entries", "kv_bytes", "kv_bytes_full")
-    return {
-        **dict.fromkeys(numbers, 0),
-        **dict.fromkeys(("score", "loss"), math.nan),
-        "prediction": "",
-        "answers": [],
-        "group": "",
-        "failed": reason,
-    }

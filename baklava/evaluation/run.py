@@ -1,15 +1,13 @@
-"""`baklava evaluate`: every sample of a task answered in every cell, each piece of work done once."""
+"""`baklava evaluate`: answers every sample of a task in every cell, each only once."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 from tqdm import tqdm
 
@@ -18,8 +16,8 @@ from baklava.errors import DataError, UserError
 from baklava.evaluation import timings
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.prompt import Prompts
-from baklava.evaluation.records import COLUMNS, SCHEMA, failed_record
-from baklava.evaluation.samples import CellResult, CellSpec, EncodedSample, cell_specs
+from baklava.evaluation.records import COLUMNS, FULL, SCHEMA, Record
+from baklava.evaluation.samples import CellSpec, EncodedSample, cell_specs
 from baklava.experiment.jobs import EvaluateJob
 from baklava.models.encoder import Tokens
 from baklava.models.files import model_identity
@@ -29,7 +27,7 @@ from baklava.system.fingerprint import fingerprint
 from baklava.system.parquet import write_parquet_rows
 from baklava.tasks import Sample
 
-SAVE_SECONDS = 1.0  # answers wait so long, at most, for others to be written with them
+SAVE_SECONDS = 1.0  # the longest that an answer waits to be saved together with others
 
 
 def evaluate(job: EvaluateJob) -> int:
@@ -38,36 +36,38 @@ def evaluate(job: EvaluateJob) -> int:
     What the store holds already is not computed again. A sample that cannot be made, scored or fitted into memory is
     recorded as failed in every cell, with the reason; returns how many are.
     """
-    run = _Run(job)
-    with closing(run.store):
-        with run.progress:
-            run.answer()
-        write_parquet_rows(job.records, run.rows(), COLUMNS, schema=SCHEMA)
-        answered = (row for row in run.rows() if not row["failed"])
-        write_parquet_rows(job.timings, answered, timings.COLUMNS, schema=timings.SCHEMA)
-    for index, reason in run.failed.items():
+    evaluation = _Evaluation(job)
+    with closing(evaluation.store):
+        with evaluation.progress:
+            evaluation.answer_missing()
+        rows = (record.to_row() for record in evaluation.records())
+        write_parquet_rows(job.records, rows, COLUMNS, schema=SCHEMA)
+        rows = (record.to_row() for record in evaluation.records() if not record.failed)
+        write_parquet_rows(job.timings, rows, timings.COLUMNS, schema=timings.SCHEMA)
+    for index, reason in evaluation.failed.items():
         tqdm.write(f"task {job.task.name}: sample {index} failed: {reason}")
-    return len(run.failed)
+    return len(evaluation.failed)
 
 
-class _Run:
-    """One job under way; memory does not grow with the number of samples, but for their keys."""
+class _Evaluation:
+    """One job in progress; memory does not grow with the number of samples, except for their keys."""
 
     def __init__(self, job: EvaluateJob):
         self._job = job
         self._task = job.task.build()
-        self._task.check()  # once more: a node of a cluster may lack what there was where the workflow was planned
+        self._task.check()  # again: a cluster node may lack what was there where the workflow was planned
         self._samples = job.shard.samples(self._task.n_samples(job.evaluate.n_samples))
         model, tokenizer = job.model, load_tokenizer(job.model)
         self._prompts = Prompts(model.name, tokenizer, self._task, job.evaluate, model.chat_template_kwargs)
-        self._cells = _cells(job)
-        self._places = {id(cell): place for place, cell in enumerate(self._cells)}
-        self.store = _store(job)
+        self._specs = _cell_specs(job)
+        cells = [spec.identify(model.name, self._task.name, job.evaluate) for spec in self._specs]
+        self._index = {cell: index for index, cell in enumerate(cells)}
+        self.store = _open_store(job)
         self._keys: dict[int, list[str]] = {}  # of each sample, one per cell; none where it failed
         self.failed: dict[int, str] = {}
-        self._scores = {cell: [0.0, 0] for cell in range(len(self._cells))}
+        self._scores = _RunningMeans(self._specs)
         name = f"evaluate {job.model.name} {self._task.name}"
-        self.progress = tqdm(total=len(self._samples) * len(self._cells), desc=name, unit="answer")
+        self.progress = tqdm(total=len(self._samples) * len(cells), desc=name, unit="answer")
 
     @cached_property
     def _model(self) -> LoadedModel:
@@ -75,12 +75,12 @@ class _Run:
 
     @cached_property
     def engine(self) -> Engine:
-        """Made with the first piece of work: a run that finds everything in the store loads no model."""
+        """Made for the first missing answer: a run that finds everything in the store loads no model."""
         return Engine(self._model, self._task, self._job.evaluate)
 
     @cached_property
     def _fingerprints(self) -> list[str]:
-        """Of each cell, with everything but the sample that determines an answer."""
+        """Of each cell, a fingerprint of everything but the sample that determines an answer."""
         job = self._job
         shared = [
             model_identity(job.model),
@@ -88,18 +88,18 @@ class _Run:
             job.evaluate.protocol,
             job.evaluate.chat_template,
         ]
-        return [cell.fingerprint(*shared) for cell in self._cells]
+        return [spec.fingerprint(*shared) for spec in self._specs]
 
-    def _keys_of(self, sample: Sample, tokens: Tokens) -> list[str]:
+    def _make_keys(self, sample: Sample, tokens: Tokens) -> list[str]:
         """The tokens stand for all that makes them: tokenizer, chat template, its variables, the date."""
         digest = fingerprint(asdict(sample), tokens)
-        return [f"{one}-{digest}" for one in self._fingerprints]
+        return [f"{cell}-{digest}" for cell in self._fingerprints]
 
-    def missing(self) -> Iterator[EncodedSample]:
-        """What the store does not hold yet, sample by sample."""
+    def _missing(self) -> Iterator[EncodedSample]:
+        """Each sample with the cells in which the store holds no answer to it yet."""
         for index in self._samples:
             try:
-                sample = self._sample(index)
+                sample = self._make_sample(index)
                 if not self._task.by_loss:  # are these answers that the metric can work with?
                     self._task.score("", sample.answers, sample.all_classes)
                 tokens = self._prompts.tokens(sample)
@@ -108,39 +108,39 @@ class _Run:
             except UserError as error:
                 self.failed[index] = str(error)
                 self._keys[index] = []
-                self.progress.update(len(self._cells))
+                self.progress.update(len(self._specs))
                 continue
-            keys = self._keys_of(sample, tokens)
+            keys = self._make_keys(sample, tokens)
             self._keys[index] = keys
-            missing = [cell for cell, key in zip(self._cells, keys, strict=True) if key not in self.store]
+            missing = [spec for spec, key in zip(self._specs, keys, strict=True) if key not in self.store]
             self.progress.update(len(keys) - len(missing))
             if missing:
                 engine = self.engine  # what is wrong with all samples is no failure of one
                 try:
-                    work = engine.work(sample, missing, tokens)
+                    encoded = engine.encode(sample, missing, tokens)
                 except UserError as error:
                     self.failed[index] = str(error)
                     self.progress.update(len(missing))
                 else:
-                    yield work
+                    yield encoded
 
-    def answer(self) -> None:
-        """Everything that is missing; no model is loaded where nothing is."""
-        missing = self.missing()
+    def answer_missing(self) -> None:
+        """Compute all missing answers; no model is loaded if there are none."""
+        missing = self._missing()
         if (first := next(missing, None)) is None:
             return
-        answered: list[CellResult] = []
+        unsaved: list[Record] = []
         saved = time.monotonic()
         try:
-            for answers in self.engine.answers(chain([first], missing)):
-                answered += answers
-                if len(answered) >= self._job.evaluate.batch_rows or time.monotonic() - saved > SAVE_SECONDS:
-                    self.keep(answered)
-                    answered, saved = [], time.monotonic()
+            for records in self.engine.answer(chain([first], missing)):
+                unsaved += records
+                if len(unsaved) >= self._job.evaluate.batch_rows or time.monotonic() - saved > SAVE_SECONDS:
+                    self._save(unsaved)
+                    unsaved, saved = [], time.monotonic()
         finally:
-            self.keep(answered)
+            self._save(unsaved)
 
-    def _sample(self, index: int) -> Sample:
+    def _make_sample(self, index: int) -> Sample:
         settings = self._job.evaluate
         return self._task.sample(
             split="evaluation",
@@ -150,54 +150,63 @@ class _Run:
             count_tokens=self._prompts.encoder.count,
         )
 
-    def keep(self, answers: list[CellResult]) -> None:
-        """Put answers in the store, and show how the scores stand."""
+    def _save(self, records: list[Record]) -> None:
+        """Put answers in the store, and show the mean scores so far."""
         entries = {}
-        for one in answers:
-            if one.failed:
-                self.failed.setdefault(one.work.sample.index, one.failed)
+        for record in records:
+            if record.failed:
+                self.failed.setdefault(record.sample, record.failed)
                 continue
-            place = self._places[id(one.cell)]
-            entries[self._keys[one.work.sample.index][place]] = one.record
-            self._scores[place][0] += one.record["score"]
-            self._scores[place][1] += 1
+            index = self._index[record.cell]
+            entries[self._keys[record.sample][index]] = record.to_store()
+            self._scores.add(index, record.score)
         self.store.add(entries)
-        self.progress.update(len(answers))
-        means = {self._cells[place].label: total / n for place, (total, n) in self._scores.items() if n}
-        if means:
-            lowest = min(means, key=lambda label: means[label])
-            full = f"full {means['full']:.2f}, " if "full" in means else ""
-            self.progress.set_postfix_str(f"{full}lowest {means[lowest]:.2f} ({lowest})")
+        self.progress.update(len(records))
+        if text := str(self._scores):
+            self.progress.set_postfix_str(text)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """All records, by sample and cell, with the seconds of those that were answered."""
-        job = self._job
-        constant = {
-            "model": job.model.name,
-            "task": self._task.name,
-            "protocol": job.evaluate.protocol,
-            "seed": job.evaluate.seed,
-            "length": job.evaluate.length,
-        }
-        for index, keys in self._keys.items():
-            for place, cell in enumerate(self._cells):
-                which = {"allocator": cell.allocator, "eviction": cell.eviction, "ratio": cell.ratio, "sample": index}
-                if index in self.failed:
-                    record = failed_record(self.failed[index])
+    def records(self) -> Iterator[Record]:
+        """All records, by sample and cell, read back from the store."""
+        for sample, keys in self._keys.items():
+            for cell, index in self._index.items():
+                if sample in self.failed:
+                    yield Record.of(cell, sample, failed=self.failed[sample])
                 else:
-                    record = {"failed": "", "loss": math.nan, **self.store[keys[place]]}
-                yield {**constant, **which, **record}
+                    yield Record.from_store(cell, sample, self.store[keys[index]])
 
 
-def _store(job: EvaluateJob) -> AppendLog:
-    """Each shard adds to a file of its own, so that no two jobs write to one, and looks into all."""
-    whole, folder = job.store, job.store.with_suffix("")
-    own = whole if job.shard.of == 1 else folder / f"{job.shard}.lines"
-    others = [path for path in (whole, *sorted(folder.glob("*.lines"))) if path != own and path.is_file()]
+class _RunningMeans:
+    """Mean scores of the answers so far, for the progress bar."""
+
+    def __init__(self, specs: Sequence[CellSpec]):
+        self._labels = [spec.label for spec in specs]
+        self._totals = [0.0] * len(specs)
+        self._counts = [0] * len(specs)
+
+    def add(self, index: int, score: float) -> None:
+        self._totals[index] += score
+        self._counts[index] += 1
+
+    def __str__(self) -> str:
+        """The full cache's mean and the lowest, empty before the first answer."""
+        columns = zip(self._labels, self._totals, self._counts, strict=True)
+        means = {label: total / n for label, total, n in columns if n}
+        if not means:
+            return ""
+        lowest = min(means, key=lambda label: means[label])
+        full = f"full {means[FULL]:.2f}, " if FULL in means else ""
+        return f"{full}lowest {means[lowest]:.2f} ({lowest})"
+
+
+def _open_store(job: EvaluateJob) -> AppendLog:
+    """Each shard adds to a file of its own, so that no two jobs write to one, and reads all."""
+    unsharded, folder = job.store, job.store.with_suffix("")
+    own = unsharded if job.shard.of == 1 else folder / f"{job.shard}.lines"
+    others = [path for path in (unsharded, *sorted(folder.glob("*.lines"))) if path != own and path.is_file()]
     return AppendLog(own, others, alone=True)
 
 
-def _cells(job: EvaluateJob) -> list[CellSpec]:
+def _cell_specs(job: EvaluateJob) -> list[CellSpec]:
     """The full cache, then the job's cells; their budgets tell the model's shape without loading it."""
     if job.cells:
         n_layers, n_kv_heads = Budgets.load(job.cells[0].path).shape

@@ -1,23 +1,24 @@
-"""What the engine works on: samples in tokens, the cells that answer them, and which are read together."""
+"""What the engine works on: encoded samples, the cells that answer them, and which samples are read together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from baklava.budgets import Budgets
 from baklava.errors import UserError
+from baklava.evaluation.records import FULL, Cell, Record
 from baklava.eviction import EvictionPolicy, StreamingLLM
 from baklava.experiment.jobs import MethodBudgets
-from baklava.experiment.schema import EvictionConfig
+from baklava.experiment.schema import EvaluateConfig, EvictionConfig
 from baklava.system.fingerprint import fingerprint
 from baklava.tasks import Sample
 
 # Part of every fingerprint: raise it with a change after which the engine may give other answers.
 VERSION = 2
 
-MAX_PADDING = 0.1  # samples are read together while padding is at most this part of what is read
+MAX_PADDING = 0.1  # samples are read together while at most this fraction of what is read is padding
 MAX_SAMPLES_TOGETHER = 16
 
 
@@ -34,14 +35,27 @@ class CellSpec:
     @classmethod
     def full(cls, *, n_layers: int, n_kv_heads: int) -> CellSpec:
         budgets = Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)
-        return cls("full", "none", 0.0, budgets, StreamingLLM())
+        return cls(FULL, "none", 0.0, budgets, StreamingLLM())
+
+    def identify(self, model: str, task: str, settings: EvaluateConfig) -> Cell:
+        """The cell of the benchmark that this is for a model and a task."""
+        return Cell(
+            model,
+            task,
+            self.allocator,
+            self.eviction,
+            self.ratio,
+            settings.protocol,
+            settings.seed,
+            settings.length,
+        )
 
     @property
     def label(self) -> str:
-        return "full" if self.allocator == "full" else f"{self.allocator}/{self.eviction} r={self.ratio:g}"
+        return FULL if self.allocator == FULL else f"{self.allocator}/{self.eviction} r={self.ratio:g}"
 
     def fingerprint(self, *more: Any) -> str:
-        """Of what this cell contributes to an answer, together with `more`."""
+        """A fingerprint of what this cell contributes to an answer, together with `more`."""
         shares = [[round(float(share), 12) for share in row] for row in self.budgets.shares]
         policy = [self.policy.family, asdict(self.policy)] if self.budgets.ratio else None
         return fingerprint(VERSION, shares, self.budgets.ratio, policy, *more)
@@ -50,22 +64,23 @@ class CellSpec:
 def cell_specs(
     methods: Iterable[MethodBudgets], evictions: Mapping[str, EvictionConfig], *, n_layers: int, n_kv_heads: int
 ) -> list[CellSpec]:
-    """The full cache, then the cells of a job. Raises `UserError` for budgets of another ratio than asked for."""
+    """The full cache, then the cells of a job. Raises `UserError` for budgets of another ratio than their cell's."""
     cells = [CellSpec.full(n_layers=n_layers, n_kv_heads=n_kv_heads)]
-    for one in methods:
-        budgets = Budgets.load(one.path)
-        if budgets.ratio != one.ratio:
-            raise UserError(f"{one.path}: budgets for ratio {budgets.ratio:g}, expected {one.ratio:g}")
-        cells.append(CellSpec(one.allocator, one.eviction, one.ratio, budgets, evictions[one.eviction].build()))
+    for method in methods:
+        budgets = Budgets.load(method.path)
+        if budgets.ratio != method.ratio:
+            raise UserError(f"{method.path}: budgets for ratio {budgets.ratio:g}, expected {method.ratio:g}")
+        policy = evictions[method.eviction].build()
+        cells.append(CellSpec(method.allocator, method.eviction, method.ratio, budgets, policy))
     return cells
 
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample, its tokens that are compressed and those that are read after them, and the cells that answer it.
+    """A sample in tokens: the context that is compressed, what is read after it, and the cells that answer it.
 
-    Where the model's rotation depends on the length of a text, `rotated_for` stands for it; such works are computed
-    together only where they have the same.
+    Where the model's rotation depends on the length of a text, `rotated_for` stands for the rotation; only samples that
+    agree in it are computed together.
     """
 
     sample: Sample
@@ -75,45 +90,41 @@ class EncodedSample:
     answer: Sequence[int] = ()  # where it is read, not generated
     rotated_for: int | None = None
 
+    @property
+    def n_after_context(self) -> int:
+        """Tokens that are read together after the context."""
+        return len(self.question) + len(self.answer)
 
-@dataclass(frozen=True)
-class CellResult:
-    """What one cell made of one sample, or why it made nothing."""
 
-    work: EncodedSample
+class Request(NamedTuple):
+    """One sample to be answered in one cell, with what is known of its record so far."""
+
+    encoded: EncodedSample
     cell: CellSpec
-    record: dict[str, Any]
-    failed: str = ""
+    record: Record
 
 
-def batches(works: Iterable[EncodedSample], n_rows: int) -> Iterator[list[EncodedSample]]:
-    """Work in the order given, samples of about equal length together until they make `n_rows` rows."""
+def batches(samples: Iterable[EncodedSample], max_rows: int) -> Iterator[list[EncodedSample]]:
+    """Samples in the order given, those of about equal length together until they make `max_rows` rows."""
     batch: list[EncodedSample] = []
-    for work in works:
-        lengths = [len(one.context) for one in (*batch, work)]
+    for encoded in samples:
+        lengths = [len(each.context) for each in (*batch, encoded)]
         padded = max(lengths) * len(lengths)
-        rows = sum(len(one.cells) for one in (*batch, work))
-        full = rows > n_rows or len(lengths) > MAX_SAMPLES_TOGETHER
-        other = bool(batch) and work.rotated_for != batch[0].rotated_for
-        if batch and (full or other or padded - sum(lengths) > MAX_PADDING * padded):
+        n_rows = sum(len(each.cells) for each in (*batch, encoded))
+        full = n_rows > max_rows or len(lengths) > MAX_SAMPLES_TOGETHER
+        rotated_apart = bool(batch) and encoded.rotated_for != batch[0].rotated_for
+        if batch and (full or rotated_apart or padded - sum(lengths) > MAX_PADDING * padded):
             yield batch
             batch = []
-        batch.append(work)
+        batch.append(encoded)
     if batch:
         yield batch
 
 
-def works_of(rows: Iterable[tuple[EncodedSample, CellSpec]]) -> list[EncodedSample]:
-    """Each sample with those of its cells that are among the rows."""
-    works: dict[int, EncodedSample] = {}
-    for work, cell in rows:
-        known = works.get(work.sample.index)
-        works[work.sample.index] = replace(work, cells=[cell] if known is None else [*known.cells, cell])
-    return list(works.values())
-
-
-def without_memory(work: EncodedSample, cell: CellSpec) -> CellResult:
-    """Of a sample that could not be read, or answered, for want of memory."""
-    return CellResult(
-        work, cell, {}, f"{len(work.context)} tokens of context do not fit into memory; lower evaluate.length"
-    )
+def samples_of(requests: Iterable[Request]) -> list[EncodedSample]:
+    """Each sample with those of its cells that are among the requests."""
+    samples: dict[int, EncodedSample] = {}
+    for encoded, cell, _ in requests:
+        known = samples.get(encoded.sample.index)
+        samples[encoded.sample.index] = replace(encoded, cells=[cell] if known is None else [*known.cells, cell])
+    return list(samples.values())

@@ -1,4 +1,4 @@
-"""`baklava score`: scores of predictions that were made elsewhere."""
+"""`baklava score`: scores predictions that were made elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from baklava.tasks.text.rows import read_jsonl
 
 
 def score(task: str, predictions: Path) -> None:
-    """Print `METRIC MEAN`, and for LongBench-E `METRIC LENGTHS MEAN` besides; means are in [0, 1].
+    """Print `METRIC MEAN`, and for LongBench-E also a line `METRIC LENGTHS MEAN` per length class; means are in [0, 1].
 
     `predictions` is a JSONL file with the fields `prediction` and `answers`, `all_classes` for the metric
-    `classification`, and `length` for LongBench-E's classes of length. Raises `UserError` that names file, line and
+    `classification`, and `length` for the length classes of LongBench-E. Raises `UserError` that names file, line and
     field.
     """
     chosen = compose_task(task).build()

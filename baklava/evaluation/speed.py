@@ -1,4 +1,4 @@
-"""`baklava measure`: memory and speed of every cell by itself, never mixed with accuracy runs."""
+"""`baklava measure`: measures memory and speed of each cell by itself, apart from the accuracy runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from baklava.system.parquet import write_parquet
 
 
 def measure(job: MeasureJob) -> None:
-    """Write one row per cell, medians over the repeats; contexts are random tokens, the same for all cells."""
+    """Write one row per cell with medians over the repeats; contexts are random tokens, the same for all cells."""
     settings = job.measure
     loaded = load_model(job.model)
     cells = cell_specs(job.cells, job.evictions, n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
@@ -31,7 +31,7 @@ def measure(job: MeasureJob) -> None:
     ids = torch.randint(vocabulary, (settings.batch, settings.context), generator=random).to(loaded.device)
     rows = []
     for cell in tqdm(cells, desc=f"measure {job.model.name}", unit="cell"):
-        runs = [_run(loaded, cell, ids, settings.tokens) for _ in range(settings.repeats + 1)][1:]  # a warm-up first
+        runs = [_time_run(loaded, cell, ids, settings.tokens) for _ in range(settings.repeats + 1)][1:]  # warm-up first
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         rows.append(
             {
@@ -50,7 +50,8 @@ def measure(job: MeasureJob) -> None:
 
 
 @torch.inference_mode()
-def _run(loaded: LoadedModel, cell: CellSpec, ids: Tensor, n_tokens: int) -> dict[str, Any]:
+def _time_run(loaded: LoadedModel, cell: CellSpec, ids: Tensor, n_tokens: int) -> dict[str, Any]:
+    """Prefill `ids` `[B, T]` and decode `n_tokens` per row; returns the measured columns."""
     cuda = loaded.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(loaded.device)
@@ -66,18 +67,18 @@ def _run(loaded: LoadedModel, cell: CellSpec, ids: Tensor, n_tokens: int) -> dic
 
     started = time.perf_counter()
     logits = step(ids)
-    read = time.perf_counter()
+    prefill_seconds = time.perf_counter() - started
     token = logits[:, -1:].argmax(-1)
-    token.tolist()  # on the host, where a user would see it
-    first = time.perf_counter()
+    token.tolist()  # to the host, where a user would see it
+    first_token_seconds = time.perf_counter() - started
     seconds = []
     for _ in range(n_tokens):
-        begun = time.perf_counter()
+        step_started = time.perf_counter()
         token = step(token)[:, -1:].argmax(-1)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - step_started)
     return {
-        "prefill_seconds": read - started,
-        "first_token_seconds": first - started,
+        "prefill_seconds": prefill_seconds,
+        "first_token_seconds": first_token_seconds,
         "tokens_per_second": len(ids) / statistics.median(seconds),
         "peak_bytes": torch.cuda.max_memory_allocated(loaded.device) - before if cuda else math.nan,
         "kv_bytes": cache.kv_bytes(),

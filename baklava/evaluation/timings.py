@@ -1,4 +1,4 @@
-"""How long the answers took: apart from the records, so that these are the same at every run."""
+"""The timings file: how long each answer took. It is apart from the records, which are the same at every run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from baklava.system.parquet import read_parquet
 
 SCHEMA = 1
 
-# A row per sample and cell: the cell's part of the wall time of the batch in which it was answered.
+# A row per sample and cell, with its share of the wall time of the batches in which it was answered.
 COLUMNS = pa.schema(
     [*(records.COLUMNS.field(name) for name in (*records.Cell._fields, "sample")), pa.field("seconds", pa.float64())]
 )
 
 
 def timings(paths: Iterable[Path]) -> pd.DataFrame:
-    """One row per cell, in the order of the summary: how many samples, and how long they took.
+    """One row per cell, in the order of the summary: the number of samples, and how long they took.
 
     Raises `UserError` for a missing, broken or newer file.
     """

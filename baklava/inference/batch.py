@@ -1,4 +1,4 @@
-"""Prefill once, then go on from the same contexts with many budgets at a time."""
+"""Prefills contexts once, and continues from each with many budgets at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.models.load import LoadedModel
 
-# So many logits are held at a time where the loss of a text is measured.
-MAX_LOGITS = 2**26
-IGNORED = -100  # no target
+MAX_LOGITS = 2**26  # held at a time where the loss of a text is measured
+IGNORED = -100  # the target where none is
 
 
 @dataclass
 class BatchState:
-    """Rows of a batch and what they have read: a cache, real lengths `[B]`, and which positions are tokens `[B, T]`.
+    """What the rows of a batch have read: a cache, their lengths in tokens `[B]`, and a mask of the tokens `[B, T]`.
 
-    `mask` is None where no row has padding. Where the rotation depends on the length of a text, all rows are rotated as
-    texts of `rotated_for` tokens from the first token to the last; so no row may go beyond.
+    `mask` is None if no row has padding. Where the rotation depends on the length of a text, all rows are rotated as
+    texts of `rotated_for` tokens from the first token to the last, and no row may become longer.
     """
 
     cache: ContextCache | BudgetedCache
@@ -36,7 +35,7 @@ class BatchState:
     rotated_for: int | None = None
 
     def read(self, model: LoadedModel, rows: Sequence[Sequence[int]], *, logits_to_keep: int) -> Tensor:
-        """Read on; rows of different length are padded on the left. Logits `[B, logits_to_keep, vocabulary]`."""
+        """Append tokens to every row, padded on the left to one length. Logits `[B, logits_to_keep, vocabulary]`."""
         length = max(map(len, rows))
         device = model.device
         ids = torch.zeros(len(rows), length, dtype=torch.int64)
@@ -67,7 +66,7 @@ class BatchState:
         return self.cache
 
     def kept_entries(self) -> list[int]:
-        """Entries of the context that each row keeps, in all KV caches together."""
+        """Entries of the context that each row keeps, summed over all KV caches."""
         return self.budgeted.kept_entries().sum((0, 2)).tolist()
 
     def row_bytes(self) -> list[int]:
@@ -81,20 +80,20 @@ class BatchState:
         self.mask = None if self.mask is None else self.mask[rows]
 
     def restart(self, rows: Sequence[int]) -> None:
-        """Let rows that have ended read on at the first position, so that they never go beyond the last one."""
+        """Move finished rows back to the first position, so that they never pass the last one as they go on reading."""
         if rows:
             self.lengths[torch.tensor(rows, device=self.lengths.device)] = 0
 
     def append_rows(self, other: BatchState) -> None:
-        """Take in the rows of others after the own ones; the shorter get padding before them."""
-        lengths = [one.cache.get_seq_length() for one in (self, other)]
+        """Append the rows of another state; the shorter rows are padded on the left."""
+        lengths = [state.cache.get_seq_length() for state in (self, other)]
         if self.mask is not None or other.mask is not None or lengths[0] != lengths[1]:
-            self.mask = torch.cat([one._mask_of(max(lengths)) for one in (self, other)])
+            self.mask = torch.cat([state._padded_mask(max(lengths)) for state in (self, other)])
         self.lengths = torch.cat([self.lengths, other.lengths])
         self.budgeted.append_rows(other.budgeted)
 
-    def _mask_of(self, length: int) -> Tensor:
-        """The mask of so many positions, the own ones last."""
+    def _padded_mask(self, length: int) -> Tensor:
+        """The mask, padded on the left to `length` positions."""
         own = self.cache.get_seq_length()
         mask = self.mask
         if mask is None:
@@ -110,13 +109,13 @@ def prefill(
     length: int | None = None,
     chunk: int | None = None,
 ) -> BatchState:
-    """Full caches of contexts, watched by the eviction policies that will compress them.
+    """Read contexts into full caches, observed by the eviction policies that will compress them.
 
     `length` is that of the longest text, with all that is read after its context; only models whose rotation depends on
-    it must be told. With `chunk`, so many tokens of each context are read at a time. Raises `UserError` for texts of
+    it need it. With `chunk`, that many tokens of each context are read at a time. Raises `UserError` for texts of
     different rotations.
     """
-    lengths = [len(one) for one in contexts]
+    lengths = [len(context) for context in contexts]
     longest = max(lengths)
     rotations = {model.rotated_for(n) for n in (lengths if length is None else [length])}
     if len(rotations) > 1:
@@ -126,13 +125,15 @@ def prefill(
     else:
         padding = torch.tensor([longest - n for n in lengths])
         cache, step = ContextCache(model.model.config, policies, longest, padding), chunk
-    none = torch.zeros(len(contexts), dtype=torch.int64, device=model.device)
-    sequences = BatchState(cache, none, None, rotations.pop())
+    nothing_read = torch.zeros(len(contexts), dtype=torch.int64, device=model.device)
+    state = BatchState(cache, nothing_read, None, rotations.pop())
     for start in range(0, longest, step):
-        begins = [start - longest + n for n in lengths]  # of each row, whose first tokens may come in a later chunk
-        part = [one[max(0, at) : max(0, at + step)] for one, at in zip(contexts, begins, strict=True)]
-        sequences.read(model, part, logits_to_keep=1)
-    return sequences
+        begins = [start - longest + n for n in lengths]  # per row; below 0 while there is only padding
+        blocks = [
+            context[max(0, begin) : max(0, begin + step)] for context, begin in zip(contexts, begins, strict=True)
+        ]
+        state.read(model, blocks, logits_to_keep=1)
+    return state
 
 
 def compress_rows(
@@ -144,21 +145,21 @@ def compress_rows(
     *,
     share: bool = False,
 ) -> BatchState:
-    """One row per budget, each from one of the prefilled contexts (the first where none is named).
+    """One row per budget, compressed from the prefilled context with the index in `contexts` (by default the first).
 
-    With `share`, KV caches that a row keeps whole read the prefilled ones instead of copying them.
+    With `share`, KV caches that a row fully keeps are read from the prefilled cache instead of copied.
     """
     assert isinstance(prefilled.cache, ContextCache)
     source = torch.tensor([0] * len(budgets) if contexts is None else list(contexts))
     config = model.model.config
     cache = BudgetedCache.from_context(config, prefilled.cache, budgets, policies, contexts=source, share=share)
-    here = source.to(model.device)
-    mask = None if prefilled.mask is None else prefilled.mask[here]
-    return BatchState(cache, prefilled.lengths[here], mask, prefilled.rotated_for)
+    source = source.to(model.device)
+    mask = None if prefilled.mask is None else prefilled.mask[source]
+    return BatchState(cache, prefilled.lengths[source], mask, prefilled.rotated_for)
 
 
 def continuation_losses(model: LoadedModel, rows: BatchState, question: Sequence[int], answer: Sequence[int]) -> Tensor:
-    """Mean negative log-likelihood of the same answer's tokens in every row, `[B]`; the rows read it."""
+    """Mean negative log-likelihood of the tokens of one answer that every row reads, `[B]`."""
     n_rows = len(rows.lengths)
     return answer_losses(model, rows, [question] * n_rows, [answer] * n_rows)
 
@@ -169,7 +170,7 @@ def answer_losses(
 ) -> Tensor:
     """Mean negative log-likelihood of each row's answer after its question, `[B]`; neither may be empty.
 
-    Read in as many steps as keep the logits below `MAX_LOGITS`.
+    The answers are read in as many steps as keep the logits below `MAX_LOGITS`.
     """
     ids = [[*question, *answer] for question, answer in zip(questions, answers, strict=True)]
     n = max(map(len, ids)) - 1  # columns to read; shorter rows begin later
@@ -183,9 +184,9 @@ def answer_losses(
     start = 0
     while start < n:
         end = min(n, max(first, start) + step)
-        part = [row[:-1][max(0, start - n + len(row) - 1) : max(0, end - n + len(row) - 1)] for row in ids]
+        blocks = [row[:-1][max(0, start - n + len(row) - 1) : max(0, end - n + len(row) - 1)] for row in ids]
         begin = max(first, start)
-        logits = rows.read(model, part, logits_to_keep=end - begin).float()  # [B, end - begin, vocabulary]
+        logits = rows.read(model, blocks, logits_to_keep=end - begin).float()  # [B, end - begin, vocabulary]
         totals += torch.nn.functional.cross_entropy(
             logits.transpose(1, 2), targets[:, begin:end], reduction="none", ignore_index=IGNORED
         ).sum(-1)

@@ -1,10 +1,11 @@
-"""Losses of continuations under compressed caches: what search and measurements minimise."""
+"""Continuation loss: the teacher-forced loss of a prompt's answer after its context was compressed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +20,12 @@ from baklava.experiment.jobs import AllocateJob
 from baklava.inference.batch import BatchState, compress_rows, continuation_losses, prefill
 from baklava.models.load import LoadedModel
 
-MEMORY_FRACTION = 0.5  # of the memory that is free, for contexts that are kept; the rest is for the rows
+MEMORY_FRACTION = 0.5  # of the free memory, for prefilled contexts; the remainder is for the rows
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A prompt whose context was read."""
+class _PrefilledPrompt:
+    """A prompt whose context is in a full cache."""
 
     context: BatchState
     question: list[int]
@@ -32,52 +33,55 @@ class _Read:
 
     @property
     def n_bytes(self) -> int:
-        """Of its keys and values; what a policy remembers is small beside them."""
+        """Bytes of its keys and values; what a policy remembers is small beside them."""
         layers: list[Any] = self.context.cache.layers
-        return sum(one.nbytes for layer in layers for one in (layer.keys, layer.values) if one is not None)
+        return sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None)
 
 
 class ContinuationLosses:
-    """Losses of continuations under compressed caches, many caches over one shared prefill.
+    """Measures continuation losses, of many compressed caches from one shared prefill.
 
-    Contexts are kept for the next call as long as they fit into `memory` bytes, by default half of what is free now;
-    those that do not are read again.
+    Prefilled contexts are kept for the next call as long as they fit into `memory` bytes, by default half of what is
+    free now; the others are read again.
     """
 
     def __init__(self, loaded: LoadedModel, policy: EvictionPolicy, *, batch_rows: int, memory: float | None = None):
         self.loaded = loaded
         self._policy = policy
         self._batch_rows = batch_rows
-        self._room = MEMORY_FRACTION * loaded.free_memory() if memory is None else memory
-        self._kept: dict[Prompt, _Read] = {}
+        self._free = MEMORY_FRACTION * loaded.free_memory() if memory is None else memory
+        self._kept: dict[Prompt, _PrefilledPrompt] = {}
 
     @classmethod
     def of(cls, job: AllocateJob, loaded: LoadedModel) -> ContinuationLosses:
-        """With the policy and the settings of a job that searches."""
+        """Take policy and settings from a job that searches."""
         return cls(loaded, job.eviction.build(), batch_rows=job.search.batch_rows, memory=job.search.memory)
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        """Mean loss per answer token of one prompt under each of the budgets; without any, nothing is read.
+        """Mean loss per answer token of one prompt under each of the budgets; without budgets, nothing is read.
 
-        Raises `UserError` where memory runs out.
+        Raises `UserError` if memory runs out.
         """
         if not budgets:
             return np.empty(0)
         try:
-            read = self._read(prompt)
+            prefilled = self._prefill(prompt)
             starts = range(0, len(budgets), self._batch_rows)
-            return np.concatenate([self._rows(read, budgets[start : start + self._batch_rows]) for start in starts])
+            return np.concatenate(
+                [self._losses(prefilled, budgets[start : start + self._batch_rows]) for start in starts]
+            )
         except torch.OutOfMemoryError:
             raise UserError(
-                f"model {self.loaded.name}: not enough memory to replay {min(len(budgets), self._batch_rows)} rows "
+                f"model {self.loaded.name}: not enough memory to read {min(len(budgets), self._batch_rows)} rows "
                 "together; lower search.batch_rows or search.memory_gib"
             ) from None
 
-    def _rows(self, read: _Read, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
-        cache = compress_rows(self.loaded, read.context, budgets, [self._policy] * len(budgets), share=True)
-        return continuation_losses(self.loaded, cache, read.question, read.answer).double().numpy()
+    def _losses(self, prefilled: _PrefilledPrompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
+        """Losses of at most `batch_rows` budgets, computed together."""
+        rows = compress_rows(self.loaded, prefilled.context, budgets, [self._policy] * len(budgets), share=True)
+        return continuation_losses(self.loaded, rows, prefilled.question, prefilled.answer).double().numpy()
 
-    def _read(self, prompt: Prompt) -> _Read:
+    def _prefill(self, prompt: Prompt) -> _PrefilledPrompt:
         if prompt in self._kept:
             return self._kept[prompt]
         context, question, answer = prompt.token_ids(self.loaded)
@@ -87,23 +91,24 @@ class ContinuationLosses:
                 "more; make the prompts again with `baklava calibrate`"
             )
         length = len(context) + len(question) + len(answer)
-        read = _Read(prefill(self.loaded, [context], [self._policy], length), question, answer)
-        if read.n_bytes <= self._room:
-            self._room -= read.n_bytes
-            self._kept[prompt] = read
-        return read
+        prefilled = _PrefilledPrompt(prefill(self.loaded, [context], [self._policy], length), question, answer)
+        if prefilled.n_bytes <= self._free:
+            self._free -= prefilled.n_bytes
+            self._kept[prompt] = prefilled
+        return prefilled
 
 
 def check_losses(losses: ArrayLike, *, model: str) -> None:
-    """Raise `UserError` where a loss is no number: what is compared with it would be none either."""
+    """Raise `UserError` if a loss is NaN or infinite: nothing can be compared with it."""
     if not np.isfinite(losses).all():
         raise UserError(
-            f"model {model}: some losses on the calibration prompts are no numbers; set another models.{model}.dtype"
+            f"model {model}: some losses on the calibration prompts are NaN or infinite; "
+            f"set another models.{model}.dtype"
         )
 
 
 class LossSource(Protocol):
-    """A `ContinuationLosses`, what keeps its losses, or a stand-in."""
+    """Where losses come from: a `ContinuationLosses`, a loss store, or a stand-in in tests."""
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Mean loss per answer token of a prompt under each of the budgets."""
@@ -111,11 +116,11 @@ class LossSource(Protocol):
 
 
 def prefill_seconds(loaded: LoadedModel, prompts: Sequence[Prompt]) -> float:
-    """Seconds to read whole prompts, one after the other, with no policy that watches."""
-    ids = [[token for part in prompt.token_ids(loaded) for token in part] for prompt in prompts]
+    """Seconds to read full prompts, one after the other, without an eviction policy."""
+    ids = [list(chain.from_iterable(prompt.token_ids(loaded))) for prompt in prompts]
     started = time.perf_counter()
-    for one in ids:
-        prefill(loaded, [one], [])
+    for tokens in ids:
+        prefill(loaded, [tokens], [])
     if loaded.device.type == "cuda":
         torch.cuda.synchronize(loaded.device)
     return time.perf_counter() - started

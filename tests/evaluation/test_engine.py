@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from baklava.budgets import Budgets
 from baklava.errors import UserError
-from baklava.evaluation import engine as engine_module
+from baklava.evaluation import scheduler as scheduler_module
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.samples import MAX_PADDING, MAX_SAMPLES_TOGETHER, CellSpec, EncodedSample, batches
 from baklava.eviction import POLICIES
@@ -45,8 +45,8 @@ def cells(loaded: LoadedModel) -> list[CellSpec]:
 def sizes_of(monkeypatch: pytest.MonkeyPatch, name: str, place: int) -> list[int]:
     """Lengths of the argument at `place` in the engine's calls of a function, as they come."""
     sizes: list[int] = []
-    whole = getattr(engine_module, name)
-    monkeypatch.setattr(engine_module, name, lambda *a: sizes.append(len(a[place])) or whole(*a))
+    whole = getattr(scheduler_module, name)
+    monkeypatch.setattr(scheduler_module, name, lambda *a: sizes.append(len(a[place])) or whole(*a))
     return sizes
 
 
@@ -80,7 +80,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[tuple[str, int]] = []
-    whole = {"prefill": engine_module.prefill, "compress_rows": engine_module.compress_rows}
+    whole = {"prefill": scheduler_module.prefill, "compress_rows": scheduler_module.compress_rows}
 
     def limited(what: str, most: int) -> Any:
         def run(*arguments: Any) -> Any:
@@ -94,8 +94,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
 
     samples = [sample(loaded, index) for index in range(2)]
     expected = records(loaded, cells, samples)
-    monkeypatch.setattr(engine_module, "prefill", limited("prefill", 1))
-    monkeypatch.setattr(engine_module, "compress_rows", limited("compress_rows", 2))
+    monkeypatch.setattr(scheduler_module, "prefill", limited("prefill", 1))
+    monkeypatch.setattr(scheduler_module, "compress_rows", limited("compress_rows", 2))
     assert records(loaded, cells, samples) == expected
     alone = [("prefill", 1), *[("compress_rows", 1)] * 6]
     one_sample = [("prefill", 1), ("compress_rows", 6), ("prefill", 1), ("compress_rows", 3), *alone]
@@ -106,7 +106,7 @@ def test_a_context_that_does_not_fit_is_read_in_chunks_that_do(
     loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[int | None] = []
-    whole = engine_module.prefill
+    whole = scheduler_module.prefill
 
     def limited(*arguments: Any) -> Any:
         chunks.append(arguments[4])
@@ -116,15 +116,15 @@ def test_a_context_that_does_not_fit_is_read_in_chunks_that_do(
 
     samples = [sample(loaded, index) for index in range(2)]
     expected = records(loaded, cells, samples)
-    n = max(len(Engine(loaded, TASK, config()).work(one, cells).context) for one in samples)
-    monkeypatch.setattr(engine_module, "prefill", limited)
-    monkeypatch.setattr(engine_module, "MIN_CHUNK", n // 4)
+    n = max(len(Engine(loaded, TASK, config()).encode(one, cells).context) for one in samples)
+    monkeypatch.setattr(scheduler_module, "prefill", limited)
+    monkeypatch.setattr(scheduler_module, "MIN_CHUNK", n // 4)
     assert records(loaded, cells, samples, batch_rows=1) == expected
     assert chunks == [None, n // 2, n // 4, n // 4]
-    monkeypatch.setattr(engine_module, "MIN_CHUNK", n // 2)
+    monkeypatch.setattr(scheduler_module, "MIN_CHUNK", n // 2)
     failed = [
         one
-        for some in Engine(loaded, TASK, config()).answers([Engine(loaded, TASK, config()).work(samples[0], cells)])
+        for some in Engine(loaded, TASK, config()).answer([Engine(loaded, TASK, config()).encode(samples[0], cells)])
         for one in some
     ]
     assert [one.failed for one in failed] == [
@@ -163,7 +163,7 @@ def test_rows_with_sliding_windows_begin_with_questions_of_one_length(
     for windows, expected in ((False, [4]), (True, [2, 2])):
         sizes.clear()
         monkeypatch.setattr(LoadedModel, "has_windows", windows)
-        assert sum(map(len, Engine(loaded, TASK, config()).answers(works))) == 4
+        assert sum(map(len, Engine(loaded, TASK, config()).answer(works))) == 4
         assert sizes == expected
 
 
@@ -171,12 +171,12 @@ def test_entries_and_bytes_are_those_of_the_ratio(loaded: LoadedModel, cells: li
     found = records(loaded, cells, [sample(loaded, 0)])
     for cell in cells:
         record = found[0, cell.label]
-        total = loaded.n_layers * loaded.n_kv_heads * record["context_tokens"]
-        assert record["total_entries"] == total
-        assert record["kept_entries"] == round((1 - cell.ratio) * total)
+        total = loaded.n_layers * loaded.n_kv_heads * record.context_tokens
+        assert record.total_entries == total
+        assert record.kept_entries == round((1 - cell.ratio) * total)
         entry = 2 * loaded.model.config.head_dim * 4
-        assert record["kv_bytes"] == record["kept_entries"] * entry
-        assert record["kv_bytes_full"] == total * entry
+        assert record.kv_bytes == record.kept_entries * entry
+        assert record.kv_bytes_full == total * entry
 
 
 def test_the_full_cell_answers_as_plain_generate(loaded: LoadedModel, cells: list[CellSpec]) -> None:
@@ -184,12 +184,12 @@ def test_the_full_cell_answers_as_plain_generate(loaded: LoadedModel, cells: lis
     ids = loaded.encode(one.context, begin=True) + loaded.encode(one.question + one.answer_prefix)
     made = loaded.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
     expected = loaded.tokenizer.decode(made, skip_special_tokens=True)
-    assert records(loaded, cells[:1], [one])[3, "full"]["prediction"] == expected
+    assert records(loaded, cells[:1], [one])[3, "full"].prediction == expected
 
 
 def test_question_aware_compresses_the_question_too(loaded: LoadedModel) -> None:
     works = [
-        Engine(loaded, TASK, config(protocol=protocol)).work(sample(loaded, 0), [])
+        Engine(loaded, TASK, config(protocol=protocol)).encode(sample(loaded, 0), [])
         for protocol in ("question_agnostic", "question_aware")
     ]
     assert works[0].context + works[0].question == works[1].context + works[1].question
@@ -200,7 +200,7 @@ def test_something_is_left_to_read_after_compression(loaded: LoadedModel) -> Non
     empty = Sample(
         index=0, context="The sky is blue.", question=" Why?", answer_prefix="", answers=(), max_new_tokens=1
     )
-    work = Engine(loaded, TASK, config(protocol="question_aware")).work(empty, [])
+    work = Engine(loaded, TASK, config(protocol="question_aware")).encode(empty, [])
     assert len(work.question) == 1
     assert work.context + work.question == loaded.encode("The sky is blue. Why?", begin=True)
 
@@ -229,8 +229,8 @@ def test_the_shortest_samples_are_answered(loaded: LoadedModel, cells: list[Cell
     found = records(loaded, cells, samples, protocol=protocol)
     assert len(found) == len(samples) * len(cells)
     for record in found.values():
-        assert 0 <= record["kept_entries"] <= record["total_entries"]
-    assert found[0, "full"]["total_entries"] == loaded.n_layers * loaded.n_kv_heads
+        assert 0 <= record.kept_entries <= record.total_entries
+    assert found[0, "full"].total_entries == loaded.n_layers * loaded.n_kv_heads
     alone = records(loaded, cells[:1], samples[:1], protocol=protocol)
     assert alone == {(0, "full"): found[0, "full"]}
 
@@ -239,18 +239,18 @@ def test_without_samples_or_cells_there_are_no_answers(loaded: LoadedModel, cell
     assert records(loaded, cells, []) == {}
     assert records(loaded, [], [sample(loaded, 0)]) == {}
     engine = Engine(loaded, TASK, config())
-    works = [engine.work(sample(loaded, index), cells[:n]) for index, n in enumerate((0, 1, 0))]
-    assert [one.work.sample.index for some in engine.answers(works) for one in some] == [1]
+    works = [engine.encode(sample(loaded, index), cells[:n]) for index, n in enumerate((0, 1, 0))]
+    assert [record.sample for records in engine.answer(works) for record in records] == [1]
 
 
 @pytest.mark.parametrize(("context", "question"), [("", "Why?"), ("", ""), ("a", "")])
 def test_a_sample_without_a_context_is_refused(loaded: LoadedModel, context: str, question: str) -> None:
     with pytest.raises(UserError, match=r"^task needle: sample 7 has no context to compress; leave it out$"):
-        Engine(loaded, TASK, config()).work(short(7, context, question), [])
+        Engine(loaded, TASK, config()).encode(short(7, context, question), [])
 
 
 def test_a_text_without_tokens_to_score_is_refused(loaded: LoadedModel) -> None:
     task = Continuation(name="text", max_new_tokens=2)
     nothing = replace(short(7, "The sky is blue.", ""), answers=("",))
     with pytest.raises(UserError, match=r"^task text: sample 7 has no tokens to score; leave it out$"):
-        Engine(loaded, task, config()).work(nothing, [])
+        Engine(loaded, task, config()).encode(nothing, [])

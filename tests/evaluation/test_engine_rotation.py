@@ -70,7 +70,7 @@ def test_records_do_not_depend_on_order_batches_or_chunks(rope: str) -> None:
 def test_texts_of_different_rotations_are_not_read_together(rope: str) -> None:
     loaded = rotating(rope)
     engine, cells = Engine(loaded, TASK, config()), cells_for(loaded)[:1]
-    works = [engine.work(sample(loaded, index, length=length), cells) for index, length in enumerate(LENGTHS)]
+    works = [engine.encode(sample(loaded, index, length=length), cells) for index, length in enumerate(LENGTHS)]
     for batch in batches(works, 64):
         assert len({work.rotated_for for work in batch}) == 1
         lengths = {len(work.context) + len(work.question) + N_NEW - 1 for work in batch}
@@ -86,9 +86,9 @@ def test_the_full_cell_answers_as_passes_over_the_whole_text(rope: str) -> None:
     found = records(loaded, cells, samples)
     plain = rotating(rope, attention="sdpa").model
     for one in samples:
-        work = Engine(loaded, TASK, config()).work(one, cells)
+        work = Engine(loaded, TASK, config()).encode(one, cells)
         tokens = greedy(plain, work.context + work.question)
-        assert found[one.index, "full"]["prediction"] == loaded.decode(tokens)
+        assert found[one.index, "full"].prediction == loaded.decode(tokens)
 
 
 def greedy(model: PreTrainedModel, ids: list[int]) -> list[int]:

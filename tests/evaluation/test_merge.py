@@ -63,7 +63,7 @@ def test_merged_records_are_those_of_one_job_byte_for_byte(tmp_path: Path) -> No
 def test_another_number_of_shards_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two = sharded(tmp_path, 2)
     assert sorted(path.name for path in (tmp_path / "needle").iterdir()) == ["0-of-2.lines", "1-of-2.lines"]
-    monkeypatch.setattr(Engine, "answers", None)
+    monkeypatch.setattr(Engine, "answer", None)
     whole = job(tmp_path, "whole")
     evaluate(whole)
     seven = sharded(tmp_path, 7)  # two of them have no sample

@@ -20,12 +20,12 @@ from baklava.analysis.summary import summary
 from baklava.budgets import Budgets
 from baklava.cli import PARTLY_FAILED, main
 from baklava.errors import UserError
-from baklava.evaluation import engine as engine_module
-from baklava.evaluation import samples as work_module
+from baklava.evaluation import samples as samples_module
+from baklava.evaluation import scheduler as scheduler_module
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.records import COLUMNS, SCHEMA
+from baklava.evaluation.records import COLUMNS, SCHEMA, Record
 from baklava.evaluation.run import evaluate
-from baklava.evaluation.samples import CellResult, batches
+from baklava.evaluation.samples import batches
 from baklava.experiment.jobs import EvaluateJob
 from baklava.experiment.schema import SummaryConfig
 from baklava.models import reference_model_path
@@ -54,18 +54,22 @@ def job(folder: Path, ratios: tuple[float, ...] = (0.5,), **changed: Any) -> Eva
     return EvaluateJob.model_validate({**values, **changed})
 
 
+def label(record: Record) -> str:
+    return "full" if record.allocator == "full" else f"{record.allocator}/{record.eviction} r={record.ratio:g}"
+
+
 def run(one: EvaluateJob, monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]]]:
     """The (sample, cell) pairs that were computed, and the records."""
     computed = []
-    answers = Engine.answers
+    answer = Engine.answer
 
     def watched(self: Engine, batch: Any) -> Any:
-        for some in answers(self, batch):
-            computed.extend((answer.work.sample.index, answer.cell.label) for answer in some)
-            yield some
+        for records in answer(self, batch):
+            computed.extend((record.sample, label(record)) for record in records)
+            yield records
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "answers", watched)
+        patch.setattr(Engine, "answer", watched)
         evaluate(one)
     records = pq.read_table(one.records).to_pylist()
     return computed, [{key: value for key, value in row.items() if value == value} for row in records]  # NaN != NaN
@@ -143,7 +147,7 @@ def test_budgets_policy_and_engine_version_are_part_of_the_key(tmp_path: Path, m
     assert run(one, monkeypatch)[0] == compressed
     assert run(one, monkeypatch)[0] == []
     with monkeypatch.context() as patch:
-        patch.setattr(work_module, "VERSION", work_module.VERSION + 1)
+        patch.setattr(samples_module, "VERSION", samples_module.VERSION + 1)
         assert len(run(one, monkeypatch)[0]) == 2
     assert run(one, monkeypatch)[0] == []
 
@@ -152,7 +156,7 @@ def test_all_that_makes_a_prompt_is_part_of_the_key(tmp_path: Path, monkeypatch:
     """Of a template that writes the date and reads a switch; where it writes no date, another one changes nothing."""
     folder = tmp_path / "model"
     shutil.copytree(reference_model_path("tiny-llama"), folder)
-    monkeypatch.setattr("baklava.models.load.model_fingerprint", lambda model: None)  # as of files on a hub
+    monkeypatch.setattr("baklava.models.files.model_fingerprint", lambda model: None)  # as of files on a hub
     template, dated = "{{ messages[0].content }}{% if short %}!{% endif %}", "{{ strftime_now('%d %B') }}\n"
 
     def n_computed(text: str, *, date: str = "2024-07-26", **kwargs: bool) -> int:
@@ -242,7 +246,7 @@ def test_a_sample_that_cannot_be_made_or_scored_is_recorded_and_the_others_answe
 
 
 def test_a_sample_that_fits_into_no_memory_has_failed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prefill, compress_rows = engine_module.prefill, engine_module.compress_rows
+    prefill, compress_rows = scheduler_module.prefill, scheduler_module.compress_rows
 
     def scarce_prefill(loaded: Any, contexts: Any, policies: Any, *more: Any) -> Any:
         if max(map(len, contexts)) > 150:
@@ -254,8 +258,8 @@ def test_a_sample_that_fits_into_no_memory_has_failed_alone(tmp_path: Path, monk
             raise torch.OutOfMemoryError
         return compress_rows(loaded, prefilled, budgets, policies, places)
 
-    monkeypatch.setattr(engine_module, "prefill", scarce_prefill)
-    monkeypatch.setattr(engine_module, "compress_rows", scarce)
+    monkeypatch.setattr(scheduler_module, "prefill", scarce_prefill)
+    monkeypatch.setattr(scheduler_module, "compress_rows", scarce)
     rows = [{**GOOD, "context": "boat " * n} for n in (20, 200, 100, 20)]
     assert evaluate(own(tmp_path, rows)) == 2
     found = failures(tmp_path)
@@ -277,13 +281,13 @@ def test_a_sample_too_long_for_the_positions_of_the_model_has_failed(
     """A chat template comes on top of the length."""
     monkeypatch.setattr("baklava.models.load.LoadedModel.n_positions", 150)
     one = own(tmp_path, [GOOD, {**GOOD, "context": "boat " * 140}], evaluate={"n_samples": 2, "length": 150})
-    work = Engine.work
+    encode = Engine.encode
 
     def templated(self: Engine, sample: Any, cells: Any, _: Any) -> Any:
         longer = sample.context + "boat " * 40 if sample.index else sample.context
-        return work(self, replace(sample, context=longer), cells)
+        return encode(self, replace(sample, context=longer), cells)
 
-    monkeypatch.setattr(Engine, "work", templated)
+    monkeypatch.setattr(Engine, "encode", templated)
     assert evaluate(one) == 1
     assert "task mine: sample 1 takes" in failures(tmp_path)[1]
 
@@ -330,12 +334,16 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path, monkeyp
     def answered(self: Engine, works: Any) -> Any:
         nonlocal most
         for batch in batches(works, 4):
-            found = [CellResult(work, cell, dict(RECORD)) for work in batch for cell in work.cells]
+            found = [
+                Record.of(cell.identify("tiny-llama", "mine", self.settings), encoded.sample.index, **RECORD)
+                for encoded in batch
+                for cell in encoded.cells
+            ]
             born.extend(weakref.ref(one) for one in (*batch, *found))
             most = max(most, sum(one() is not None for one in born))
             yield found
 
-    monkeypatch.setattr(Engine, "answers", answered)
+    monkeypatch.setattr(Engine, "answer", answered)
     peaks = []
     for n in (40, 160):
         most = 0

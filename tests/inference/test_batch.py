@@ -13,7 +13,7 @@ from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.eviction import POLICIES as FAMILIES
 from baklava.eviction import EvictionPolicy, SnapKV, StreamingLLM
-from baklava.inference import batch as generation
+from baklava.inference import batch as batch_module
 from baklava.inference.batch import answer_losses, compress_rows, prefill
 from baklava.models.load import LoadedModel
 
@@ -39,8 +39,8 @@ def losses(loaded: LoadedModel, rows: list[int]) -> torch.Tensor:
     """Of these rows, computed together from contexts of different lengths."""
     full = prefill(loaded, CONTEXTS, list(dict.fromkeys(POLICIES)))
     budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=RATIOS[row]) for row in rows]
-    sequences = compress_rows(loaded, full, budgets, [POLICIES[row] for row in rows], [ROWS[row] for row in rows])
-    return answer_losses(loaded, sequences, [QUESTIONS[row] for row in rows], [ANSWERS[row] for row in rows])
+    state = compress_rows(loaded, full, budgets, [POLICIES[row] for row in rows], [ROWS[row] for row in rows])
+    return answer_losses(loaded, state, [QUESTIONS[row] for row in rows], [ANSWERS[row] for row in rows])
 
 
 def test_with_the_full_cache_the_loss_is_that_of_plain_transformers(loaded: LoadedModel) -> None:
@@ -60,7 +60,7 @@ def test_rows_do_not_depend_on_each_other_nor_on_the_steps(
 ) -> None:
     alone = torch.cat([losses(loaded, [row]) for row in range(3)])
     assert len(set(alone.tolist())) == 3
-    monkeypatch.setattr(generation, "MAX_LOGITS", most)
+    monkeypatch.setattr(batch_module, "MAX_LOGITS", most)
     torch.testing.assert_close(losses(loaded, [0, 1, 2]), alone, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(losses(loaded, [2, 0]), alone[[2, 0]], atol=1e-6, rtol=1e-6)
 
@@ -103,10 +103,10 @@ def test_chunks_keep_what_one_pass_keeps(family: str, lengths: list[int], chunk:
     found = {}
     for one in (None, chunk):
         full = prefill(loaded, contexts, policies, None, one)
-        sequences = compress_rows(loaded, full, budgets, [policy for policy, _ in rows], [place for _, place in rows])
+        state = compress_rows(loaded, full, budgets, [policy for policy, _ in rows], [place for _, place in rows])
         read = [tokens(3, 9)] * len(rows)
         with torch.inference_mode():
-            found[one] = (sequences.kept_entries(), sequences.read(loaded, read, logits_to_keep=3))
+            found[one] = (state.kept_entries(), state.read(loaded, read, logits_to_keep=3))
     assert found[chunk][0] == found[None][0]
     torch.testing.assert_close(found[chunk][1], found[None][1], rtol=0, atol=1e-10)
 

@@ -98,5 +98,5 @@ def test_memory_that_runs_out_is_one_line_with_a_remedy(loaded, monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(baklava.inference.continuation_loss, "continuation_losses", out_of_memory)
-    with pytest.raises(UserError, match=r"model random: not enough memory to replay 3 rows .* lower search"):
+    with pytest.raises(UserError, match=r"model random: not enough memory to read 3 rows .* lower search"):
         ContinuationLosses(loaded, StreamingLLM(), batch_rows=3).losses(prompt(0), BUDGETS)

@@ -46,14 +46,14 @@ ROWS = range(len(CONTEXTS))
 
 
 def add(
-    pool: DecodingBatch[int], loaded: LoadedModel, rows: list[int], one_line: bool = False
+    decoding_batch: DecodingBatch[int], loaded: LoadedModel, rows: list[int], one_line: bool = False
 ) -> list[DecodingRow[int]]:
     full = prefill(loaded, [CONTEXTS[row] for row in rows], [POLICIES[row] for row in rows])
     n_layers = 1 if loaded.name in WINDOWED else 2
     budgets = [Budgets.uniform(n_layers=n_layers, n_kv_heads=2, ratio=RATIOS[row]) for row in rows]
-    sequences = compress_rows(loaded, full, budgets, [POLICIES[row] for row in rows], list(range(len(rows))))
-    return pool.add(
-        sequences,
+    state = compress_rows(loaded, full, budgets, [POLICIES[row] for row in rows], list(range(len(rows))))
+    return decoding_batch.add_rows(
+        state,
         [QUESTIONS[row] for row in rows],
         [DecodingRow(row, LENGTHS[row], one_line and row == 0) for row in rows],
     )
@@ -61,17 +61,17 @@ def add(
 
 def answers(loaded: LoadedModel, groups: list[list[int]], steps: list[int], **more: Any) -> dict[int, list[int]]:
     """Of rows that come in groups, with so many steps after each."""
-    pool: DecodingBatch[int] = DecodingBatch(loaded)
-    ended = []
+    decoding_batch: DecodingBatch[int] = DecodingBatch(loaded)
+    finished = []
     for group, n in zip(groups, steps, strict=True):
-        ended += add(pool, loaded, group, **more)
+        finished += add(decoding_batch, loaded, group, **more)
         for _ in range(n):
-            ended += pool.step() if pool.going else []
-    while pool.going:
-        ended += pool.step()
-    assert all(row.ended and row.seconds > 0 for row in ended)
-    assert len({row.what for row in ended}) == len(ended)
-    return {row.what: row.tokens for row in ended}
+            finished += decoding_batch.step() if decoding_batch.active else []
+    while decoding_batch.active:
+        finished += decoding_batch.step()
+    assert all(row.finished and row.seconds > 0 for row in finished)
+    assert len({row.request for row in finished}) == len(finished)
+    return {row.request: row.tokens for row in finished}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_row_answers_as_if_alone(
         else:
             groups[-1].append(row)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "ENDED_FRACTION", part)
+        patch.setattr(decoding, "FINISHED_FRACTION", part)
         found = answers(MODELS[family], groups, steps[: len(groups)])
     assert found == alone[family]
     assert [len(found[row]) for row in ROWS] == LENGTHS
@@ -165,9 +165,9 @@ def test_rows_join_only_what_has_read_on() -> None:
 
 
 def test_without_rows_nothing_is_read() -> None:
-    pool: DecodingBatch[int] = DecodingBatch(MODELS["llama"])
+    decoding_batch: DecodingBatch[int] = DecodingBatch(MODELS["llama"])
     full = prefill(MODELS["llama"], CONTEXTS[:1], [StreamingLLM()])
-    assert pool.step() == []
+    assert decoding_batch.step() == []
     budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)]
-    assert pool.add(compress_rows(MODELS["llama"], full, budgets, [StreamingLLM()]), [], []) == []
-    assert (pool.step(), pool.going) == ([], [])
+    assert decoding_batch.add_rows(compress_rows(MODELS["llama"], full, budgets, [StreamingLLM()]), [], []) == []
+    assert (decoding_batch.step(), decoding_batch.active) == ([], [])

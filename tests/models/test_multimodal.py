@@ -122,7 +122,7 @@ def test_its_answers_are_the_decoders(pair: tuple[LoadedModel, LoadedModel]) -> 
     for loaded in pair:
         engine = Engine(loaded, task, EvaluateConfig(n_samples=1, length=200))
         sample = task.sample(split="train", seed=0, index=0, length=200, count_tokens=loaded.count_tokens)
-        records = [one.record for done in engine.answers([engine.work(sample, cells)]) for one in done]
-        found.append([{key: value for key, value in one.items() if key != "seconds"} for one in records])
+        records = [record for finished in engine.answer([engine.encode(sample, cells)]) for record in finished]
+        found.append([record.to_store() | {"seconds": 0.0} for record in records])
     assert found[0] == found[1]
     assert {one["kept_entries"] / one["total_entries"] for one in found[0]} == {1.0, 0.5}

@@ -85,7 +85,7 @@ def test_it_answers_with_the_full_cache(name, task, least):
         asked.sample(split="train", seed=7, index=index, length=1024, count_tokens=loaded.count_tokens)
         for index in range(12)
     ]
-    answers = engine.answers([engine.work(sample, [cell]) for sample in samples])
-    scores = [answer.record["score"] for some in answers for answer in some]
+    answers = engine.answer([engine.encode(sample, [cell]) for sample in samples])
+    scores = [record.score for records in answers for record in records]
     assert len(scores) == 12
     assert sum(scores) / len(scores) >= least

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from baklava.evaluation.engine import Engine
+from baklava.evaluation.records import Record
 from baklava.evaluation.samples import CellSpec
 from baklava.experiment.schema import EvaluateConfig
 from baklava.models.load import LoadedModel
@@ -26,12 +28,12 @@ def sample(loaded: LoadedModel, index: int, *, length: int = LENGTH) -> Sample:
 
 def records(
     loaded: LoadedModel, cells: list[CellSpec], samples: list[Sample], **settings: Any
-) -> dict[tuple[int, str], dict[str, Any]]:
-    """Records by (sample, cell), without the seconds."""
+) -> dict[tuple[int, str], Record]:
+    """Records by (sample, label of the cell), without the seconds."""
     engine = Engine(loaded, TASK, config(**settings))
-    found = {}
-    for answers in engine.answers(engine.work(one, cells) for one in samples):
-        for one in answers:
-            kept = {key: value for key, value in one.record.items() if key != "seconds"}
-            found[one.work.sample.index, one.cell.label] = kept
-    return found
+    labels = {spec.identify(loaded.name, TASK.name, engine.settings): spec.label for spec in cells}
+    return {
+        (record.sample, labels[record.cell]): replace(record, seconds=0.0)
+        for finished in engine.answer(engine.encode(sample, cells) for sample in samples)
+        for record in finished
+    }

@@ -104,7 +104,7 @@ def test_a_loss_that_is_no_number_is_one_line(bad: float, place: int) -> None:
             return losses
 
     methods = {0.5: {"uniform": uniform(0.5)}}
-    with pytest.raises(UserError, match=r"^model m: some losses on the calibration prompts are no numbers; set"):
+    with pytest.raises(UserError, match=r"^model m: some losses on the calibration prompts are NaN or infinite; set"):
         list(regrets({"right": RIGHT}, methods, Odd(NEEDED), PROMPTS, model="m", eviction="snapkv"))
 
 

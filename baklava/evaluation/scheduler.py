@@ -1,0 +1,250 @@
+"""Schedules requests (a sample in a cell): prefills samples together, and decodes as many rows as fit into memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from baklava.evaluation.records import Record
+from baklava.evaluation.samples import EncodedSample, Request, batches, samples_of
+from baklava.experiment.schema import EvaluateConfig
+from baklava.inference.batch import BatchState, answer_losses, compress_rows, prefill
+from baklava.inference.decoding import DecodingBatch, DecodingRow
+from baklava.models.load import LoadedModel
+from baklava.models.shape import shape_of
+from baklava.tasks import Task
+
+MEMORY_FRACTION = 0.5  # of the free memory, for the rows that are decoded together
+ROOM_FRACTION = 0.5  # of `max_rows`; others begin once so many rows are free
+MIN_CHUNK = 512  # tokens; a context for which memory runs out is read in ever shorter chunks, down to this length
+
+
+@dataclass
+class _PrefillBatch:
+    """Samples whose contexts are prefilled together, and those of their requests that have not begun."""
+
+    samples: Sequence[EncodedSample]
+    waiting: list[Request]
+    prefilled: BatchState | None = None
+    seconds: float = 0.0  # of the prefill, per request
+
+    def contexts_of(self, requests: Sequence[Request]) -> list[int]:
+        """For each request, the index of its sample among those that are prefilled together."""
+        index = {encoded.sample.index: i for i, encoded in enumerate(self.samples)}
+        return [index[request.encoded.sample.index] for request in requests]
+
+
+class Scheduler:
+    """Requests in progress: rows that are decoded together, and a batch of samples with requests that wait for room."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        task: Task,
+        settings: EvaluateConfig,
+        samples: Iterable[EncodedSample],
+        *,
+        max_rows: int,
+        chunk: int | None,
+    ):
+        self._loaded = loaded
+        self._task = task
+        self._settings = settings
+        self._batches = batches((encoded for encoded in samples if encoded.cells), max_rows)
+        self._batch: _PrefillBatch | None = None
+        self._decoding: DecodingBatch[Request] = DecodingBatch(loaded)
+        self.max_rows = max_rows
+        self.chunk = chunk
+
+    @property
+    def _active(self) -> list[Request]:
+        """Requests that are being decoded."""
+        return [row.request for row in self._decoding.active]
+
+    def advance(self) -> list[Record] | None:
+        """Take the next step: prefill, begin rows or decode. Returns the records it finishes, None after the last."""
+        n_active = len(self._decoding.active)
+        if self._batch is None and n_active <= self.max_rows * (1 - ROOM_FRACTION):
+            samples = next(self._batches, None)
+            self._batch = _PrefillBatch(samples, self._requests(samples)) if samples else None
+        if self._batch is not None:
+            if self._batch.prefilled is None:
+                self._prefill(self._batch)
+            if n := self._n_beginning(self._batch, n_active):
+                return self._begin_rows(self._batch, n)
+        if not n_active:
+            return None
+        return self._score(self._decoding.step())
+
+    def give_up(self) -> tuple[list[Record], list[EncodedSample]]:
+        """After memory ran out, forget what was in progress: records of what has failed, and samples to begin anew."""
+        active, batch = self._active, self._batch
+        waiting = batch.waiting if batch else []
+        if batch and not active and batch.prefilled is None and len(batch.samples) == 1:
+            length = len(batch.samples[0].context)
+            shorter = min(self.chunk or length, length) // 2
+            if shorter >= MIN_CHUNK:
+                self.chunk = shorter
+                return [], []
+            self._batch = None
+            return _out_of_memory(waiting), []
+        if self.max_rows == 1:
+            if active:
+                self._decoding = DecodingBatch(self._loaded)
+                return _out_of_memory(active), []
+            assert batch is not None
+            failed = batch.waiting.pop(0)
+            self._batch = batch if batch.waiting else None
+            return _out_of_memory([failed]), []
+        self._decoding, self._batch = DecodingBatch(self._loaded), None
+        return [], samples_of(active + waiting)
+
+    def _requests(self, samples: Sequence[EncodedSample]) -> list[Request]:
+        """A request per sample and cell, with all of its record that is known before the context is compressed."""
+        requests = []
+        for encoded in samples:
+            n_entries = self._n_caches * len(encoded.context)
+            for cell in encoded.cells:
+                record = Record.of(
+                    cell.identify(self._loaded.name, self._task.name, self._settings),
+                    encoded.sample.index,
+                    context_tokens=len(encoded.context),
+                    answers=encoded.sample.answers,
+                    group=encoded.sample.group,
+                    total_entries=n_entries,
+                    kv_bytes_full=n_entries * self._entry_bytes,
+                )
+                requests.append(Request(encoded, cell, record))
+        return requests
+
+    def _prefill(self, batch: _PrefillBatch) -> None:
+        started = time.perf_counter()
+        policies = [request.cell.policy for request in batch.waiting]
+        contexts = [encoded.context for encoded in batch.samples]
+        batch.prefilled = prefill(self._loaded, contexts, policies, batch.samples[0].rotated_for, self.chunk)
+        batch.seconds = (time.perf_counter() - started) / len(batch.waiting)
+
+    def _n_beginning(self, batch: _PrefillBatch, n_active: int) -> int:
+        """How many of the waiting requests begin now: 0 while there is room for few."""
+        if n_active and self._active[0].encoded.rotated_for != batch.samples[0].rotated_for:
+            return 0
+        wanted = self._n_alike(batch.waiting)
+        n = min(wanted, self.max_rows - n_active)
+        if n_active and n < min(wanted, self.max_rows * ROOM_FRACTION):
+            return 0
+        fitting = self._n_fitting(batch.waiting[:n])
+        return fitting if n_active else max(1, fitting)
+
+    def _n_alike(self, waiting: Sequence[Request]) -> int:
+        """Requests that can begin together: a sliding window would count the padding before shorter questions."""
+        if not self._loaded.has_windows:
+            return len(waiting)
+        lengths = [request.encoded.n_after_context for request in waiting]
+        return next((i for i, length in enumerate(lengths) if length != lengths[0]), len(lengths))
+
+    def _n_fitting(self, requests: Sequence[Request]) -> int:
+        """How many of the requests, from the first on, fit into memory beside those that are decoded already."""
+        if self._settings.memory_gib is None:
+            memory = MEMORY_FRACTION * self._loaded.free_memory()
+        else:
+            memory = self._settings.memory_gib * 2**30 - sum(map(self._row_bytes, self._active))
+        for n, request in enumerate(requests):
+            memory -= self._row_bytes(request)
+            if memory < 0:
+                return n
+        return len(requests)
+
+    def _row_bytes(self, request: Request) -> float:
+        """About the most that a row takes: twice what it keeps and reads, as rows are copied when others leave."""
+        encoded = request.encoded
+        kept = (1 - request.cell.budgets.ratio) * len(encoded.context)
+        after = len(encoded.question) + encoded.sample.max_new_tokens
+        return 2 * (kept + after) * self._n_caches * self._entry_bytes
+
+    @property
+    def _n_caches(self) -> int:
+        return self._loaded.n_layers * self._loaded.n_kv_heads
+
+    @cached_property
+    def _entry_bytes(self) -> int:
+        """Bytes of one entry's key and value."""
+        shape = shape_of(self._loaded.model.config, self._loaded.name)
+        return shape.kv_bytes_per_token(self._loaded.model.dtype.itemsize) // shape.n_kv_heads
+
+    def _begin_rows(self, batch: _PrefillBatch, n: int) -> list[Record]:
+        """Compress the contexts of the first `n` waiting requests and read their questions."""
+        started = time.perf_counter()
+        assert batch.prefilled is not None
+        waiting = batch.waiting[:n]
+        state = compress_rows(
+            self._loaded,
+            batch.prefilled,
+            [request.cell.budgets for request in waiting],
+            [request.cell.policy for request in waiting],
+            batch.contexts_of(waiting),
+        )
+        requests = [
+            request._replace(record=replace(request.record, kept_entries=kept_entries, kv_bytes=kv_bytes))
+            for request, kept_entries, kv_bytes in zip(waiting, state.kept_entries(), state.row_bytes(), strict=True)
+        ]
+        if self._task.by_loss:
+            records = self._score_losses(state, requests, batch.seconds, started)
+        else:
+            seconds = batch.seconds + (time.perf_counter() - started) / n
+            rows = [_decoding_row(request, seconds) for request in requests]
+            questions = [request.encoded.question for request in requests]
+            records = self._score(self._decoding.add_rows(state, questions, rows))
+        del batch.waiting[:n]
+        if not batch.waiting:
+            self._batch = None
+        return records
+
+    def _score(self, rows: Sequence[DecodingRow[Request]]) -> list[Record]:
+        """Records of generated answers with their scores."""
+        records = []
+        for row in rows:
+            sample = row.request.encoded.sample
+            prediction = self._loaded.decode(row.tokens)
+            score = self._task.score(prediction, sample.answers, sample.all_classes)
+            records.append(
+                _checked(replace(row.request.record, prediction=prediction, score=score, seconds=row.seconds))
+            )
+        return records
+
+    def _score_losses(
+        self, state: BatchState, requests: Sequence[Request], seconds: float, started: float
+    ) -> list[Record]:
+        """Records of answers that are read: losses per token, and as scores geometric mean probabilities."""
+        questions = [request.encoded.question for request in requests]
+        answers = [request.encoded.answer for request in requests]
+        losses = answer_losses(self._loaded, state, questions, answers).tolist()
+        seconds += (time.perf_counter() - started) / len(requests)
+        return [
+            _checked(replace(request.record, score=math.exp(-loss), loss=loss, seconds=seconds))
+            for request, loss in zip(requests, losses, strict=True)
+        ]
+
+
+def _decoding_row(request: Request, seconds: float) -> DecodingRow[Request]:
+    sample = request.encoded.sample
+    return DecodingRow(request, sample.max_new_tokens, sample.one_line, seconds)
+
+
+def _checked(record: Record) -> Record:
+    """The record, failed where its score is NaN or infinite."""
+    if math.isfinite(record.score):
+        return record
+    return record.fail(f"its score is {record.score}; try another model.dtype")
+
+
+def _out_of_memory(requests: Iterable[Request]) -> list[Record]:
+    """Failed records of samples that could not be read or answered because memory ran out."""
+    return [
+        request.record.fail(
+            f"{len(request.encoded.context)} tokens of context do not fit into memory; lower evaluate.length"
+        )
+        for request in requests
+    ]
