@@ -1,34 +1,17 @@
-"""Allocators: how much each KV cache keeps. One file per allocator."""
+"""Allocators: how much each KV cache keeps. One file per allocator; its import below registers it."""
 
-from baklava.allocation.baklava import Baklava
-from baklava.allocation.baklava_measured import BaklavaMeasured
-from baklava.allocation.base import Allocator
-from baklava.allocation.duo import Duo
-from baklava.allocation.fitted import Fitted, budgets_of
-from baklava.allocation.headkv import HeadKV
-from baklava.allocation.lu_curve import LuCurve
-from baklava.allocation.pyramid import Pyramid
-from baklava.allocation.random import Random
-from baklava.allocation.squeeze import Squeeze
-from baklava.allocation.uniform import Uniform
+from baklava.allocation.baklava import Baklava as Baklava
+from baklava.allocation.baklava_measured import BaklavaMeasured as BaklavaMeasured
+from baklava.allocation.base import Allocator as Allocator
+from baklava.allocation.duo import Duo as Duo
+from baklava.allocation.fitted import Fitted as Fitted
+from baklava.allocation.fitted import budgets_of as budgets_of
+from baklava.allocation.headkv import HeadKV as HeadKV
+from baklava.allocation.lu_curve import LuCurve as LuCurve
+from baklava.allocation.pyramid import Pyramid as Pyramid
+from baklava.allocation.random import Random as Random
+from baklava.allocation.squeeze import Squeeze as Squeeze
+from baklava.allocation.uniform import Uniform as Uniform
+from baklava.system.families import families_of
 
-ALLOCATORS: dict[str, type[Allocator]] = {
-    allocator.family: allocator
-    for allocator in (Baklava, BaklavaMeasured, Duo, HeadKV, LuCurve, Pyramid, Random, Squeeze, Uniform)
-}
-
-__all__ = [
-    "ALLOCATORS",
-    "Allocator",
-    "Baklava",
-    "BaklavaMeasured",
-    "Duo",
-    "Fitted",
-    "HeadKV",
-    "LuCurve",
-    "Pyramid",
-    "Random",
-    "Squeeze",
-    "Uniform",
-    "budgets_of",
-]
+ALLOCATORS: dict[str, type[Allocator]] = families_of(Allocator)

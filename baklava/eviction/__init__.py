@@ -1,31 +1,19 @@
-"""Eviction policies decide which entries a KV cache keeps. One file per policy; `base` has the interface."""
+"""Eviction policies decide which entries a KV cache keeps. One file per policy, whose import below registers it."""
 
 from baklava.errors import UserError
-from baklava.eviction.adakv import AdaKV
-from baklava.eviction.base import EvictionPolicy
-from baklava.eviction.expected_attention import ExpectedAttention
-from baklava.eviction.h2o import H2O
-from baklava.eviction.keydiff import KeyDiff
-from baklava.eviction.knorm import Knorm
-from baklava.eviction.random import Random
-from baklava.eviction.snapkv import SnapKV
-from baklava.eviction.streaming_llm import StreamingLLM
-from baklava.eviction.tova import TOVA
+from baklava.eviction.adakv import AdaKV as AdaKV
+from baklava.eviction.base import EvictionPolicy as EvictionPolicy
+from baklava.eviction.expected_attention import ExpectedAttention as ExpectedAttention
+from baklava.eviction.h2o import H2O as H2O
+from baklava.eviction.keydiff import KeyDiff as KeyDiff
+from baklava.eviction.knorm import Knorm as Knorm
+from baklava.eviction.random import Random as Random
+from baklava.eviction.snapkv import SnapKV as SnapKV
+from baklava.eviction.streaming_llm import StreamingLLM as StreamingLLM
+from baklava.eviction.tova import TOVA as TOVA
+from baklava.system.families import families_of
 
-POLICIES: dict[str, type[EvictionPolicy]] = {
-    policy.family: policy
-    for policy in (
-        StreamingLLM,
-        SnapKV,
-        H2O,
-        TOVA,
-        Knorm,
-        KeyDiff,
-        ExpectedAttention,
-        AdaKV,
-        Random,
-    )
-}
+POLICIES: dict[str, type[EvictionPolicy]] = families_of(EvictionPolicy)
 
 # Policies with default parameters, by name: each family, and Ada-KV over each other family.
 _ADA = {f"ada_{family}": family for family in POLICIES if family != AdaKV.family}
@@ -39,20 +27,3 @@ def policy_named(name: str) -> EvictionPolicy:
     if name not in POLICIES:
         raise UserError(f"unknown eviction policy {name!r}; known: {', '.join(NAMES)}")
     return POLICIES[name]()
-
-
-__all__ = [
-    "H2O",
-    "NAMES",
-    "POLICIES",
-    "TOVA",
-    "AdaKV",
-    "EvictionPolicy",
-    "ExpectedAttention",
-    "KeyDiff",
-    "Knorm",
-    "Random",
-    "SnapKV",
-    "StreamingLLM",
-    "policy_named",
-]

@@ -1,27 +1,16 @@
-"""Tasks: text in, score out. One file per family; `conf/task/` sets the parameters."""
+"""Tasks: text in, score out. One file per family, whose import below registers it; `conf/task/` sets parameters."""
 
-from baklava.tasks.base import Sample, Task
-from baklava.tasks.jsonl import JsonlTask
-from baklava.tasks.longbench import LongBench
-from baklava.tasks.perplexity import Continuation
-from baklava.tasks.ruler.cwe import CommonWords
-from baklava.tasks.ruler.fwe import FrequentWords
-from baklava.tasks.ruler.needle_grid import NeedleGrid
-from baklava.tasks.ruler.niah import NeedleInHaystack
-from baklava.tasks.ruler.qa import RulerQa
-from baklava.tasks.ruler.vt import VariableTracking
+from baklava.system.families import families_of
+from baklava.tasks.base import Sample as Sample
+from baklava.tasks.base import Task as Task
+from baklava.tasks.jsonl import JsonlTask as JsonlTask
+from baklava.tasks.longbench import LongBench as LongBench
+from baklava.tasks.perplexity import Continuation as Continuation
+from baklava.tasks.ruler.cwe import CommonWords as CommonWords
+from baklava.tasks.ruler.fwe import FrequentWords as FrequentWords
+from baklava.tasks.ruler.needle_grid import NeedleGrid as NeedleGrid
+from baklava.tasks.ruler.niah import NeedleInHaystack as NeedleInHaystack
+from baklava.tasks.ruler.qa import RulerQa as RulerQa
+from baklava.tasks.ruler.vt import VariableTracking as VariableTracking
 
-_ALL: tuple[type[Task], ...] = (
-    CommonWords,
-    Continuation,
-    FrequentWords,
-    JsonlTask,
-    LongBench,
-    NeedleGrid,
-    NeedleInHaystack,
-    RulerQa,
-    VariableTracking,
-)
-FAMILIES: dict[str, type[Task]] = {task.family: task for task in _ALL}
-
-__all__ = ["FAMILIES", "NeedleInHaystack", "Sample", "Task", "VariableTracking"]
+FAMILIES: dict[str, type[Task]] = families_of(Task)
