@@ -12,7 +12,7 @@ from baklava.budgets import Budgets
 from baklava.cli import main
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
-from baklava.report.figure_list import report_figures
+from baklava.report.figure_list import list_figures
 from baklava.system.parquet import read_parquet
 from baklava.validation import regret
 
@@ -62,5 +62,5 @@ def test_every_command_ends_well(model: Path, tmp_path: Path, allocator: str, ev
     )
     assert lost["regret"].to_pylist() == pytest.approx([0.0] * len(lost))
     assert (len(lost) == 0) == (not methods)
-    for figure in report_figures(config):
+    for figure in list_figures(config):
         assert layout.figure(figure.name).is_file(), figure.name

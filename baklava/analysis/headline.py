@@ -90,7 +90,7 @@ class Headline(FrozenModel):
         return check(cls, read_json(path, schema=SCHEMA, what="headline"), source=str(path))
 
 
-def headline(cells: Cells, settings: SummaryConfig) -> Headline:
+def compute_headline(cells: Cells, settings: SummaryConfig) -> Headline:
     """Headline figures of comparable cells. Raises `UserError` where a method misses one of a model's tasks."""
     bootstrap = Bootstrap(settings.n_bootstrap, settings.confidence, settings.seed)
     by_model: dict[str, list[Cell]] = defaultdict(list)

@@ -63,17 +63,17 @@ def read_summary(path: Path) -> pd.DataFrame:
     return read_parquet(path, COLUMNS, schema=SCHEMA, what="summary", hint="`baklava summarize`").to_pandas()
 
 
-def budgets_by_key(paths: Iterable[Path]) -> dict[BudgetKey, Path]:
-    """Budgets files by what they are for, which is where they lie: `<model>/<allocator>/<eviction>/<ratio>.json`."""
+def index_budgets(paths: Iterable[Path]) -> dict[BudgetKey, Path]:
+    """Index budgets files by what they are for, read from `<model>/<allocator>/<eviction>/<ratio>.json`."""
     return {BudgetKey(*path.with_suffix("").parts[-4:]): path for path in paths}
 
 
-def budgets_by_method(paths: Iterable[Path]) -> dict[str, dict[tuple[str, str], list[Budgets]]]:
-    """Budgets of each model by method (allocator, eviction), in the order of the ratios."""
-    found: dict[str, dict[tuple[str, str], list[Budgets]]] = defaultdict(lambda: defaultdict(list))
-    for compression, path in budgets_by_key(paths).items():
-        found[compression.model][compression.allocator, compression.eviction].append(Budgets.load(path))
-    for by_method in found.values():
-        for some in by_method.values():
-            some.sort(key=lambda one: one.ratio)
-    return found
+def load_budgets(paths: Iterable[Path]) -> dict[str, dict[tuple[str, str], list[Budgets]]]:
+    """Load the budgets of each model by method (allocator, eviction), in the order of the ratios."""
+    loaded: dict[str, dict[tuple[str, str], list[Budgets]]] = defaultdict(lambda: defaultdict(list))
+    for key, path in index_budgets(paths).items():
+        loaded[key.model][key.allocator, key.eviction].append(Budgets.load(path))
+    for by_method in loaded.values():
+        for by_ratio in by_method.values():
+            by_ratio.sort(key=lambda budgets: budgets.ratio)
+    return loaded

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from baklava.analysis.bootstrap import Bootstrap, Interval
 from baklava.analysis.cells import Cells, read_cells
-from baklava.analysis.headline import headline
+from baklava.analysis.headline import compute_headline
 from baklava.analysis.results import COLUMNS, SCHEMA
 from baklava.evaluation.records import Cell
 from baklava.evaluation.timings import timings
@@ -26,8 +26,8 @@ _NONE = Interval(math.nan, math.nan, math.nan)
 def summarize(job: SummarizeJob) -> None:
     """Write the summary (CSV and Parquet), the headline figures and, in a file of their own, the timings."""
     cells = read_cells(job.records)
-    figures = headline(cells, job.summary)  # first: it refuses cells that cannot be averaged over tasks
-    table = summary(cells, job.summary)
+    figures = compute_headline(cells, job.summary)  # first: it refuses cells that cannot be averaged over tasks
+    table = summarize_cells(cells, job.summary)
     write_parquet(job.parquet, table, schema=SCHEMA)
     _write_csv(job.csv, table.to_pandas())
     figures.save(job.headline)
@@ -39,7 +39,7 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(unfinished, index=False, lineterminator="\n")
 
 
-def summary(cells: Cells, settings: SummaryConfig) -> pa.Table:
+def summarize_cells(cells: Cells, settings: SummaryConfig) -> pa.Table:
     """One row per cell: by model, task, ratio (so the full cache first), then method."""
     bootstrap = Bootstrap(settings.n_bootstrap, settings.confidence, settings.seed)
     order = sorted(cells, key=lambda cell: (cell.model, cell.task, cell.ratio, cell))

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 
 from baklava.analysis.bootstrap import Bootstrap
 from baklava.analysis.cells import Cells
-from baklava.analysis.headline import MethodFigures, RatioFigures, headline
+from baklava.analysis.headline import MethodFigures, RatioFigures, compute_headline
 from baklava.evaluation.records import FULL, Cell
 from baklava.experiment.paths import ratio_name
 from baklava.experiment.schema import FrozenModel, SummaryConfig
@@ -76,7 +76,7 @@ def compare_methods(cells: Cells, tested: str, settings: SummaryConfig) -> Itera
     scopes = {MEAN: cells, **{task: {cell: cells[cell] for cell in cells if cell.task == task} for task in tasks}}
     for scope, scope_cells in scopes.items():
         differences = _paired_differences(scope_cells, scope, tested, settings)
-        for model, figures in headline(scope_cells, settings).models.items():
+        for model, figures in compute_headline(scope_cells, settings).models.items():
             for method in sorted(figures.methods, key=lambda method: (method.eviction, method.allocator)):
                 by_ratio = differences[_Method(model, method.allocator, method.eviction)]
                 yield Comparison(

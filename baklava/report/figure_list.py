@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from baklava.experiment.schema import ExperimentConfig, methods
 
-ALL = "all"  # as a label: of no single model, task or method
+ALL = "all"  # the label of figures that show several models, tasks or methods
 
 
 class ReportFigure(NamedTuple):
@@ -22,8 +22,8 @@ class ReportFigure(NamedTuple):
     labels: dict[str, str]
 
 
-def report_figures(config: ExperimentConfig) -> list[ReportFigure]:
-    """Every figure of an experiment, in the order of the report."""
+def list_figures(config: ExperimentConfig) -> list[ReportFigure]:
+    """List every figure of an experiment, in the order of the report."""
     return [*_accuracy(config), *_memory(config), *_importance(config), *_budgets(config), *_search(config)]
 
 
@@ -31,12 +31,12 @@ def _accuracy(config: ExperimentConfig) -> Iterator[ReportFigure]:
     def labels(figure: str, model: str = ALL, task: str = ALL) -> dict[str, str]:
         return {"figure": figure, "model": model, "task": task, "method": _method(config)}
 
-    what = "score against ratio"
-    yield ReportFigure("score_vs_ratio", "Accuracy", "score_vs_ratio", labels(what))
+    score = "score against ratio"
+    yield ReportFigure("score_vs_ratio", "Accuracy", "score_vs_ratio", labels(score))
     for model in config.models:
         for task in config.tasks:
             yield ReportFigure(
-                f"score_vs_ratio/{model}/{task}", "Accuracy", "score_vs_ratio", labels(what, model, task)
+                f"score_vs_ratio/{model}/{task}", "Accuracy", "score_vs_ratio", labels(score, model, task)
             )
         for task in config.needle_grids:
             grid = labels("depth by length", model, task)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from baklava.analysis.headline import Headline
-from baklava.analysis.results import BudgetKey, budgets_by_key, read_summary
+from baklava.analysis.results import BudgetKey, index_budgets, read_summary
 from baklava.errors import UserError
 from baklava.evaluation.measurements import read_measurements
 from baklava.evaluation.records import Cell
@@ -35,7 +35,7 @@ class Runs:
         self._job = job
         self._headline = Headline.load(job.headline)
         self._figures = _figures(job.figures)
-        self._budgets = budgets_by_key(job.budgets)
+        self._budgets = index_budgets(job.budgets)
         self._records = {(path.parent.name, path.stem): path for path in job.records}
         self._measured = _measured([path for path in job.measurements if path.is_file()])
         times = timings(job.timings)[[*Cell._fields, *TIMES]]

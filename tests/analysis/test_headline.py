@@ -9,7 +9,7 @@ import pytest
 from synthetic import EVICTION, RATIOS, TASKS, cell_records, experiment_records, write_records
 
 from baklava.analysis.cells import read_cells
-from baklava.analysis.headline import Headline, MethodFigures, headline
+from baklava.analysis.headline import Headline, MethodFigures, compute_headline
 from baklava.errors import UserError
 from baklava.experiment.schema import SummaryConfig
 
@@ -18,7 +18,7 @@ ONES = [1.0] * 50
 
 def headline_of(folder: Path, *frames: pd.DataFrame, **settings) -> Headline:
     path = write_records(folder / "records.parquet", pd.concat(frames))
-    return headline(read_cells([path]), SummaryConfig(**{"n_bootstrap": 400, **settings}))
+    return compute_headline(read_cells([path]), SummaryConfig(**{"n_bootstrap": 400, **settings}))
 
 
 def losing(n: int, of: int = 50) -> list[float]:
@@ -135,7 +135,7 @@ def test_eviction_policies_are_compared_with_their_own_uniform(tmp_path):
 
 def test_file_is_strict_json_and_reads_back(tmp_path):
     path = write_records(tmp_path / "records.parquet", experiment_records())
-    found = headline(read_cells([path]), SummaryConfig(n_bootstrap=100, margin=0.05, confidence=0.9))
+    found = compute_headline(read_cells([path]), SummaryConfig(n_bootstrap=100, margin=0.05, confidence=0.9))
     found.save(tmp_path / "headline.json")
 
     def refuse(word: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from baklava.analysis.cells import read_cells
-from baklava.analysis.summary import summary
+from baklava.analysis.summary import summarize_cells
 from baklava.budgets import Budgets
 from baklava.cli import PARTLY_FAILED, main
 from baklava.errors import UserError
@@ -304,7 +304,7 @@ def test_continuations_have_losses_and_the_summary_their_perplexity(tmp_path: Pa
     assert all(one["score"] == pytest.approx(math.exp(-one["loss"])) and one["loss"] > 0 for one in records)
     assert {one["prediction"] for one in records} == {""}
     assert len({one["loss"] for one in records}) == 6
-    rows = summary(read_cells([tmp_path / "records.parquet"]), SummaryConfig(n_bootstrap=100)).to_pylist()
+    rows = summarize_cells(read_cells([tmp_path / "records.parquet"]), SummaryConfig(n_bootstrap=100)).to_pylist()
     for row in rows:
         own_losses = [one["loss"] for one in records if one["allocator"] == row["allocator"]]
         assert row["perplexity"] == pytest.approx(math.exp(sum(own_losses) / 3))

@@ -22,17 +22,16 @@ from synthetic import (
 
 from baklava.analysis.cells import read_cells
 from baklava.analysis.depth_by_length import read_depth_by_length
-from baklava.analysis.headline import Headline
-from baklava.analysis.headline import headline as headline_of
+from baklava.analysis.headline import Headline, compute_headline
 from baklava.analysis.results import read_summary
-from baklava.analysis.summary import summary as summary_of
+from baklava.analysis.summary import summarize_cells
 from baklava.budgets import Budgets
 from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import SummaryConfig, compose
 from baklava.importance.profile import Profile
 from baklava.report.data.looks import assign_looks
-from baklava.report.figure_list import report_figures
+from baklava.report.figure_list import list_figures
 from baklava.report.plots.budgets import draw_budgets
 from baklava.report.plots.importance import draw_importance
 from baklava.report.plots.measured import draw_measured
@@ -91,7 +90,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_every_figure_is_there_as_svg_and_png(layout):
     found = files(layout.figures)
-    names = [figure.name for figure in report_figures(compose(["experiment=demo"]))]
+    names = [figure.name for figure in list_figures(compose(["experiment=demo"]))]
     assert set(found) == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     for name, content in found.items():
         assert content.startswith(b"\x89PNG" if name.endswith(".png") else b"<?xml")
@@ -102,7 +101,7 @@ def test_grids_and_measurements_have_figures_where_there_are_any(tmp_path, monke
     write_results(layout, config)
     monkeypatch.setattr("baklava.report.plots.run.save", lambda figure, folder, name: drawn.append(name))
     draw_report(ReportJob.of(config, layout))
-    assert sorted(drawn) == sorted(figure.name for figure in report_figures(config))
+    assert sorted(drawn) == sorted(figure.name for figure in list_figures(config))
     assert {"needle_grid/tiny-llama/needle_grid", "measured/tiny-qwen2"} <= set(drawn)
 
 
@@ -286,7 +285,7 @@ def test_a_method_that_keeps_nothing_has_no_place_on_the_axis_of_memory(tmp_path
     ]
     records = write_records(tmp_path / "r.parquet", pd.concat([cell_records([1.0, 1.0]), *cells]))
     cells, settings = read_cells([records]), SummaryConfig(n_bootstrap=100)
-    figure = draw_score_vs_kv_bytes(summary_of(cells, settings).to_pandas(), headline_of(cells, settings))
+    figure = draw_score_vs_kv_bytes(summarize_cells(cells, settings).to_pandas(), compute_headline(cells, settings))
     save(figure, tmp_path, "f")
     [panel] = [axes for axes in figure.axes if axes.get_title() == "tiny-llama"]
     low, high = panel.get_xlim()

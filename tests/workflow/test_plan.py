@@ -15,7 +15,7 @@ from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import compose
 from baklava.experiment.stages import STAGES
 from baklava.models import reference_model_path
-from baklava.report.figure_list import report_figures
+from baklava.report.figure_list import list_figures
 from baklava.tracking.address import VARIABLE
 
 Snakemake = Callable[..., Any]
@@ -120,7 +120,7 @@ def finish(snakemake: Snakemake, folder: Path, **config: str) -> Path:
         layout.summary_parquet,
         layout.headline,
         layout.timings_csv,
-        *(layout.figures / f"{figure.name}.{kind}" for figure in report_figures(experiment) for kind in ("svg", "png")),
+        *(layout.figures / f"{figure.name}.{kind}" for figure in list_figures(experiment) for kind in ("svg", "png")),
         layout.page,
         layout.headline_table,
         layout.tracked,

@@ -13,7 +13,7 @@ import pytest
 
 from baklava.budgets import Budgets
 from baklava.experiment.schema import ExperimentConfig, compose
-from baklava.report.figure_list import report_figures
+from baklava.report.figure_list import list_figures
 
 pytestmark = pytest.mark.workflow
 
@@ -114,7 +114,7 @@ def test_the_chosen_mapping_is_no_worse_than_uniform_on_calibration(results: Pat
 
 
 def test_figures_page_headline_and_tracking_are_there(results: Path, config: ExperimentConfig) -> None:
-    for figure in report_figures(config):
+    for figure in list_figures(config):
         path = results / "figures" / f"{figure.name}.svg"
         assert "</svg>" in path.read_text(encoding="utf-8")
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -143,7 +143,7 @@ def test_the_report_holds_figures_and_tables_by_category_and_loads_nothing(
     page = (folder / "report.html").read_text(encoding="utf-8")
     categories = json.loads(re.search(r"var categories = (\{.*?\});\n", page)[1])
     found = {(name, path) for name, some in categories.items() for paths in some.values() for path in paths}
-    figures = {(f.category, f"results/smoke/figures/{f.name}.svg") for f in report_figures(config)}
+    figures = {(f.category, f"results/smoke/figures/{f.name}.svg") for f in list_figures(config)}
     tables = {("Headlines", f"results/smoke/{name}") for name in ("headline.html", "summary.csv")}
     assert found == figures | tables
     assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)\s*=\s*[\"']?(https?:)?//", page)

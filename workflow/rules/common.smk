@@ -16,7 +16,7 @@ from baklava.experiment.snakemake_config import overrides_of, packed
 from baklava.experiment.stages import STAGES
 from baklava.models.files import model_fingerprint
 from baklava.preflight import planned_experiment
-from baklava.report.figure_list import report_figures
+from baklava.report.figure_list import list_figures
 from baklava.system.devices import JOBS_PER_GPU, list_visible_devices
 from baklava.tracking.address import store_fingerprint
 

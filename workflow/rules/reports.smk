@@ -2,7 +2,7 @@
 report_job = job("report")
 page_job = job("page")
 track_job = job("track")
-FIGURES = report_figures(experiment)  # each is written as SVG and PNG
+FIGURES = list_figures(experiment)  # each is written as SVG and PNG
 targets += [page_job.output, *(paths.figure(figure.name) for figure in FIGURES)]
 if experiment.tracking.enabled:
     targets.append(track_job.output)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from baklava.analysis.depth_by_length import DepthByLength, read_depth_by_length
 from baklava.analysis.headline import Headline
-from baklava.analysis.results import budgets_by_method, read_summary
+from baklava.analysis.results import load_budgets, read_summary
 from baklava.budgets import Budgets
 from baklava.evaluation.measurements import read_measurements
 from baklava.experiment.jobs import ResultFiles
@@ -34,7 +34,7 @@ class Results:
             summary=read_summary(files.summary),
             headline=Headline.load(files.headline),
             profiles={model: Profile.load(path) for model, path in files.profiles.items()},
-            budgets=budgets_by_method(files.budgets),
+            budgets=load_budgets(files.budgets),
             measurements={model: read_measurements(path) for model, path in files.measurements.items()},
             needle_grids={
                 model: {task: read_depth_by_length(path) for task, path in grids.items()}

@@ -17,10 +17,9 @@ import pytest
 from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, measurements, write_records, write_results
 
 from baklava.analysis.cells import read_cells
-from baklava.analysis.headline import Headline
-from baklava.analysis.headline import headline as headline_of
+from baklava.analysis.headline import Headline, compute_headline
 from baklava.analysis.results import SCHEMA, read_summary
-from baklava.analysis.summary import summary as summary_of
+from baklava.analysis.summary import summarize_cells
 from baklava.budgets import Budgets
 from baklava.experiment.jobs import PageJob
 from baklava.experiment.paths import ExperimentPaths
@@ -256,8 +255,8 @@ def page_of(tmp_path: Path, records: pd.DataFrame, **changed: Any) -> Html:
     """The page of records alone: no profile, budgets, grids or measurements."""
     layout = ExperimentPaths(tmp_path, "e")
     cells, settings = read_cells([write_records(layout.records("m", "t"), records)]), SummaryConfig(n_bootstrap=100)
-    write_parquet(layout.summary_parquet, summary_of(cells, settings), schema=SCHEMA)
-    headline_of(cells, settings).save(layout.headline)
+    write_parquet(layout.summary_parquet, summarize_cells(cells, settings), schema=SCHEMA)
+    compute_headline(cells, settings).save(layout.headline)
     nothing = {"profiles": {}, "budgets": (), "measurements": {}, "needle_grids": {}, "models": {}}
     files = {"summary": layout.summary_parquet, "headline": layout.headline, "experiment": "e"}
     outputs = {"output": layout.page, "headline_table": layout.headline_table}
