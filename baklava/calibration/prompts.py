@@ -36,7 +36,7 @@ class Prompt:
     def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
         """Context, question and answer as tokens of one text; with `ends`, the answer has the end-of-sequence token."""
         end = model.tokenizer.eos_token_id if self.ends else None
-        parts = model.encoder.parts([self.context, self.question, self.answer], begin=True)
+        parts = model.encoder.encode_parts([self.context, self.question, self.answer], begin=True)
         context, question, answer = Tokens.of(*parts)
         return context, question, [*answer, end] if end is not None else answer
 

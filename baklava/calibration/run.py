@@ -64,7 +64,7 @@ def draw_text_prompts(
     count_tokens = encoder.count
 
     def count_later_tokens(text: str) -> int:
-        return len(encoder.later(text))
+        return len(encoder.encode_continuation(text))
 
     lead = max(1, round(LEAD_IN * text.continuation))
     sizes = (settings.length - text.continuation, lead, text.continuation - lead)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from baklava.errors import DataError
 from baklava.experiment.chat_settings import DATE, TemplateValue
 from baklava.experiment.schema import EvaluateConfig
-from baklava.models.chat import ChatTemplate, chat_template
+from baklava.models.chat import ChatTemplate, find_chat_template
 from baklava.models.encoder import Encoder, Tokens
 from baklava.tasks import Sample, Task
 
@@ -42,7 +42,7 @@ def split_prompt(
     With `chat`, and where the tokenizer has a template and the sample wants it (`Sample.chat`), context and question
     are the user's turn. The answer prefix begins the model's turn ("question") or ends the user's ("prompt").
     """
-    template = chat_template(tokenizer, template_kwargs, date) if chat and sample.chat != "none" else None
+    template = find_chat_template(tokenizer, template_kwargs, date) if chat and sample.chat != "none" else None
     return _split(sample, template, protocol)
 
 
@@ -51,7 +51,7 @@ def _split(sample: Sample, template: ChatTemplate | None, protocol: Protocol) ->
     if template is not None:
         if sample.chat == "prompt":
             question, prefix = question + prefix, ""
-        context, question = template.around(context, question)
+        context, question = template.wrap(context, question)
         begin = False  # the template contains the special tokens
     if protocol == "question_agnostic":
         return SplitPrompt(context, question + prefix, begin)
@@ -75,7 +75,7 @@ class Prompts:
     @cached_property
     def _template(self) -> ChatTemplate | None:
         """The template; raises `DataError` if it changes every text or does not read the variables set for it."""
-        template = chat_template(self.tokenizer, self.template_kwargs, self.settings.date)
+        template = find_chat_template(self.tokenizer, self.template_kwargs, self.settings.date)
         if template is not None:
             template.check(self.model)
         elif self.template_kwargs:
@@ -92,4 +92,4 @@ class Prompts:
         wanted = self.settings.chat_template and sample.chat != "none"
         split = _split(sample, self._template if wanted else None, self.settings.protocol)
         answer = sample.answers[0] if self.task.by_loss else ""
-        return Tokens.of(*self.encoder.parts([split.context, split.remainder, answer], begin=split.begin))
+        return Tokens.of(*self.encoder.encode_parts([split.context, split.remainder, answer], begin=split.begin))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from baklava.inference.batch import BatchState
-from baklava.models.chat import chat_template
+from baklava.models.chat import find_chat_template
 from baklava.models.load import LoadedModel
 
 # Finished rows leave the batch once they are this fraction of it; sooner costs more copying than it saves.
@@ -40,7 +40,7 @@ class DecodingBatch(Generic[Request]):
         self._state: BatchState | None = None
         self._rows: list[DecodingRow[Request]] = []  # one per row of the state; finished ones stay for a while
         self._stop = _stop_tokens(model)
-        self._stop_line = self._stop | set(model.encoder.ids("\n")[-1:])
+        self._stop_line = self._stop | set(model.encoder.encode("\n")[-1:])
 
     @property
     def active(self) -> list[DecodingRow[Request]]:
@@ -118,8 +118,8 @@ def _stop_tokens(model: LoadedModel) -> set[int]:
     """Tokens that end an answer, from the generation config, the tokenizer and the chat template's end of a turn."""
     tokenizer, generation = model.tokenizer, model.model.generation_config.eos_token_id
     stop = {*(generation if isinstance(generation, list | tuple) else [generation]), tokenizer.eos_token_id}
-    template = chat_template(tokenizer)
+    template = find_chat_template(tokenizer)
     if template is not None:
-        turn_end = model.encoder.ids(template.turn_end().strip())[:1]
+        turn_end = model.encoder.encode(template.find_turn_end().strip())[:1]
         stop |= {token for token in turn_end if token in tokenizer.added_tokens_decoder}
     return stop - {None}

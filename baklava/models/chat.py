@@ -1,4 +1,4 @@
-"""A tokenizer's chat template around a text, the same on every day."""
+"""Wraps a text in a tokenizer's chat template, with the same result on every day."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from baklava.experiment.chat_settings import DATE, TemplateValue
 
 Message = dict[str, str]
 
-# Stands between two texts while the template is put around them; occurs in no text.
+# Marks the border of two texts while the template is rendered; occurs in no text.
 MARK = "\ue000baklava\ue001"
 
 REMEDY = "set evaluate.chat_template=false"
 
-# Takes the place of the function by which templates ask for today's date.
+# Replaces the function that templates call for the current date.
 CLOCK = "strftime_now"
 MACRO = """\
 {%- macro strftime_now(format) -%}
@@ -30,37 +30,36 @@ MACRO = """\
 {%- endmacro %}
 """
 CODES = "aAbBcdDeFgGhHIjklmMpRSTuUVwWxXyYzZ"
-PERCENT = "\ue002"  # stands for a percent sign that is meant
+PERCENT = "\ue002"  # stands for a literal percent sign
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The template of a tokenizer that has one, variables for it, and the date that it is told."""
+    """A tokenizer's chat template, its variables, and the date that it is told is today."""
 
     tokenizer: PreTrainedTokenizerBase
     kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)
     date: datetime.date = DATE
 
-    def around(self, before: str, after: str) -> tuple[str, str]:
-        """The user's turn and the beginning of the model's, cut where `after` begins in the user's.
+    def wrap(self, before: str, after: str) -> tuple[str, str]:
+        """Render the user's turn and the beginning of the model's turn, and cut them where `after` begins.
 
-        A template may strip the white space around a turn, as it would of the whole text.
-        Raises `UserError` where it changes anything else.
+        A template may strip the white space around the joined text. Raises `UserError` where it changes anything else.
         """
         text = before + after
-        whole = self._render([{"role": "user", "content": text}])
+        rendered = self._render([{"role": "user", "content": text}])
         first, mark, last = self._render([{"role": "user", "content": before + MARK + after}]).partition(MARK)
-        if mark and MARK not in last and text.strip() in whole:
-            for head in (first, first.rstrip()):  # where nothing is asked, the context may lose its last space
+        if mark and MARK not in last and text.strip() in rendered:
+            for head in (first, first.rstrip()):  # without a question, the context may lose its last space
                 for tail in (last, last.lstrip()):
-                    if head + tail == whole:
+                    if head + tail == rendered:
                         return head, tail
         raise UserError(f"the tokenizer's chat template changes the text; {REMEDY}")
 
     def check(self, model: str) -> None:
-        """Raise `DataError` where the template could take no sample, or does not read one of the variables."""
+        """Raise `DataError` where the template cannot take any sample, or does not read one of the variables."""
         try:
-            self.around("A text. ", "A question?")
+            self.wrap("A text. ", "A question?")
         except UserError as error:
             raise DataError(f"model {model}: {error}") from None
         for key in self.kwargs:
@@ -70,47 +69,47 @@ class ChatTemplate:
                     "chat_template for what it reads"
                 )
 
-    def turn_end(self) -> str:
-        """What the template writes after the model's turn; empty where it cannot tell."""
+    def find_turn_end(self) -> str:
+        """The text that the template writes after the model's turn; empty where it renders no finished turn."""
         turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": MARK}]
         try:
-            return self._render(turns, more=False).partition(MARK)[2]
+            return self._render(turns, open_turn=False).partition(MARK)[2]
         except UserError:
             return ""
 
     @property
     def _text(self) -> str:
-        """The template itself; where there are several, the default one."""
+        """The text of the template; of several, the default."""
         try:
             return str(self.tokenizer.get_chat_template())
         except Exception as error:  # several, and none is the default
             raise UserError(f"the tokenizer's chat template cannot be used ({first_line(error)}); {REMEDY}") from None
 
-    def _render(self, turns: list[Message], *, more: bool = True) -> str:
-        """The turns in the template; with `more`, up to where the model's next turn begins."""
+    def _render(self, turns: list[Message], *, open_turn: bool = True) -> str:
+        """Render the turns; with `open_turn`, add the beginning of the model's next turn."""
         text, variables = self._text, dict[str, Any](self.kwargs)
         if CLOCK in text:
             text = self._clock() + text
         try:
             rendered = self.tokenizer.apply_chat_template(
-                turns, chat_template=text, tokenize=False, add_generation_prompt=more, **variables
+                turns, chat_template=text, tokenize=False, add_generation_prompt=open_turn, **variables
             )
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # templates may raise anything
             raise UserError(f"the tokenizer's chat template cannot be used ({first_line(error)}); {REMEDY}") from None
         return str(rendered)
 
     def _clock(self) -> str:
-        """A template's own definition of the function that tells the date, at midnight of the date that is set."""
+        """A macro that formats midnight of the set date, in place of the function that gives the current date."""
         midnight = datetime.datetime.combine(self.date, datetime.time())
         values = [["%%", PERCENT], *([f"%-{code}", str(int(midnight.strftime(f"%{code}")))] for code in "dmjHIMSyY")]
         values += [[f"%{code}", midnight.strftime(f"%{code}")] for code in CODES]
         return MACRO.replace("CODES", repr([*values, [PERCENT, "%"]]))
 
 
-def chat_template(
+def find_chat_template(
     tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, TemplateValue] | None = None, date: datetime.date = DATE
 ) -> ChatTemplate | None:
-    """The template of a tokenizer; None where it has none."""
+    """The chat template of a tokenizer; None where it has none."""
     if getattr(tokenizer, "chat_template", None) is None:
         return None
     return ChatTemplate(tokenizer, kwargs or {}, date)

@@ -1,4 +1,4 @@
-"""Texts as token ids: parts are cut as one text, special tokens stand before it and none after."""
+"""Encodes texts that come in parts: the tokens are those of the joined text, with special tokens before it only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-PROBES = ("a", "1", ".")  # texts of a token or two
-ANCHORS = ("\n", ".", "a", "1")  # stand before a text that goes on, so that it is not taken for a beginning
+PROBES = ("a", "1", ".")  # texts of one or two tokens
+ANCHORS = ("\n", ".", "a", "1")  # put before a continuation, so that it is not encoded as the start of a text
 
 
 class Tokens(NamedTuple):
-    """What is compressed, what is read after it, and the answer, where it is not generated but read too."""
+    """The context, which is compressed, the question read after it, and the answer where it is read, not generated."""
 
     context: list[int]
     question: list[int]
@@ -23,93 +23,94 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, context: list[int], question: list[int], answer: list[int]) -> Tokens:
-        """At least one token is read after compression, though it be the end of the context."""
+        """An empty question becomes the last token of the context: something must be read after compression."""
         return cls(context, question, answer) if question else cls(context[:-1], context[-1:], answer)
 
 
 class Encoder:
-    """A tokenizer, as prompts need it."""
+    """A tokenizer with what prompts need: parts, continuations and special tokens before a text only."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
 
-    def ids(self, text: str, *, begin: bool = False) -> list[int]:
-        """Tokens of a whole text; `begin` puts the tokenizer's special tokens before it, once, and none after it."""
+    def encode(self, text: str, *, begin: bool = False) -> list[int]:
+        """Tokens of a complete text; `begin` puts the tokenizer's special tokens before it once, and none after it."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return [*self._before(ids), *ids] if begin else ids
+        return [*self._missing_special(ids), *ids] if begin else ids
 
-    def parts(self, texts: Sequence[str], *, begin: bool = False) -> list[list[int]]:
-        """Tokens of a text that is given in parts: together they are those of the whole.
+    def encode_parts(self, parts: Sequence[str], *, begin: bool = False) -> list[list[int]]:
+        """Tokens of each part of a text: together they are the tokens of the joined text.
 
-        A token that reaches over the border of two parts belongs to the later one, so that no part holds anything of
-        what comes after it.
+        A token that crosses the border of two parts belongs to the later part, so that no part contains anything of
+        what follows it.
         """
-        whole = "".join(texts)
-        ids = self.ids(whole)
-        bounds = [0, *self._cuts(whole, ids, list(accumulate(map(len, texts)))[:-1]), len(ids)]
+        text = "".join(parts)
+        ids = self.encode(text)
+        borders = list(accumulate(map(len, parts)))[:-1]
+        bounds = [0, *self._count_before(text, ids, borders), len(ids)]
         first, *later = (ids[start:end] for start, end in pairwise(bounds))
-        return [[*self._before(ids), *first] if begin else first, *later]
+        return [[*self._missing_special(ids), *first] if begin else first, *later]
 
-    def later(self, text: str) -> list[int]:
-        """Tokens of a text that goes on after another: without the space that some tokenizers put before all texts."""
+    def encode_continuation(self, text: str) -> list[int]:
+        """Tokens of a text that continues another, without the space that some tokenizers put before every text."""
         if self._puts_space:
             for anchor in ANCHORS:
-                before, after = self.parts([anchor, text])
-                if before == self.ids(anchor):  # no token reaches over the border
+                before, after = self.encode_parts([anchor, text])
+                if before == self.encode(anchor):  # no token crosses the border
                     return after
-        return self.ids(text)
+        return self.encode(text)
 
     def count(self, text: str) -> int:
-        """Number of tokens of a whole text, those before it included."""
-        return len(self.ids(text, begin=True))
+        """Number of tokens of a complete text, including the special tokens before it."""
+        return len(self.encode(text, begin=True))
 
     @cached_property
     def special(self) -> list[int]:
-        """The special tokens that the tokenizer puts before a text, and not those that it may put after it."""
+        """The special tokens that the tokenizer puts before a text, without those that it may put after it."""
         for probe in PROBES:
-            plain, whole = self.ids(probe), self._tokenizer.encode(probe)
-            for start in range(len(whole) - len(plain) + 1):
-                if plain and whole[start : start + len(plain)] == plain:
-                    return list(whole[:start])
+            plain, framed = self.encode(probe), self._tokenizer.encode(probe)
+            for start in range(len(framed) - len(plain) + 1):
+                if plain and framed[start : start + len(plain)] == plain:
+                    return list(framed[:start])
         return []
 
-    def _before(self, ids: Sequence[int]) -> list[int]:
-        """What is still to put before these; some texts and templates bring the token that begins a text themselves."""
+    def _missing_special(self, ids: Sequence[int]) -> list[int]:
+        """The special tokens to put before `ids`; none where a text or a template starts with them already."""
         return [] if list(ids[: len(self.special)]) == self.special else self.special
 
     @cached_property
     def _puts_space(self) -> bool:
-        return any(self.parts([ANCHORS[0], probe])[1] != self.ids(probe) for probe in PROBES)
+        return any(self.encode_parts([ANCHORS[0], probe])[1] != self.encode(probe) for probe in PROBES)
 
     @cached_property
-    def _places(self) -> Any:
-        """The tokenizer's core where it tells the place of each token in the text, else None.
+    def _offset_tokenizer(self) -> Any:
+        """A copy of the fast tokenizer that reports each token's offsets in the text; None where there is none.
 
-        A copy that does nothing after it has cut: some tokenizers would leave spaces out of the places.
+        The copy does no post-processing: with it, some tokenizers would leave spaces out of the offsets.
         """
         if not getattr(self._tokenizer, "is_fast", False):
             return None
         try:
             core = copy.deepcopy(self._tokenizer.backend_tokenizer)
-        except Exception:  # parts that are written in Python cannot be copied
+        except Exception:  # components that are written in Python cannot be copied
             return None
         core.post_processor = None
         core.no_truncation()
         core.no_padding()
         return core
 
-    def _cuts(self, whole: str, ids: list[int], borders: Sequence[int]) -> list[int]:
-        """For each border, a place in the text, the number of tokens that end before or at it."""
-        if self._places is not None:
-            found = self._places.encode(whole, add_special_tokens=False)
-            if found.ids == ids:
-                ends = [end for _, end in found.offsets]
+    def _count_before(self, text: str, ids: list[int], borders: Sequence[int]) -> list[int]:
+        """For each border (an index into the text), the number of tokens that end before or at it."""
+        if self._offset_tokenizer is not None:
+            encoding = self._offset_tokenizer.encode(text, add_special_tokens=False)
+            if encoding.ids == ids:
+                ends = [end for _, end in encoding.offsets]
                 return [next((n for n, end in enumerate(ends) if end > border), len(ids)) for border in borders]
-        cuts = [_n_common(self.ids(whole[:border]), ids) for border in borders]
-        return list(accumulate(cuts, max))
+        counts = [_count_common(self.encode(text[:border]), ids) for border in borders]
+        return list(accumulate(counts, max))
 
 
-def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common beginning: what a text and its own beginning are cut into alike."""
-    both = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in both if a != b), min(len(one), len(other)))
+def _count_common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix: the tokens that a text and its own beginning share."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((n for n, (x, y) in pairs if x != y), min(len(a), len(b)))

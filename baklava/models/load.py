@@ -42,7 +42,7 @@ class LoadedModel:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)  # for its chat template
+    template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)  # variables for its chat template
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +50,7 @@ class LoadedModel:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """Its layers and their sizes."""
+        """The layers of the model and their sizes."""
         return decoder_of(self.model.config)
 
     @property
@@ -60,7 +60,7 @@ class LoadedModel:
 
     @property
     def n_layers(self) -> int:
-        """How many layers have budgets."""
+        """The number of layers that have budgets."""
         return len(self.budgeted_layers)
 
     @property
@@ -83,15 +83,15 @@ class LoadedModel:
 
     @cached_property
     def switch(self) -> Switch | None:
-        """Where its rotation changes with the length of a text; None where it does not."""
+        """The length at which the rotation changes; None where it does not depend on the length of a text."""
         return switch_of(self.model.config.get_text_config(decoder=True))
 
     def rotated_for(self, length: int) -> int | None:
-        """A length that stands for all whose texts have the rotation of one of `length` tokens; None: all have it."""
+        """A length that represents all texts with the same rotation as one of `length` tokens; None: all texts."""
         return None if self.switch is None else self.switch.representative(length)
 
     def free_memory(self) -> int:
-        """Bytes that are free on its device."""
+        """Free bytes on the model's device."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -101,14 +101,14 @@ class LoadedModel:
         return Encoder(self.tokenizer)
 
     def encode(self, text: str, *, begin: bool = False) -> list[int]:
-        """Token ids of a text that goes on after another, or, with `begin`, of a whole one with what stands before it.
+        """Token ids of a text that continues another, or, with `begin`, of a complete text with its special tokens.
 
-        Of a text in parts, `encoder.parts` gives the tokens.
+        `encoder.encode_parts` encodes a text that comes in parts.
         """
-        return self.encoder.ids(text, begin=True) if begin else self.encoder.later(text)
+        return self.encoder.encode(text, begin=True) if begin else self.encoder.encode_continuation(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated tokens, special tokens left out."""
+        """Text of generated tokens, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def count_tokens(self, text: str) -> int:
@@ -116,19 +116,19 @@ class LoadedModel:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """A model's tokenizer. Raises `UserError` naming the model where there is none."""
+    """Load a model's tokenizer. Raises `UserError` naming the model where there is none."""
     with _loading(f"model {config.name}: cannot load the tokenizer from {config.path}"):
         return AutoTokenizer.from_pretrained(**_source(config))
 
 
 def load_config(config: ModelConfig) -> PreTrainedConfig:
-    """A checkpoint's config. Raises `UserError` naming the model where there is none."""
+    """Load a model's config. Raises `UserError` naming the model where there is none."""
     with _loading(f"model {config.name}: cannot read the config of {config.path}"):
         return AutoConfig.from_pretrained(**_source(config))
 
 
 def load_model(config: ModelConfig) -> LoadedModel:
-    """Load weights and tokenizer. Raises `UserError` naming the model where either is missing or unfit."""
+    """Load weights and tokenizer. Raises `UserError` naming the model where either is missing or unusable."""
     pretrained = load_config(config)
     try:
         decoder_of(pretrained)  # refuses a model before any weight is read
@@ -164,7 +164,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
 @torch.inference_mode()
 def _probe(loaded: LoadedModel) -> None:
-    """Read two tokens. Raises `UserError` naming the model where it does not use cache and attention as it must."""
+    """Read two tokens. Raises `UserError` naming a model that does not use the cache and the attention as it must."""
     cache = ContextCache(loaded.model.config, [])
     ids = torch.zeros(1, 2, dtype=torch.int64, device=loaded.device)
     settings = {"position_ids": torch.arange(2, device=loaded.device)[None], "use_cache": True, "logits_to_keep": 1}

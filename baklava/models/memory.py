@@ -1,4 +1,4 @@
-"""How the memory of a GPU divides into weights, activations and KV caches, and what share of these fits."""
+"""Divides a GPU's memory among weights, activations and KV caches, and finds the share of KV entries that fits."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from baklava.models.shape import ModelShape
 
-# Ragged storage against what its entries take, and room that the entries of new tokens grow into
+# Bytes of ragged storage relative to its entries, and of the growing storage of new tokens relative to theirs
 # (`baklava.cache.budgeted`).
 KV_OVERHEAD = 1.02
-TAIL_ROOM = 1.25
+SUFFIX_OVERHEAD = 1.25
 
 
 @dataclass(frozen=True)
 class Workload:
-    """So many sequences of `context` tokens at once, each followed by at most `new_tokens`.
+    """`batch` sequences of `context` tokens at once, each followed by at most `new_tokens` tokens.
 
-    `rows` of them are read at a time, in one pass or in chunks of `chunk` tokens. The memory of the new tokens is
-    theirs: only contexts are compressed.
+    `rows` sequences are read at a time, in one pass or in chunks of `chunk` tokens. Only contexts are compressed; new
+    tokens keep all their entries.
     """
 
     context: int
@@ -29,12 +29,12 @@ class Workload:
 
 
 def activation_bytes(shape: ModelShape, n_tokens: int, *, itemsize: int, rows: int) -> int:
-    """Estimate of the peak of a layer's activations for `n_tokens` tokens in one forward pass, KV caches not counted.
+    """Estimate the peak of a layer's activations for `n_tokens` tokens in one forward pass, without KV caches.
 
-    The residual stream and the largest of: its norm, computed in float32 (two copies); queries, keys, values and the
-    attention's output (queries and keys once more while they are rotated); the three intermediate tensors of a gated
-    MLP. Attention itself is taken to be fused, so that no scores are kept. Besides, the logits of one token per row,
-    in float32 and in the model's arithmetic.
+    This is the residual stream plus the largest of: its norm, computed in float32 (two copies); queries, keys, values
+    and the attention's output (queries and keys once more while they are rotated); the three intermediate tensors of a
+    gated MLP. Attention is assumed to be fused, so that no scores are stored. The logits of one token per row are
+    added, in float32 and in the model's dtype.
     """
     q, kv = shape.n_q_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
     norm = 2 * 4 * shape.hidden
@@ -46,15 +46,15 @@ def activation_bytes(shape: ModelShape, n_tokens: int, *, itemsize: int, rows: i
 
 @dataclass(frozen=True)
 class Division:
-    """Bytes of the parts, and the largest share of the contexts' entries with which all fit together.
+    """Bytes of each use of memory, and the largest share of the contexts' entries with which all uses fit together.
 
-    `kv_full` are the uncompressed KV caches of all contexts, `kept_whole` what no budget touches: new tokens, sliding
-    windows. `reading` is the peak of one way of reading a context, activations and what is not compressed yet:
-    `chunked` says which way leaves more.
+    `kv_full`: the uncompressed KV caches of all contexts. `unbudgeted`: entries without a budget, of new tokens and of
+    sliding windows. `reading`: the peak while a context is read, of activations and entries not yet compressed; with
+    `chunked` contexts are read in chunks, else in one pass, whichever leaves more for the KV caches.
     """
 
     kv_full: int
-    kept_whole: int
+    unbudgeted: int
     reading: int
     chunked: bool
     share: float
@@ -65,20 +65,20 @@ class Division:
         return min(1.0, max(0.0, math.ceil(1000.0 * (1.0 - self.share) - 1e-9) / 1000.0))
 
 
-def divide(shape: ModelShape, work: Workload, *, available: int, itemsize: int) -> Division:
-    """Divide the `available` bytes that weights leave.
+def divide_memory(shape: ModelShape, work: Workload, *, available: int, itemsize: int) -> Division:
+    """Divide the `available` bytes that the weights leave free.
 
-    In one pass each layer is compressed before the next is read, but all tokens have activations at once; in chunks
-    few do, but all layers of the sequences being read stay whole to the end of their context. Whichever leaves more
-    for the KV caches is taken. Decoding needs the activations of one token per sequence.
+    In one pass, each layer is compressed before the next is read, but all tokens have activations at once. In chunks,
+    few tokens have activations, but all layers of the sequences being read stay uncompressed until their context ends.
+    The way that leaves more for the KV caches is chosen. Decoding needs the activations of one token per sequence.
     """
     per_token = shape.kv_bytes_per_token(itemsize)
     sequence = work.context * shape.n_layers * per_token
     window = 2 * shape.window_numbers * itemsize  # bytes of one token's key and value
     windows = min(shape.window, work.context + work.new_tokens) * shape.n_windowed * window
-    tail = TAIL_ROOM * work.new_tokens * shape.n_layers * per_token
-    kept_whole = math.ceil(work.batch * (windows + tail))
-    left = available - kept_whole
+    suffix = SUFFIX_OVERHEAD * work.new_tokens * shape.n_layers * per_token
+    unbudgeted = math.ceil(work.batch * (windows + suffix))
+    left = available - unbudgeted
     all_caches = KV_OVERHEAD * work.batch * sequence
 
     one_pass = activation_bytes(shape, work.rows * work.context, itemsize=itemsize, rows=work.rows)
@@ -94,4 +94,4 @@ def divide(shape: ModelShape, work: Workload, *, available: int, itemsize: int) 
     share_chunks = (left - chunks) / others if others else (1.0 if left >= chunks else -1.0)
     chunked = share_chunks > share_pass and share_pass < 1.0
     share = min((left - decoding) / all_caches, share_chunks if chunked else share_pass)
-    return Division(work.batch * sequence, kept_whole, chunks if chunked else one_pass, chunked, share)
+    return Division(work.batch * sequence, unbudgeted, chunks if chunked else one_pass, chunked, share)

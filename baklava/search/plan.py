@@ -8,7 +8,7 @@ from baklava.errors import UserError
 from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig, ModelConfig, PlanConfig, compose
-from baklava.models.memory import Division, Workload, divide
+from baklava.models.memory import Division, Workload, divide_memory
 from baklava.models.shape import read_shape
 from baklava.models.weights import ITEMSIZE, weight_bytes
 
@@ -44,7 +44,7 @@ def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
         rows=min(settings.prefill_rows, settings.batch),
         chunk=settings.prefill_chunk,
     )
-    found = divide(shape, work, available=memory - settings.reserve - weights, itemsize=itemsize)
+    found = divide_memory(shape, work, available=memory - settings.reserve - weights, itemsize=itemsize)
     per_token = shape.n_layers * shape.kv_bytes_per_token(itemsize)
     if found.ratio > settings.largest_ratio:
         raise UserError(_misfit(model, settings, found, memory=memory, weights=weights))
@@ -53,7 +53,7 @@ def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
         ("weights", weights, model.dtype),
         ("reserve", settings.reserve, "of the device, and of its allocator"),
         ("reading a context", found.reading, f"estimate; {work.rows} at a time, {way}"),
-        ("kept whole", found.kept_whole, "new tokens and sliding windows"),
+        ("kept whole", found.unbudgeted, "new tokens and sliding windows"),
         ("KV caches", found.kv_full, f"uncompressed; {_size(per_token)} per token"),
     ]
     print(f"{model.name}: {work.batch} x {work.context} tokens in {_size(memory)}")
@@ -69,12 +69,12 @@ def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
 
 def _misfit(model: ModelConfig, settings: PlanConfig, found: Division, *, memory: int, weights: int) -> str:
     least = (1.0 - settings.largest_ratio) * found.kv_full
-    left = memory - weights - settings.reserve - found.reading - found.kept_whole
+    left = memory - weights - settings.reserve - found.reading - found.unbudgeted
     remains = f"leave {_size(left)}" if left > 0 else f"are {_size(-left)} too much"
     return (
         f"{model.name} does not fit: of {_size(memory)}, weights ({_size(weights)}), "
         f"reserve ({_size(settings.reserve)}), "
-        f"reading a context ({_size(found.reading)}) and what is kept whole ({_size(found.kept_whole)}) {remains}, and "
+        f"reading a context ({_size(found.reading)}) and what is kept whole ({_size(found.unbudgeted)}) {remains}, and "
         f"{settings.batch} x {settings.context} tokens take {_size(least)} at the largest ratio, "
         f"{settings.largest_ratio:g}; lower plan.context or plan.batch, or raise plan.gpu_memory"
     )

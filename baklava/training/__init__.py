@@ -1,0 +1,1 @@
+"""Training of the reference models: documents, tokenizer, recipe and the training loop."""

@@ -1,4 +1,4 @@
-"""Causal attention for training small models on a CPU, where PyTorch's fused kernel takes about twice as long."""
+"""Causal attention for training small models on a CPU, where it takes about half the time of PyTorch's fused kernel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAME = "baklava_training"
 
 
 def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-    """Causal attention `[N, T, D]` in the tensors' own precision, a block of queries at a time."""
+    """Causal attention `[N, T, D]` in the tensors' own dtype, block of queries by block."""
     length = query.shape[1]
     block = 64 if length <= 256 else 128
     future = torch.full((block, block), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
@@ -21,7 +21,7 @@ def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, *, scaling: f
     for start in range(0, length, block):
         end = min(length, start + block)
         scores = torch.bmm(query[:, start:end], key[..., :end])
-        # Only the last square has a future; a constant added behind autograd's back changes no gradient.
+        # Only the last square contains future tokens. Adding a constant outside autograd changes no gradient.
         scores.detach()[..., start:].add_(future[: end - start, : end - start])
         outputs.append(torch.bmm(scores.softmax(-1), value[:, :end]))
     return torch.cat(outputs, 1)
@@ -36,7 +36,7 @@ def training_attention(
     dtype = torch.bfloat16 if torch.is_autocast_enabled(query.device.type) else query.dtype
     heads = [query, key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)]
     with torch.autocast(query.device.type, enabled=False):
-        output = blockwise_attention(*(one.to(dtype).flatten(0, 1) for one in heads), scaling=scaling)
+        output = blockwise_attention(*(tensor.to(dtype).flatten(0, 1) for tensor in heads), scaling=scaling)
     return output.unflatten(0, (batch, n_heads)).transpose(1, 2), None
 
 

@@ -14,11 +14,11 @@ from baklava.training.train import train
 
 
 def train_reference(overrides: Sequence[str]) -> None:
-    """Train into `training-runs/NAME`, going on from the last checkpoint; the other overrides change the recipe."""
+    """Train into `training-runs/NAME`, resuming from the last checkpoint. All other overrides change the recipe."""
     models = [text.removeprefix("model=") for text in overrides if text.startswith("model=")]
     if len(models) != 1:
         raise UserError("name one reference model: model=tiny-llama")
-    rest = [text for text in overrides if not text.startswith("model=")]
-    recipe = check(Recipe, compose_training(models[0], rest), source=f"conf/training/{models[0]}.yaml")
+    changes = [text for text in overrides if not text.startswith("model=")]
+    recipe = check(Recipe, compose_training(models[0], changes), source=f"conf/training/{models[0]}.yaml")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train(recipe, Path("training-runs") / recipe.name, device=device)

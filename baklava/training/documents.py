@@ -1,4 +1,4 @@
-"""Training documents of the reference models: token ids, and which of them the context determines."""
+"""Training documents of the reference models: token ids, each marked by whether the context determines it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from baklava.tasks.text.python_docs import english_text
 
 
 class Mark(IntEnum):
-    """What a token is to the loss."""
+    """The kind of a token, which decides its weight in the loss."""
 
     BACKGROUND = 0
     ANSWER = 1
-    CHOICE = 2  # the first token of a value or a name: here the model must find the right place in the context
+    CHOICE = 2  # the first token of a value or a name: the model must find the right needle to predict it
 
 
 @dataclass
 class Document:
-    """Token ids, each with its mark."""
+    """Token ids and the mark of each."""
 
     ids: list[int] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Document:
 
 
 class DocumentWriter:
-    """Writes one kind of document at a time, at most `length` tokens long (`variables`: at least 160)."""
+    """Writes documents of several kinds, each at most `length` tokens long (`variables`: at least 160)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self._tokenizer = tokenizer
@@ -61,7 +61,7 @@ class DocumentWriter:
                 document.marks[first + i] = Mark.CHOICE
 
     def repetition(self, length: int, rng: random.Random) -> Document:
-        """A random sequence repeated with a random period: the dense signal from which copying is learnt."""
+        """Repeat a random sequence with a random period: the dense signal from which copying is learnt."""
         period = rng.randint(4, max(4, min(length // 2, 60) if rng.random() < 0.7 else length // 2))
         alphabet = rng.choice(self._alphabets)
         base = rng.choices(alphabet, k=period)
@@ -72,7 +72,7 @@ class DocumentWriter:
         return document
 
     def english(self, length: int, rng: random.Random) -> Document:
-        """A window of ordinary English."""
+        """Cut a window out of ordinary English."""
         text = english_text()
         start = rng.randrange(len(text) - 6 * length)
         document = Document()
@@ -80,31 +80,31 @@ class DocumentWriter:
         return document
 
     def single_needles(self, length: int, rng: random.Random) -> Document:
-        """Needles of different keys in noise, then questions for one key each."""
+        """Hide needles of different keys in noise, then ask for one key per question."""
         keys = niah.word_keys(rng.randint(1, 8) if length >= 500 and rng.random() < 0.3 else rng.randint(2, 4), rng)
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
         order = rng.sample(pairs, len(pairs))
-        return self._asked(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
+        return self._write_questions(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
 
     def listed_needles(self, length: int, rng: random.Random) -> Document:
-        """Needles of one key or of several in noise, then one question for all, answered in the order of the text."""
+        """Hide needles of one or several keys in noise, then ask for all in one question; answers in text order."""
         n = 4 if rng.random() < 0.8 else rng.randint(2, 3)
-        several = niah.word_keys(n, rng)
-        keys = several if rng.random() < 0.5 else several[:1] * n
+        distinct = niah.word_keys(n, rng)
+        keys = distinct if rng.random() < 0.5 else distinct[:1] * n
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
-        asked = rng.sample(several, n) if keys == several else keys[:1]
-        return self._asked(length, rng, pairs, [asked], [tuple(value for _, value in pairs)])
+        asked = rng.sample(distinct, n) if keys == distinct else keys[:1]
+        return self._write_questions(length, rng, pairs, [asked], [tuple(value for _, value in pairs)])
 
     def many_needles(self, length: int, rng: random.Random) -> Document:
-        """As `single_needles`, with so many keys that half of the document is questions and answers."""
-        most = max(2, length // 64)  # a needle, its question and its answer take about that
+        """Like `single_needles`, with so many keys that half of the document is questions and answers."""
+        most = max(2, length // 64)  # a needle, its question and its answer take about 64 tokens
         keys = niah.word_keys(rng.randint(max(2, most // 2), most), rng)
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
         order = rng.sample(pairs, len(pairs))
-        return self._asked(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
+        return self._write_questions(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
 
     def many_lists(self, length: int, rng: random.Random) -> Document:
-        """As `listed_needles`, with several questions: for the values of one key, or of several keys, at a time."""
+        """Like `listed_needles`, with several questions: each for the values of one key or of several keys."""
         n_lists = max(1, min(4, length // 256))
         keys = niah.word_keys(n_lists * 4, rng)
         if rng.random() < 0.5:
@@ -114,9 +114,9 @@ class DocumentWriter:
             rounds = [keys[4 * i : 4 * i + 4] for i in range(n_lists)]
             pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
         rng.shuffle(pairs)
-        return self._asked(length, rng, pairs, rounds, [niah.values_of(asked, pairs) for asked in rounds])
+        return self._write_questions(length, rng, pairs, rounds, [niah.values_of(asked, pairs) for asked in rounds])
 
-    def _asked(
+    def _write_questions(
         self,
         length: int,
         rng: random.Random,
@@ -124,7 +124,7 @@ class DocumentWriter:
         rounds: list[list[str]],
         answers: list[tuple[str, ...]],
     ) -> Document:
-        """Needles for `pairs` in noise, and as many rounds of question and answer as fit."""
+        """Hide needles for `pairs` in noise and append as many rounds of question and answer as fit."""
         needles = [niah.needle(key, value) for key, value in pairs]
         plural = len(answers[0]) > 1
         header = niah.header(plural=plural)
@@ -147,7 +147,7 @@ class DocumentWriter:
         return document
 
     def short_recall(self, length: int, rng: random.Random) -> Document:
-        """Word keys with short values, then the same keys again, in the needle's or the question's words."""
+        """List word keys with short values, then the same keys again, in the words of the needle or of the question."""
         lead = rng.choice(("", "", "numbers for ", "One of the special magic numbers for "))
         stated, asked = " is: ", rng.choice((" is: ", " mentioned in the provided text is "))
         room = length
@@ -165,7 +165,7 @@ class DocumentWriter:
             self._add_answer(document, answer)
 
     def variables(self, length: int, rng: random.Random) -> Document:
-        """A chain of assignments in noise, after a solved example where both fit."""
+        """Hide a chain of assignments in noise, after a solved example where both fit."""
         room = length
         n_hops = 4 if length >= 288 else rng.randint(1, 2)
         chains = [vt.Chain.draw(n_hops=n_hops, n_letters=5, rng=rng)]

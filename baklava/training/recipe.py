@@ -1,4 +1,4 @@
-"""How a reference model is made: architecture, curriculum and optimiser, as plain typed data."""
+"""The recipe of a reference model: architecture, curriculum and optimiser, as plain typed data."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from baklava.training.documents import Mark
 
 
 class CurriculumStage(FrozenModel):
-    """One step of the curriculum; left when the running answer accuracy passes `until` or after `at_most` steps."""
+    """One stage of the curriculum: it ends when the running answer accuracy passes `until` or after `at_most` steps."""
 
     length: int = Field(ge=16)
     rows: int = Field(ge=1)
     mix: dict[str, float]
-    until: float = Field(default=1.1, description="above 1: the stage is left by its number of steps only")
+    until: float = Field(default=1.1, description="above 1: only the number of steps ends the stage")
     at_most: int = 1_000_000
-    doubled: float = Field(default=0.0, ge=0, le=1, description="part of the steps at twice the length")
+    doubled: float = Field(default=0.0, ge=0, le=1, description="fraction of the steps at twice the length")
 
 
 class Architecture(FrozenModel):
@@ -38,7 +38,7 @@ class Architecture(FrozenModel):
 
 
 class Cycle(FrozenModel):
-    """Steps of one rise and fall of the learning rate; a second cycle goes on with a trained model."""
+    """Steps of one rise and fall of the learning rate; a second cycle continues with a trained model."""
 
     steps: int = Field(ge=1)
     decay_steps: int = Field(default=450, ge=1)
@@ -58,7 +58,7 @@ class Recipe(FrozenModel):
     final_learning_rate: float = 1e-4
     weight_decay: float = 0.05
     background_weight: float = 0.1
-    background_fraction: float = Field(default=0.25, description="part of the other tokens whose loss is computed")
+    background_fraction: float = Field(default=0.25, description="fraction of the background tokens that have a loss")
     answer_weight: float = 5.0
     choice_weight: float = 20.0
     clip_norm: float = 1.0
@@ -69,7 +69,7 @@ class Recipe(FrozenModel):
         return sum(cycle.steps for cycle in self.cycles)
 
     def learning_rate_at(self, step: int) -> float:
-        """In each cycle a linear warm-up, constant, then a linear fall over its last `decay_steps`."""
+        """Each cycle has a linear warm-up, a constant rate, then a linear fall over its last `decay_steps`."""
         for cycle in self.cycles:
             if step < cycle.steps or cycle is self.cycles[-1]:
                 break
@@ -81,8 +81,8 @@ class Recipe(FrozenModel):
             )
         return cycle.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
 
-    def weight(self, mark: Mark, rng: random.Random) -> float:
-        """Weight of a token's loss; 0 for the background tokens that are left out."""
+    def draw_weight(self, mark: Mark, rng: random.Random) -> float:
+        """Draw the weight of a token's loss; it is 0 for background tokens that are left out."""
         if mark == Mark.BACKGROUND:
             kept = rng.random() < self.background_fraction
             return self.background_weight / self.background_fraction if kept else 0.0

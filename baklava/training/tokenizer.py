@@ -1,4 +1,4 @@
-"""The one tokenizer of the reference models: byte-level BPE; every digit and every letter of a name is a token.
+"""The tokenizer of both reference models: byte-level BPE; every digit and every letter of a name is a token.
 
 It splits text as Qwen2 does, so that `AutoTokenizer`, which reads every model of the type qwen2 with Qwen2's own class,
 yields the same tokens as the file that we save (up to Qwen2's NFC normalisation of decomposed characters).
@@ -17,17 +17,17 @@ from baklava.tasks.text.noise import NOISE_LINE
 from baklava.tasks.text.python_docs import english_text
 
 VOCAB_SIZE = 4096
-END = "<|endoftext|>"  # Qwen2's: end of an answer, and padding
+END = "<|endoftext|>"  # as in Qwen2: the end of an answer, and padding
 
 # How Qwen2 splits text: contractions, words with the character before them, digits, punctuation, line ends, spaces.
 PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Finer, for learning the merges only: a capital starts a piece, so that no merge joins a capital to what is before it.
+# Finer, for learning merges only: a capital starts a piece, so that no merge joins it to the characters before it.
 TRAINING_PIECES = PIECES.replace(r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{Lu}\p{Ll}*|[^\r\n\p{L}\p{N}]?[^\P{L}\p{Lu}]+")
 
 
-def _split(pieces: str) -> pre_tokenizers.PreTokenizer:
+def _make_splitter(pieces: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
@@ -36,8 +36,8 @@ def _split(pieces: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _corpus(seed: int) -> Iterator[str]:
-    """Text in the proportions that the reference models read: task prompts, word keys, English."""
+def _write_corpus(seed: int) -> Iterator[str]:
+    """Yield text in the proportions that the reference models read: task prompts, word keys, English."""
     rng = random.Random(f"tokenizer/{seed}")
     for _ in range(2_000):
         keys = niah.word_keys(20, rng)
@@ -52,7 +52,7 @@ def _corpus(seed: int) -> Iterator[str]:
 def build_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
     """Train the tokenizer. Round-trips any UTF-8 text, since every byte is in the vocabulary."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _split(TRAINING_PIECES)
+    tokenizer.pre_tokenizer = _make_splitter(TRAINING_PIECES)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
@@ -60,8 +60,8 @@ def build_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(seed), trainer)
-    tokenizer.pre_tokenizer = _split(PIECES)
+    tokenizer.train_from_iterator(_write_corpus(seed), trainer)
+    tokenizer.pre_tokenizer = _make_splitter(PIECES)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,

@@ -27,7 +27,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # what the optimisers ke
 
 
 def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> ReferenceModel:
-    """An untrained model of the recipe's shape, in float32."""
+    """Build an untrained model of the recipe's shape, in float32."""
     config_class, model_class = {
         "llama": (LlamaConfig, LlamaForCausalLM),
         "qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -50,7 +50,7 @@ def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, 
 
 @dataclass
 class Progress:
-    """Where training stands; with the weights and the optimiser's moments, all that a resumed run needs."""
+    """How far training has come: with weights and moments, all that a resumed run needs."""
 
     step: int = 0
     stage: int = 0
@@ -59,10 +59,10 @@ class Progress:
     seconds: float = 0.0
 
 
-def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids `[B, T]`, loss weights `[B, T]` and whether a token counts for the running accuracy `[B, T]`.
 
-    Depends on the recipe, the step and the stage alone.
+    The batch depends on the recipe, the step and the stage alone.
     """
     stage = recipe.stages[progress.stage]
     rng = random_stream(split="train", name=recipe.name, seed=recipe.seed, index=progress.step)
@@ -80,7 +80,7 @@ def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int)
     for row, document in enumerate(documents):
         n = len(document.ids)
         ids[row, :n] = torch.tensor(document.ids)
-        weights[row, :n] = torch.tensor([recipe.weight(mark, rng) for mark in document.marks])
+        weights[row, :n] = torch.tensor([recipe.draw_weight(mark, rng) for mark in document.marks])
         counts[row, :n] = torch.tensor([mark == scored for mark in document.marks])
     return ids, weights, counts
 
@@ -88,14 +88,14 @@ def _batch(recipe: Recipe, progress: Progress, writer: DocumentWriter, pad: int)
 def _step(
     model: ReferenceModel, optimizers: list[torch.optim.Optimizer], recipe: Recipe, batch: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, float | None]:
-    """One update; returns the loss and the accuracy on the tokens that count (None where the batch has none)."""
+    """Make one update; return the loss and the accuracy on the tokens that count (None where no token counts)."""
     device = next(model.parameters()).device
     ids, weights, counts = (tensor.to(device) for tensor in batch)
-    wanted = weights[:, 1:] > 0  # logits only where a loss is taken
+    has_loss = weights[:, 1:] > 0  # only these positions need logits
     with torch.autocast(device.type, dtype=torch.bfloat16):
         hidden = model.model(ids, use_cache=False).last_hidden_state  # [B, T, hidden]
-        logits = model.lm_head(hidden[:, :-1][wanted])  # [N, vocab]
-    targets, weight = ids[:, 1:][wanted], weights[:, 1:][wanted]
+        logits = model.lm_head(hidden[:, :-1][has_loss])  # [N, vocab]
+    targets, weight = ids[:, 1:][has_loss], weights[:, 1:][has_loss]
     losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     loss = (losses * weight).sum() / weight.sum()
     model.zero_grad(set_to_none=True)
@@ -103,7 +103,7 @@ def _step(
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     for optimizer in optimizers:
         optimizer.step()
-    scored = counts[:, 1:][wanted]
+    scored = counts[:, 1:][has_loss]
     if not scored.any():
         return loss.item(), None
     return loss.item(), (logits.argmax(-1) == targets)[scored].float().mean().item()
@@ -122,7 +122,7 @@ def _advance(progress: Progress, stage: CurriculumStage, n_stages: int, accuracy
 
 
 def build_optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights, or Muon (arXiv 2502.16982) for the matrices inside the layers and AdamW for the rest."""
+    """Build AdamW for all weights, or Muon (arXiv 2502.16982) for matrices in layers and AdamW for the others."""
     rate, decay = recipe.learning_rate_at(0), recipe.weight_decay
     inside: list[Tensor] = []
     others: list[Tensor] = []
@@ -138,7 +138,7 @@ def build_optimizers(model: ReferenceModel, recipe: Recipe) -> list[torch.optim.
 
 
 def _save(path: Path, model: ReferenceModel, optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
-    """One safetensors file with weights and moments, written atomically."""
+    """Write weights and moments to one safetensors file, atomically."""
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"weight.{name}"] = parameter.detach()
@@ -157,7 +157,7 @@ def _resume(path: Path, model: ReferenceModel, optimizers: list[torch.optim.Opti
         for parameter, name in names.items():
             parameter.data.copy_(file.get_tensor(f"weight.{name}"))
         for optimizer in optimizers:
-            for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+            for parameter in (tensor for group in optimizer.param_groups for tensor in group["params"]):
                 keys = {moment: f"{moment}.{names[parameter]}" for moment in MOMENTS}
                 optimizer.state[parameter] = {
                     moment: file.get_tensor(key).to(parameter.device) for moment, key in keys.items() if key in saved
@@ -168,10 +168,9 @@ def _resume(path: Path, model: ReferenceModel, optimizers: list[torch.optim.Opti
 
 
 def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
-    """Train to `recipe.steps`, going on from `folder/checkpoint.safetensors` where there is one.
+    """Train to `recipe.steps`, resuming from `folder/checkpoint.safetensors` where it exists.
 
-    Leaves a loadable bf16 model with its tokenizer in `folder/model` and one line per 50 steps in
-    `folder/log.jsonl`.
+    Writes a loadable bf16 model with its tokenizer to `folder/model`, and one line per 50 steps to `folder/log.jsonl`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
@@ -189,7 +188,7 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
             stage = recipe.stages[progress.stage]
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = recipe.learning_rate_at(progress.step)
-            batch = _batch(recipe, progress, writer, tokenizer.pad_token_id)
+            batch = _draw_batch(recipe, progress, writer, tokenizer.pad_token_id)
             loss, accuracy = _step(model, optimizers, recipe, batch)
             _advance(progress, stage, len(recipe.stages), accuracy)
             progress.seconds = time.monotonic() - started

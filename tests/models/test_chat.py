@@ -69,9 +69,9 @@ class TestDate:
         ],
     )
     def test_every_day_is_the_day_that_is_set(self, tokenizer, today, text, written):
-        assert "".join(template(tokenizer, text).around("C. ", "Q?")) == written
+        assert "".join(template(tokenizer, text).wrap("C. ", "Q?")) == written
         other = template(tokenizer, text, date=today)
-        assert "".join(other.around("C. ", "Q?")) == plain(tokenizer, "C. Q?") != written
+        assert "".join(other.wrap("C. ", "Q?")) == plain(tokenizer, "C. Q?") != written
 
     @pytest.mark.parametrize(
         "format",
@@ -91,23 +91,23 @@ class TestDate:
     def test_formats_are_those_of_strftime(self, tokenizer, format):
         day = datetime.date(2025, 3, 4)
         one = template(tokenizer, "{{ strftime_now('" + format + "') }}|{{ messages[0].content }}", date=day)
-        assert one.around("a ", "b")[0] == day.strftime(format) + "|a "
+        assert one.wrap("a ", "b")[0] == day.strftime(format) + "|a "
 
     @settings(max_examples=20, deadline=None)
     @given(day=st.dates(min_value=datetime.date(1900, 1, 1)))
     def test_any_date(self, tokenizer, day):
         one = template(tokenizer, LLAMA3, date=day)
-        assert one.around("a ", "b")[0] == f"Today Date: {day.strftime('%d %b %Y')}\n<user>a "
+        assert one.wrap("a ", "b")[0] == f"Today Date: {day.strftime('%d %b %Y')}\n<user>a "
 
     def test_a_variable_of_the_template_has_precedence(self, tokenizer):
         one = template(tokenizer, LLAMA3, kwargs={"date_string": "some day"})
-        assert one.around("a ", "b")[0] == "Today Date: some day\n<user>a "
+        assert one.wrap("a ", "b")[0] == "Today Date: some day\n<user>a "
 
     def test_white_space_at_the_beginning_of_a_template_stays_as_it_is(self, tokenizer):
         for begin in ("\n", "  ", "\n  {%- if true %}x{% endif %}\n", "  {% if true %}\n  y{% endif %}", "{#- c -#} z"):
             body = begin + "{{ messages[0].content }}"
             with_date = template(tokenizer, body + "{{ strftime_now('') }}")
-            assert "".join(with_date.around("a ", "b")) == plain(tokenizer, "a b", chat_template=body)
+            assert "".join(with_date.wrap("a ", "b")) == plain(tokenizer, "a b", chat_template=body)
 
     def test_the_default_is_the_one_of_llamas_templates(self):
         assert DATE.strftime("%d %b %Y") == "26 Jul 2024"
@@ -116,8 +116,8 @@ class TestDate:
 class TestVariables:
     def test_they_reach_the_template(self, tokenizer):
         one = template(tokenizer, CHATML, kwargs={"enable_thinking": False})
-        assert one.around("C. ", "Q?")[1] == "Q?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-        assert template(tokenizer, CHATML).around("C. ", "Q?")[1] == "Q?<|im_end|>\n<|im_start|>assistant\n"
+        assert one.wrap("C. ", "Q?")[1] == "Q?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        assert template(tokenizer, CHATML).wrap("C. ", "Q?")[1] == "Q?<|im_end|>\n<|im_start|>assistant\n"
 
     def test_one_that_it_does_not_read_is_refused(self, tokenizer):
         one = template(tokenizer, CHATML, kwargs={"enable_thinkin": False})
@@ -134,7 +134,7 @@ class TestText:
     @pytest.mark.parametrize("text", [CHATML, LLAMA3, IN_A_MACRO])
     def test_the_parts_are_what_the_template_makes_of_the_whole(self, tokenizer, text, before, after):
         """Some strip a turn: then its ends alone have lost their white space, as the whole text's would."""
-        head, tail = template(tokenizer, text, date=datetime.date.today()).around(before, after)
+        head, tail = template(tokenizer, text, date=datetime.date.today()).wrap(before, after)
         assert head + tail == plain(tokenizer, before + after)
         assert after.strip() in tail
         assert before.strip() in head
@@ -152,7 +152,7 @@ class TestText:
     )
     def test_a_changed_text_is_refused(self, tokenizer, text):
         with pytest.raises(UserError, match=r"changes the text; set evaluate\.chat_template=false$"):
-            template(tokenizer, text).around('The "grass". ', "What\nis it?")
+            template(tokenizer, text).wrap('The "grass". ', "What\nis it?")
 
     @pytest.mark.parametrize(
         ("text", "why"),
@@ -170,7 +170,7 @@ class TestText:
 
     def test_of_several_the_default_is_taken(self, tokenizer):
         one = template(tokenizer, {"default": CHATML, "tool_use": "x"})
-        assert one.around("C. ", "Q?")[0] == "<|im_start|>user\nC. "
+        assert one.wrap("C. ", "Q?")[0] == "<|im_start|>user\nC. "
 
 
 @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ class TestText:
     ],
 )
 def test_what_ends_the_models_turn(tokenizer, text, end):
-    assert template(tokenizer, text).turn_end() == end
+    assert template(tokenizer, text).find_turn_end() == end

@@ -38,10 +38,10 @@ ALPHABET = _alphabet()
 def test_parts_are_the_tokens_of_the_whole(kind: str, parts: list[str]) -> None:
     encoder = ENCODERS[kind]
     whole = tokenizer(kind).encode("".join(parts), add_special_tokens=False)
-    found = encoder.parts(parts)
+    found = encoder.encode_parts(parts)
     assert len(found) == len(parts)
     assert [token for part in found for token in part] == whole
-    begun = encoder.parts(parts, begin=True)
+    begun = encoder.encode_parts(parts, begin=True)
     assert begun[1:] == found[1:]
     assert begun[0] == encoder.special + found[0]
     assert encoder.count("".join(parts)) == len(encoder.special) + len(whole)
@@ -52,7 +52,7 @@ def test_parts_are_the_tokens_of_the_whole(kind: str, parts: list[str]) -> None:
 @given(parts=several)
 def test_a_part_ends_with_the_last_token_that_ends_in_it(kind: str, parts: list[str]) -> None:
     """Byte by byte: what is before a cut lies before the border, and the next token does not."""
-    found = ENCODERS[kind].parts(parts)
+    found = ENCODERS[kind].encode_parts(parts)
     for n in range(1, len(parts)):
         before = [token for part in found[:n] for token in part]
         after = [token for part in found[n:] for token in part]
@@ -68,7 +68,7 @@ def test_a_part_ends_with_the_last_token_that_ends_in_it(kind: str, parts: list[
 def test_a_token_over_the_border_belongs_to_the_later_part(kind: str, context: str, rest: str) -> None:
     """Where a tokenizer tells the true places of its tokens."""
     places = tokenizer(kind)(context + rest, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    before, _ = ENCODERS[kind].parts([context, rest])
+    before, _ = ENCODERS[kind].encode_parts([context, rest])
     ends = [end for _, end in places]
     assert all(end <= len(context) for end in ends[: len(before)])
     assert len(before) == len(ends) or ends[len(before)] > len(context)
@@ -78,8 +78,8 @@ def test_a_token_over_the_border_belongs_to_the_later_part(kind: str, context: s
 @given(context=texts, rest=texts)
 def test_without_places_the_cut_is_the_end_of_what_context_and_whole_have_in_common(context: str, rest: str) -> None:
     encoder = ENCODERS["pairs"]
-    before, after = encoder.parts([context, rest])
-    alone = encoder.ids(context)
+    before, after = encoder.encode_parts([context, rest])
+    alone = encoder.encode(context)
     assert before == alone[: len(before)]
     assert not after or len(before) == len(alone) or alone[len(before)] != after[0]
 
@@ -95,7 +95,7 @@ def test_without_places_the_cut_is_the_end_of_what_context_and_whole_have_in_com
 )
 def test_where_the_text_is_cut(kind: str, parts: list[str], expected: list[str]) -> None:
     one = tokenizer(kind)
-    assert [one.decode(part) for part in ENCODERS[kind].parts(parts)] == expected
+    assert [one.decode(part) for part in ENCODERS[kind].encode_parts(parts)] == expected
 
 
 @every_kind
@@ -103,17 +103,17 @@ def test_what_a_tokenizer_puts_before_a_text_stands_there_once_and_what_it_puts_
     one, encoder, text = tokenizer(kind), ENCODERS[kind], "The grass is green."
     first = [one.convert_tokens_to_ids(BEFORE[kind])] if kind in BEFORE else []
     assert encoder.special == first
-    assert encoder.ids(text, begin=True) == first + one.encode(text, add_special_tokens=False)
+    assert encoder.encode(text, begin=True) == first + one.encode(text, add_special_tokens=False)
     assert (one.encode(text)[-1] == one.eos_token_id) == (kind in AFTER)
-    assert one.eos_token_id not in encoder.ids(text, begin=True)
-    assert encoder.ids("<s>" + text, begin=True).count(one.bos_token_id) == 1
+    assert one.eos_token_id not in encoder.encode(text, begin=True)
+    assert encoder.encode("<s>" + text, begin=True).count(one.bos_token_id) == 1
 
 
 @every_kind
 def test_a_text_that_goes_on_gets_no_space_of_its_own(kind: str) -> None:
     encoder = ENCODERS[kind]
     for context, rest in (("The sky is blue.", "\n\nQuestion: what"), ("7.", "\nThe key"), ("Answer:", "\n")):
-        both = encoder.parts([context, rest])
-        if both[0] == encoder.ids(context):  # no token reaches over the border
-            assert encoder.later(rest) == both[1]
-    assert (encoder.later("The key") != encoder.ids("The key")) == (kind in PUT_SPACE)
+        both = encoder.encode_parts([context, rest])
+        if both[0] == encoder.encode(context):  # no token reaches over the border
+            assert encoder.encode_continuation(rest) == both[1]
+    assert (encoder.encode_continuation("The key") != encoder.encode("The key")) == (kind in PUT_SPACE)

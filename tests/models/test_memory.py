@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baklava.models.memory import KV_OVERHEAD, Workload, activation_bytes, divide
+from baklava.models.memory import KV_OVERHEAD, Workload, activation_bytes, divide_memory
 from baklava.models.shape import ModelShape
 
 LLAMA_3_8B = ModelShape(
@@ -29,7 +29,7 @@ WORK = Workload(context=32768, new_tokens=256, batch=8, rows=1, chunk=1024)
 
 def test_kv_caches_are_two_vectors_per_layer_head_and_token() -> None:
     """Llama-3-8B: 128 KiB per token in 16-bit arithmetic, so 4 GiB for 32,768 tokens."""
-    found = divide(LLAMA_3_8B, WORK, available=9 * GIB, itemsize=2)
+    found = divide_memory(LLAMA_3_8B, WORK, available=9 * GIB, itemsize=2)
     assert found.kv_full == 8 * 4 * GIB
 
 
@@ -42,14 +42,14 @@ def test_kv_caches_are_two_vectors_per_layer_head_and_token() -> None:
 )
 def test_what_fits_fits_and_more_would_not(available: int, context: int, batch: int, rows: int, chunk: int) -> None:
     work = Workload(context=context, new_tokens=100, batch=batch, rows=min(rows, batch), chunk=chunk)
-    found = divide(LLAMA_3_8B, work, available=available, itemsize=2)
+    found = divide_memory(LLAMA_3_8B, work, available=available, itemsize=2)
     sequence = context * 32 * LLAMA_3_8B.kv_bytes_per_token(2)
 
     def peak(share: float) -> float:
         compressed = KV_OVERHEAD * share * sequence
         decoding = batch * compressed + activation_bytes(LLAMA_3_8B, batch, itemsize=2, rows=batch)
         n_compressed = batch - work.rows if found.chunked else batch
-        return found.kept_whole + max(decoding, n_compressed * compressed + found.reading)
+        return found.unbudgeted + max(decoding, n_compressed * compressed + found.reading)
 
     if 0 < found.share < 1:
         assert peak(found.share * (1 - 1e-6)) <= available * (1 + 1e-9)
@@ -64,14 +64,14 @@ def test_what_fits_fits_and_more_would_not(available: int, context: int, batch: 
 def test_chunks_are_taken_where_they_leave_more() -> None:
     """A pass needs activations for all tokens of a sequence, chunks its whole KV cache."""
     short = replace(WORK, context=4096, batch=1)
-    assert not divide(LLAMA_3_8B, short, available=GIB, itemsize=2).chunked
-    assert divide(LLAMA_3_8B, replace(WORK, batch=8), available=16 * GIB, itemsize=2).chunked
+    assert not divide_memory(LLAMA_3_8B, short, available=GIB, itemsize=2).chunked
+    assert divide_memory(LLAMA_3_8B, replace(WORK, batch=8), available=16 * GIB, itemsize=2).chunked
     thin = replace(LLAMA_3_8B, intermediate=1, n_q_heads=8, hidden=64)  # so little to activate that a pass is cheaper
-    assert not divide(thin, WORK, available=16 * GIB, itemsize=2).chunked
+    assert not divide_memory(thin, WORK, available=16 * GIB, itemsize=2).chunked
 
 
 def test_more_memory_never_needs_a_higher_ratio() -> None:
-    ratios = [divide(LLAMA_3_8B, WORK, available=n * GIB, itemsize=2).ratio for n in range(1, 60)]
+    ratios = [divide_memory(LLAMA_3_8B, WORK, available=n * GIB, itemsize=2).ratio for n in range(1, 60)]
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[0] == 1
     assert ratios[-1] == 0
@@ -79,9 +79,9 @@ def test_more_memory_never_needs_a_higher_ratio() -> None:
 
 def test_layers_with_a_window_take_the_window_only() -> None:
     hybrid = replace(LLAMA_3_8B, n_layers=16, n_windowed=16, window=1024)
-    found = divide(hybrid, replace(WORK, new_tokens=0), available=20 * GIB, itemsize=2)
+    found = divide_memory(hybrid, replace(WORK, new_tokens=0), available=20 * GIB, itemsize=2)
     assert found.kv_full == 8 * 2 * GIB
-    assert found.kept_whole == 8 * 16 * 1024 * hybrid.kv_bytes_per_token(2)
+    assert found.unbudgeted == 8 * 16 * 1024 * hybrid.kv_bytes_per_token(2)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

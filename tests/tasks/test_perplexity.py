@@ -58,7 +58,7 @@ def test_a_piece_has_the_asked_length_in_the_tokens_of_the_whole(tmp_path: Path,
     task = Continuation(name="mixed", data=str(path), max_new_tokens=N)
     for index in range(4):
         sample = draw(task, index, count_tokens=encoder.count)
-        context, continuation = encoder.parts([sample.context, *sample.answers], begin=True)
+        context, continuation = encoder.encode_parts([sample.context, *sample.answers], begin=True)
         assert 0.8 * LENGTH <= len(context) + len(continuation) <= LENGTH
         assert 0.7 * N <= len(continuation) <= N + 2
 

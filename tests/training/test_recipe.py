@@ -77,13 +77,13 @@ class TestLossWeight:
     def test_answers_and_choices_always_count(self) -> None:
         rng = random.Random(0)
         one = recipe(answer_weight=5.0, choice_weight=20.0)
-        assert {one.weight(Mark.ANSWER, rng) for _ in range(50)} == {5.0}
-        assert {one.weight(Mark.CHOICE, rng) for _ in range(50)} == {20.0}
+        assert {one.draw_weight(Mark.ANSWER, rng) for _ in range(50)} == {5.0}
+        assert {one.draw_weight(Mark.CHOICE, rng) for _ in range(50)} == {20.0}
 
     def test_background_keeps_its_weight_on_average_though_most_of_it_is_left_out(self) -> None:
         rng = random.Random(0)
         one = recipe(background_weight=0.1, background_fraction=0.25)
-        weights = [one.weight(Mark.BACKGROUND, rng) for _ in range(20_000)]
+        weights = [one.draw_weight(Mark.BACKGROUND, rng) for _ in range(20_000)]
         assert set(weights) == {0.0, 0.4}
         assert sum(weights) / len(weights) == pytest.approx(0.1, rel=0.05)
 
