@@ -22,9 +22,9 @@ PARTLY_FAILED = 3
 
 def _run_stage(name: str, overrides: Sequence[str], job_json: str | None, changes: Mapping[str, object]) -> int:
     """Run a stage's jobs, with changes to their fields; returns how many samples failed without ending a job."""
+    from baklava.experiment.compose import check, compose
     from baklava.experiment.ownership import claim_results
     from baklava.experiment.paths import ExperimentPaths
-    from baklava.experiment.schema import check, compose
     from baklava.preflight import check_ready
     from baklava.system.malloc import keep_freed_memory
 

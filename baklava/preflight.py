@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.ownership import check_results
-from baklava.experiment.schema import ExperimentConfig, compose
+from baklava.experiment.schema import ExperimentConfig
 from baklava.models.files import check_model
 from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
 

@@ -31,7 +31,8 @@ from sweep import RATIOS, TASK, cells, swept
 from baklava.analysis.bootstrap import Bootstrap
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.samples import CellSpec
-from baklava.experiment.schema import EvaluateConfig, ModelConfig
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.models import reference_model_path
 from baklava.models.load import load_model
 from baklava.tasks import Sample

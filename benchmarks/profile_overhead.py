@@ -21,7 +21,7 @@ from decode_model import SHAPES
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from baklava.calibration.prompts import Prompt
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.importance import ESTIMATORS
 from baklava.models.load import LoadedModel
 from baklava.profiling.run import profile_prompts

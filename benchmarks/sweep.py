@@ -21,7 +21,8 @@ from baklava.evaluation.engine import Engine
 from baklava.evaluation.records import Record
 from baklava.evaluation.samples import CellSpec
 from baklava.eviction import POLICIES
-from baklava.experiment.schema import EvaluateConfig, ModelConfig
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import NeedleInHaystack, Sample
 

@@ -16,8 +16,8 @@ import pytest
 
 from baklava.cli import main
 from baklava.experiment import jobs
+from baklava.experiment.compose import compose
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.experiment.stages import STAGES
 
 COMMANDS = (*STAGES, "plan", "table", "train-reference")
@@ -49,7 +49,7 @@ class TestStartUp:
 
     def test_checking_the_configuration_needs_no_model_library(self) -> None:
         """The workflow does so before its first job."""
-        used = heavy_modules_after("from baklava.experiment.schema import compose\ncompose()")
+        used = heavy_modules_after("from baklava.experiment.compose import compose\ncompose()")
         assert set(used) <= {"numpy", "pydantic", "hydra", "omegaconf"}
 
     def test_public_names_are_there_when_asked_for(self) -> None:

@@ -10,8 +10,8 @@ from small_experiment import write_model
 from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.cli import main
+from baklava.experiment.compose import compose
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.report.figure_list import list_figures
 from baklava.system.parquet import read_parquet
 from baklava.validation import regret

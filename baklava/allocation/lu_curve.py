@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baklava.allocation.base import Allocator
-from baklava.errors import UserError
+from baklava.errors import UserError, first_line
 from baklava.system.files import expand_home
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def read_curve(path: Path) -> NDArray[np.float64]:
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable .npy file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a readable .npy file ({first_line(error)})") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         kind = values.dtype if isinstance(values, np.ndarray) else "an archive"
         raise UserError(f"{path}: expected prune ratios as floating-point numbers, got {kind}")

@@ -14,7 +14,9 @@ from baklava.analysis.bootstrap import Bootstrap, Interval
 from baklava.analysis.cells import Cells
 from baklava.errors import UserError
 from baklava.evaluation.records import FULL, Cell
-from baklava.experiment.schema import FrozenModel, SummaryConfig, check
+from baklava.experiment.compose import check
+from baklava.experiment.fields import FrozenModel
+from baklava.experiment.settings import SummaryConfig
 from baklava.system.files import read_json, write_json
 
 SCHEMA = 1

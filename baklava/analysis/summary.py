@@ -16,7 +16,7 @@ from baklava.analysis.results import COLUMNS, SCHEMA
 from baklava.evaluation.records import Cell
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import SummarizeJob
-from baklava.experiment.schema import SummaryConfig
+from baklava.experiment.settings import SummaryConfig
 from baklava.system.files import atomic
 from baklava.system.parquet import write_parquet
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from baklava.calibration.look_back import find_context_dependent
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
+from baklava.experiment.components import CalibrationConfig, ModelConfig, TextConfig
 from baklava.experiment.jobs import CalibrateJob
-from baklava.experiment.schema import CalibrationConfig, ModelConfig, TextConfig
 from baklava.models.encoder import Encoder
 from baklava.models.load import LoadedModel, load_model, load_tokenizer
 from baklava.models.shape import read_shape

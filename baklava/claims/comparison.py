@@ -12,8 +12,9 @@ from baklava.analysis.bootstrap import Bootstrap
 from baklava.analysis.cells import Cells
 from baklava.analysis.headline import MethodFigures, RatioFigures, compute_headline
 from baklava.evaluation.records import FULL, Cell
+from baklava.experiment.fields import FrozenModel
 from baklava.experiment.paths import ratio_name
-from baklava.experiment.schema import FrozenModel, SummaryConfig
+from baklava.experiment.settings import SummaryConfig
 
 MEAN = "mean"  # over the tasks, in place of a task's name
 

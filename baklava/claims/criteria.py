@@ -7,7 +7,8 @@ from typing import Literal
 
 from baklava.analysis.headline import TIE
 from baklava.claims.comparison import MEAN, Comparison, PairedDifference
-from baklava.experiment.schema import ClaimsConfig, FrozenModel, SummaryConfig
+from baklava.experiment.fields import FrozenModel
+from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 
 Verdict = Literal["met", "missed", "not measured"]
 

@@ -12,8 +12,10 @@ from baklava.analysis.cells import read_cells
 from baklava.claims.comparison import Comparison, compare_methods
 from baklava.claims.criteria import Criterion, evaluate_criteria
 from baklava.claims.table import format_markdown, format_terminal
+from baklava.experiment.compose import check
+from baklava.experiment.fields import FrozenModel
 from baklava.experiment.jobs import ClaimsJob
-from baklava.experiment.schema import ClaimsConfig, FrozenModel, SummaryConfig, check
+from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 from baklava.system.files import atomic, read_json, write_json
 
 SCHEMA = 1

@@ -11,7 +11,7 @@ from rich.table import Table
 from baklava.claims.comparison import MEAN, Comparison
 from baklava.claims.criteria import Criterion, in_points
 from baklava.experiment.paths import ratio_name
-from baklava.experiment.schema import ClaimsConfig, SummaryConfig
+from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 from baklava.report.table import TableCell, TextTable
 
 NAMES = ("model", "eviction", "allocator", "lossless to")

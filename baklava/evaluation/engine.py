@@ -12,7 +12,7 @@ from baklava.evaluation.prompt import Prompts
 from baklava.evaluation.records import Record
 from baklava.evaluation.samples import CellSpec, EncodedSample
 from baklava.evaluation.scheduler import Scheduler
-from baklava.experiment.schema import EvaluateConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.models.encoder import Tokens
 from baklava.models.load import LoadedModel
 from baklava.tasks import Sample, Task

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from baklava.errors import DataError
 from baklava.experiment.chat_settings import DATE, TemplateValue
-from baklava.experiment.schema import EvaluateConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.models.chat import ChatTemplate, find_chat_template
 from baklava.models.encoder import Encoder, Tokens
 from baklava.tasks import Sample, Task

@@ -10,8 +10,9 @@ from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.evaluation.records import FULL, Cell, Record
 from baklava.eviction import EvictionPolicy, StreamingLLM
+from baklava.experiment.components import EvictionConfig
 from baklava.experiment.jobs import MethodBudgets
-from baklava.experiment.schema import EvaluateConfig, EvictionConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.system.fingerprint import fingerprint
 from baklava.tasks import Sample
 

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from baklava.evaluation.records import Record
 from baklava.evaluation.samples import EncodedSample, Request, batches, samples_of
-from baklava.experiment.schema import EvaluateConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.inference.batch import BatchState, answer_losses, compress_rows, prefill
 from baklava.inference.decoding import DecodingBatch, DecodingRow
 from baklava.models.load import LoadedModel

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from baklava.errors import UserError
-from baklava.experiment.schema import compose_task
+from baklava.experiment.compose import compose_task
 from baklava.tasks.longbench import LENGTH_CLASSES, LongBench, length_class
 from baklava.tasks.metrics import check_metric
 from baklava.tasks.text.rows import read_jsonl

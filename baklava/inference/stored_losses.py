@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
-from baklava.experiment.schema import EvictionConfig, ModelConfig
+from baklava.experiment.components import EvictionConfig, ModelConfig
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.files import model_identity
 from baklava.search.local_search import Shares

@@ -8,7 +8,7 @@ from typing import Any
 
 from baklava.decoder.config import reachable_positions
 from baklava.errors import UserError
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.models import model_folder, resolve
 from baklava.models.weights import check_complete, find_unused_copies, find_weight_files
 from baklava.system.fingerprint import fingerprint_folder

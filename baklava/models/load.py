@@ -30,7 +30,7 @@ from baklava.decoder.config import Decoder, decoder_of
 from baklava.decoder.length_dependent_rope import Switch, switch_of
 from baklava.errors import UserError, first_line
 from baklava.experiment.chat_settings import TemplateValue
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.models import resolve
 from baklava.models.encoder import Encoder
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from baklava.decoder.config import decoder_of
 from baklava.errors import UserError
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.models.load import load_config
 
 if TYPE_CHECKING:

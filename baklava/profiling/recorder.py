@@ -15,7 +15,7 @@ from baklava.cache.attention.backend import HALVES
 from baklava.decoder.attention_path import AttentionPath, hidden_states
 from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.decoder.trace_attention import trace_attention_paths
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.importance import ESTIMATORS
 from baklava.importance.base import HeadView, cosine_distance_to_sum
 from baklava.importance.simulated_eviction import simulate_eviction

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import ProfileJob
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.importance.profile import Profile
 from baklava.models.files import model_fingerprint
 from baklava.models.load import LoadedModel, load_model

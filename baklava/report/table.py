@@ -20,9 +20,9 @@ from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.evaluation.records import UNIFORM
+from baklava.experiment.compose import compose
 from baklava.experiment.overrides import chosen, joined
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.report.data.budgets import find_choice
 
 MEGABYTE = 1e6

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from baklava.errors import UserError
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ExperimentConfig, ModelConfig, PlanConfig, compose
+from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.settings import PlanConfig
 from baklava.models.memory import Division, Workload, divide_memory
 from baklava.models.shape import read_shape
 from baklava.models.weights import ITEMSIZE, weight_bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from baklava.experiment.jobs import TrackJob
-from baklava.experiment.schema import TrackingConfig
+from baklava.experiment.settings import TrackingConfig
 from baklava.system.fingerprint import fingerprint
 
 VARIABLE = "MLFLOW_TRACKING_URI"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from baklava.errors import UserError
-from baklava.experiment.schema import check, compose_training
+from baklava.experiment.compose import check, compose_training
 from baklava.training.recipe import Recipe
 from baklava.training.train import train
 

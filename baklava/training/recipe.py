@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from baklava.experiment.schema import FrozenModel
+from baklava.experiment.fields import FrozenModel
 from baklava.training.documents import Mark
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration
 from baklava.calibration.run import draw_prompts
+from baklava.experiment.components import CalibrationConfig
 from baklava.experiment.jobs import ValidateJob
-from baklava.experiment.schema import CalibrationConfig
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses

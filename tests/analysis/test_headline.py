@@ -11,7 +11,7 @@ from synthetic import EVICTION, RATIOS, TASKS, cell_records, experiment_records,
 from baklava.analysis.cells import read_cells
 from baklava.analysis.headline import Headline, MethodFigures, compute_headline
 from baklava.errors import UserError
-from baklava.experiment.schema import SummaryConfig
+from baklava.experiment.settings import SummaryConfig
 
 ONES = [1.0] * 50
 

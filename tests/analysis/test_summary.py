@@ -17,7 +17,7 @@ from baklava.errors import UserError
 from baklava.evaluation.records import SCHEMA
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import SummarizeJob
-from baklava.experiment.schema import SummaryConfig
+from baklava.experiment.settings import SummaryConfig
 
 SETTINGS = SummaryConfig(n_bootstrap=200)
 SCORES = st.sampled_from([0.0, 0.25, 1.0])

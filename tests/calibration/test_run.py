@@ -12,9 +12,9 @@ from small_tokenizers import tokenizer as of_kind
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.calibration.run import calibrate
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import CalibrateJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.models.load import LoadedModel, load_model
 from baklava.profiling.run import profile_prompts
 from baklava.tasks.base import SPLITS, Task, random_stream

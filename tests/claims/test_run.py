@@ -14,7 +14,7 @@ from baklava.claims.comparison import Comparison
 from baklava.claims.criteria import Criterion
 from baklava.claims.run import Claims, claims
 from baklava.experiment.jobs import ClaimsJob
-from baklava.experiment.schema import ClaimsConfig, SummaryConfig
+from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 
 N = 50
 NO_CRITERIA = {

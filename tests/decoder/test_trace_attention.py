@@ -23,7 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.errors import UserError
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.importance.simulated_eviction import simulate_eviction
 from baklava.models.load import LoadedModel
 from baklava.profiling.recorder import Recorder

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from baklava.allocation import ALLOCATORS
 from baklava.eviction import POLICIES
-from baklava.experiment.schema import AllocatorConfig, EvictionConfig, ExperimentConfig, TaskConfig
+from baklava.experiment.components import AllocatorConfig, EvictionConfig, TaskConfig
+from baklava.experiment.schema import ExperimentConfig
 from baklava.tasks import FAMILIES
 
 ROOT = Path(__file__).parents[2]

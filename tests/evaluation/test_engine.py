@@ -17,7 +17,7 @@ from baklava.evaluation import scheduler as scheduler_module
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.samples import MAX_PADDING, MAX_SAMPLES_TOGETHER, CellSpec, EncodedSample, batches
 from baklava.eviction import POLICIES
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.inference.batch import BatchState
 from baklava.models.load import LoadedModel, load_model
 from baklava.tasks import Sample

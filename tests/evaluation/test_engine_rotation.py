@@ -14,7 +14,7 @@ from baklava.budgets import Budgets
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.samples import CellSpec, batches
 from baklava.eviction import POLICIES
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.models.load import LoadedModel, load_model
 
 LIMIT = 400

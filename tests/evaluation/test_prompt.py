@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from baklava.errors import DataError, UserError
 from baklava.evaluation.prompt import Prompts, split_prompt
-from baklava.experiment.schema import EvaluateConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.tasks import NeedleInHaystack, Sample
 from baklava.tasks.perplexity import Continuation
 from baklava.training.tokenizer import build_tokenizer

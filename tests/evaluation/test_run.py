@@ -27,7 +27,7 @@ from baklava.evaluation.records import COLUMNS, SCHEMA, Record
 from baklava.evaluation.run import evaluate
 from baklava.evaluation.samples import batches
 from baklava.experiment.jobs import EvaluateJob
-from baklava.experiment.schema import SummaryConfig
+from baklava.experiment.settings import SummaryConfig
 from baklava.models import reference_model_path
 
 LENGTH = 400

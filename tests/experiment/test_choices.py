@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from baklava.errors import UserError
 from baklava.experiment.choices import GROUPS
-from baklava.experiment.schema import ExperimentConfig, compose
+from baklava.experiment.compose import compose
+from baklava.experiment.schema import ExperimentConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

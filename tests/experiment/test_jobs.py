@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from baklava.errors import UserError
 from baklava.experiment import jobs
+from baklava.experiment.compose import check, compose
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ExperimentConfig, check, compose
+from baklava.experiment.schema import ExperimentConfig
 from baklava.experiment.stages import STAGES
 
 EXPERIMENTS = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.old_names import STAGES_BEFORE, under_new_names
-from baklava.experiment.schema import compose
 from baklava.experiment.stages import STAGES
 
 

@@ -13,8 +13,9 @@ from snakemake.cli import parse_config
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.overrides import Parts, chosen, items, joined, quoted, split
-from baklava.experiment.schema import ExperimentConfig, compose
+from baklava.experiment.schema import ExperimentConfig
 from baklava.experiment.snakemake_config import overrides_of, packed
 
 CONF = Path(__file__).parents[2] / "conf"

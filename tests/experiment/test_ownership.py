@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.ownership import check_results, claim_results
-from baklava.experiment.schema import ExperimentConfig, compose
+from baklava.experiment.schema import ExperimentConfig
 
 SMOKE, DEMO = ["experiment=smoke"], ["experiment=demo"]
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from baklava.errors import UserError
-from baklava.experiment.schema import ExperimentConfig, compose, compose_training, methods
+from baklava.experiment.compose import compose, compose_training
+from baklava.experiment.schema import ExperimentConfig, methods
 from baklava.training.recipe import Recipe
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -20,7 +20,7 @@ from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
 from baklava.evaluation import records, timings
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.importance.profile import Profile
 from baklava.models.load import load_model, load_tokenizer
 from baklava.models.weights import weight_bytes

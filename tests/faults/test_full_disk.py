@@ -20,9 +20,9 @@ from baklava.analysis.summary import _write_csv
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.cli import main
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.experiment.stages import STAGES
 from baklava.importance.profile import Profile
 from baklava.report.plots.style import save

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
-from baklava.experiment.schema import EvictionConfig, ModelConfig
+from baklava.experiment.components import EvictionConfig, ModelConfig
 from baklava.inference.stored_losses import LossStore, MeanLosses
 from baklava.system.append_log import HEADER
 

@@ -10,7 +10,7 @@ import pytest
 from small_experiment import write_model
 
 from baklava.errors import UserError
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.models.files import check_model
 from baklava.models.load import load_model
 

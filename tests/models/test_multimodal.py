@@ -24,7 +24,8 @@ from baklava.calibration.prompts import Prompt
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.samples import CellSpec
 from baklava.eviction import POLICIES
-from baklava.experiment.schema import EvaluateConfig, ModelConfig, ProfileConfig
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.settings import EvaluateConfig, ProfileConfig
 from baklava.models import reference_model_path
 from baklava.models.load import LoadedModel, load_model
 from baklava.models.shape import read_shape

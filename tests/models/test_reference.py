@@ -8,7 +8,9 @@ from baklava.errors import UserError
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.prompt import Prompts
 from baklava.evaluation.samples import CellSpec
-from baklava.experiment.schema import EvaluateConfig, ModelConfig, compose, compose_task
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.compose import compose, compose_task
+from baklava.experiment.settings import EvaluateConfig
 from baklava.models.encoder import Tokens
 from baklava.models.load import load_model
 

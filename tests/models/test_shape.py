@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from baklava.errors import UserError
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.models import reference_model_path
 from baklava.models.load import load_model
 from baklava.models.shape import read_shape

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_experiment import write_model
 
 from baklava.errors import UserError
-from baklava.experiment.schema import ModelConfig
+from baklava.experiment.components import ModelConfig
 from baklava.models.files import check_model, model_fingerprint
 from baklava.models.load import load_model
 from baklava.models.weights import find_unused_copies, find_weight_files, weight_bytes

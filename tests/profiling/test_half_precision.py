@@ -10,7 +10,7 @@ from tiny_models import random_model, random_tokens
 from torch import Tensor
 
 from baklava.cache.attention.backend import HALVES
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.models.load import LoadedModel
 from baklava.profiling.recorder import Recorder
 

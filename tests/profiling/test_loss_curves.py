@@ -11,8 +11,9 @@ from tiny_models import hidden_after, naive_logits, random_model, random_tokens
 
 import baklava.profiling.loss_curves
 from baklava.calibration.prompts import Calibration, Prompt
+from baklava.experiment.components import EvictionConfig, ModelConfig
 from baklava.experiment.jobs import CurvesJob
-from baklava.experiment.schema import CurvesConfig, EvictionConfig, ModelConfig
+from baklava.experiment.settings import CurvesConfig
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses

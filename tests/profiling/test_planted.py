@@ -11,7 +11,7 @@ from planted_model import LOCAL, N_KV_HEADS, N_LAYERS, RETRIEVAL, planted_model,
 from baklava.allocation import Allocator, Baklava, BaklavaMeasured, Duo, Uniform
 from baklava.budgets import Budgets
 from baklava.eviction import StreamingLLM
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.importance import ESTIMATORS
 from baklava.models.load import LoadedModel
 from baklava.profiling.run import profile_prompts

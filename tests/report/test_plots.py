@@ -26,9 +26,10 @@ from baklava.analysis.headline import Headline, compute_headline
 from baklava.analysis.results import read_summary
 from baklava.analysis.summary import summarize_cells
 from baklava.budgets import Budgets
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import SummaryConfig, compose
+from baklava.experiment.settings import SummaryConfig
 from baklava.importance.profile import Profile
 from baklava.report.data.looks import assign_looks
 from baklava.report.figure_list import list_figures

@@ -9,9 +9,9 @@ from baklava.analysis.headline import Headline
 from baklava.analysis.summary import summarize
 from baklava.budgets import Budgets
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import SummarizeJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.report.table import _escaped, print_table
 
 

@@ -12,9 +12,9 @@ from baklava.allocation import Baklava, BaklavaMeasured, Fitted
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses

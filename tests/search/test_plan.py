@@ -11,8 +11,8 @@ import pytest
 from baklava.budgets import Budgets
 from baklava.cli import main
 from baklava.errors import UserError
+from baklava.experiment.compose import compose
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.importance.profile import Profile
 
 CAP = ["model=tiny-llama", "plan.gpu_memory=72MiB", "plan.reserve=1MiB", "plan.context=2048", "plan.batch=4"]

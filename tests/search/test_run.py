@@ -14,8 +14,9 @@ from planted_model import RETRIEVAL, planted_model, planted_prompts
 import baklava.search.mapping
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration
+from baklava.experiment.components import AllocatorConfig, EvictionConfig, ModelConfig
 from baklava.experiment.jobs import AllocateJob
-from baklava.experiment.schema import AllocatorConfig, EvictionConfig, ModelConfig, ProfileConfig, SearchConfig
+from baklava.experiment.settings import ProfileConfig, SearchConfig
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel

@@ -8,7 +8,7 @@ from typing import Any
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.records import Record
 from baklava.evaluation.samples import CellSpec
-from baklava.experiment.schema import EvaluateConfig
+from baklava.experiment.settings import EvaluateConfig
 from baklava.models.load import LoadedModel
 from baklava.tasks import NeedleInHaystack, Sample
 

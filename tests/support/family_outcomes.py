@@ -14,7 +14,7 @@ from transformers.masking_utils import sdpa_mask
 from baklava import BudgetedCache, Budgets
 from baklava.decoder.config import Decoder, decoder_of
 from baklava.errors import UserError
-from baklava.experiment.schema import ProfileConfig
+from baklava.experiment.settings import ProfileConfig
 from baklava.models.load import LoadedModel
 from baklava.profiling.recorder import Recorder
 

@@ -19,7 +19,7 @@ from synthetic import (
 from baklava.analysis.summary import summarize
 from baklava.experiment.jobs import SummarizeJob, TrackJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import SummaryConfig, TrackingConfig
+from baklava.experiment.settings import SummaryConfig, TrackingConfig
 
 RATIO = RATIOS[1]
 FIGURES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from baklava.experiment.schema import TaskConfig
+from baklava.experiment.components import TaskConfig
 from baklava.tasks.base import SPLITS, CountTokens
 
 CONF = Path(__file__).parents[2] / "conf" / "task"

@@ -12,7 +12,7 @@ import yaml
 from invented import CLASSES, longbench_row, write_jsonl
 
 from baklava.errors import UserError
-from baklava.experiment.schema import TaskConfig
+from baklava.experiment.components import TaskConfig
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.longbench import LongBench, Spec, length_class, specs
 

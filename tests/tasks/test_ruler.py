@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from baklava.errors import UserError
-from baklava.experiment.schema import TaskConfig
+from baklava.experiment.components import TaskConfig
 from baklava.tasks import NeedleInHaystack, Sample, Task
 from baklava.tasks.base import CountTokens
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from baklava.errors import UserError
-from baklava.experiment.schema import TaskConfig
+from baklava.experiment.components import TaskConfig
 from baklava.tasks import Sample, Task
 from baklava.tasks.base import SPLITS, CountTokens
 

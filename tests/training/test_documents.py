@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from baklava.experiment.schema import compose_training
+from baklava.experiment.compose import compose_training
 from baklava.tasks.ruler import niah, vt
 from baklava.training.documents import Document, DocumentWriter, Mark
 from baklava.training.recipe import Recipe

@@ -10,9 +10,9 @@ from synthetic import importance
 
 from baklava.allocation import Uniform, budgets_of
 from baklava.calibration.run import calibrate
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import VALIDATION, CalibrateJob, ValidateJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.system.parquet import read_parquet

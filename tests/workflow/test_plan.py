@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import AllocateJob, ReportJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import compose
 from baklava.experiment.stages import STAGES
 from baklava.models import reference_model_path
 from baklava.report.figure_list import list_figures

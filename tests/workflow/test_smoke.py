@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from baklava.budgets import Budgets
-from baklava.experiment.schema import ExperimentConfig, compose
+from baklava.experiment.compose import compose
+from baklava.experiment.schema import ExperimentConfig
 from baklava.report.figure_list import list_figures
 
 pytestmark = pytest.mark.workflow

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from baklava.experiment.jobs.base import Job, all_records, all_timings
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ClaimsConfig, ExperimentConfig, SummaryConfig
+from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 
 
 class SummarizeJob(Job):

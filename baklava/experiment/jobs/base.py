@@ -11,8 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.fields import FrozenModel
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ExperimentConfig, FrozenModel, ModelConfig, methods
+from baklava.experiment.schema import ExperimentConfig, methods
 
 # What a stage may have one job for each of; in the workflow, the wildcards of its rule.
 AXES: dict[str, Callable[[ExperimentConfig], Iterable[Any]]] = {

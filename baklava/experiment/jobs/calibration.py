@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from baklava.experiment.components import CalibrationConfig, ModelConfig
 from baklava.experiment.jobs.base import Job, without_template
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import CalibrationConfig, ExperimentConfig, ModelConfig
+from baklava.experiment.schema import ExperimentConfig
 
 
 class CalibrateJob(Job):

@@ -7,17 +7,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from baklava.experiment.components import EvictionConfig, ModelConfig, TaskConfig
+from baklava.experiment.fields import FrozenModel
 from baklava.experiment.jobs.base import Job, MethodBudgets, compressed_cells, without_template
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import (
-    EvaluateConfig,
-    EvictionConfig,
-    ExperimentConfig,
-    FrozenModel,
-    MeasureConfig,
-    ModelConfig,
-    TaskConfig,
-)
+from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.settings import EvaluateConfig, MeasureConfig
 
 
 class Shard(FrozenModel):

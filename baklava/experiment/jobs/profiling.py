@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from baklava.experiment.components import EvictionConfig, ModelConfig
 from baklava.experiment.jobs.base import Job, without_template
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import CurvesConfig, EvictionConfig, ExperimentConfig, ModelConfig, ProfileConfig
+from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.settings import CurvesConfig, ProfileConfig
 
 
 class ProfileJob(Job):

@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
+from baklava.experiment.components import ModelConfig
 from baklava.experiment.jobs.base import Job, all_budgets, all_records, all_timings
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ExperimentConfig, ModelConfig, TrackingConfig
+from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.settings import TrackingConfig
 
 
 class ResultFiles(Job):

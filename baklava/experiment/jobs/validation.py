@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from baklava.experiment.components import CalibrationConfig, EvictionConfig, ModelConfig
 from baklava.experiment.jobs.base import Job, MethodBudgets, compressed_cells, without_template
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import (
-    CalibrationConfig,
-    EvictionConfig,
-    ExperimentConfig,
-    ModelConfig,
-    ProfileConfig,
-    ValidateConfig,
-)
+from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.settings import ProfileConfig, ValidateConfig
 
 VALIDATION = ("consistency", "ranking", "regret")  # tables of a validation, each with a figure
 

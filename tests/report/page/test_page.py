@@ -21,9 +21,11 @@ from baklava.analysis.headline import Headline, compute_headline
 from baklava.analysis.results import SCHEMA, read_summary
 from baklava.analysis.summary import summarize_cells
 from baklava.budgets import Budgets
+from baklava.experiment.compose import compose
 from baklava.experiment.jobs import PageJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ExperimentConfig, SummaryConfig, compose
+from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.settings import SummaryConfig
 from baklava.importance.profile import Profile
 from baklava.report.data.curves import MEAN
 from baklava.report.page.run import write_page

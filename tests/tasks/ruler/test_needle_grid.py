@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from baklava.errors import UserError
-from baklava.experiment.schema import TaskConfig
+from baklava.experiment.components import TaskConfig
 from baklava.tasks.ruler.needle_grid import NeedleGrid
 from baklava.tasks.text.noise import NOISE_LINE
 

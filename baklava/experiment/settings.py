@@ -1,0 +1,166 @@
+"""Settings of the stages, and of what runs them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from baklava.experiment.chat_settings import DATE, Date
+from baklava.experiment.components import CalibrationConfig
+from baklava.experiment.fields import Bytes, FrozenModel, Name, NamedByKeys, Ratio
+from baklava.importance import ESTIMATORS
+
+
+class ProfileConfig(FrozenModel):
+    """What one pass over the calibration prompts records."""
+
+    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    skip_first: int = Field(default=4, ge=0, description="positions at the start that enter no average")
+    sinks: int = Field(default=4, ge=0, description="first entries that the simulated eviction keeps")
+    window: float = Field(default=0.1, gt=0, le=1, description="recent part of the prompt that it keeps")
+    seed: int = Field(default=0, ge=0, description="of the control `random`")
+
+    @model_validator(mode="after")
+    def _check(self) -> ProfileConfig:
+        unknown = sorted(set(self.estimators) - set(ESTIMATORS))
+        if unknown or not self.estimators:
+            raise ValueError(f"estimators: unknown or none {unknown}; known: {', '.join(ESTIMATORS)}")
+        return self
+
+
+def _levels(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if not levels or levels[0] != 0 or list(levels) != sorted(set(levels)):
+        raise ValueError("levels must begin with 0 and rise")
+    return levels
+
+
+class CurvesConfig(FrozenModel):
+    """How the loss rises as each KV cache alone keeps less."""
+
+    levels: Annotated[tuple[Ratio, ...], AfterValidator(_levels)] = Field(
+        default=(0.0, 0.02, 0.05, 0.1, 0.25, 0.5), description="parts of the context that the one KV cache keeps"
+    )
+    batch_rows: int = Field(default=32, ge=1, description="KV caches and levels that replay a continuation together")
+
+
+class SearchConfig(FrozenModel):
+    """The parameter search of the `baklava` allocator."""
+
+    n_rounds: int = Field(default=8, ge=1, description="each tries 8 mappings per ratio, and learns from those before")
+    batch_rows: int = Field(default=32, ge=1, description="mappings that replay a continuation together")
+    memory_gib: float | None = Field(
+        default=None, ge=0, description="for contexts that are kept, not read again; null: half of what is free"
+    )
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def memory(self) -> float | None:
+        """The same in bytes."""
+        return None if self.memory_gib is None else self.memory_gib * 2**30
+
+
+class EvaluateConfig(FrozenModel):
+    """Samples, protocol and batch size of an evaluation."""
+
+    n_samples: int = Field(ge=1)
+    length: int = Field(ge=64, description="tokens per sample, generated ones included")
+    seed: int = 0
+    protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
+    chat_template: bool = Field(default=True, description="where the tokenizer has one and the task wants it")
+    date: Date = Field(default=DATE, description="told to chat templates that write today's date")
+    batch_rows: int = Field(default=128, ge=1, description="rows (cells of one sample or of several) decoded together")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="memory for the KV of these rows; null: half of what is free"
+    )
+    prefill_chunk: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens of a context that are read at a time; null: all, or fewer where memory runs out",
+    )
+    shards: int = Field(default=1, ge=1, description="jobs over which the workflow spreads the samples")
+
+
+class MeasureConfig(FrozenModel):
+    """Memory and speed of every cell by itself."""
+
+    enabled: bool = Field(default=False, description="whether the workflow measures; `baklava measure` always does")
+    context: int = Field(default=1024, ge=1, description="tokens of each context")
+    batch: int = Field(default=1, ge=1)
+    tokens: int = Field(default=32, ge=1, description="new tokens")
+    repeats: int = Field(default=3, ge=1)
+    seed: int = 0
+
+
+class SummaryConfig(FrozenModel):
+    """Statistics of the summary."""
+
+    n_bootstrap: int = Field(default=2000, ge=100)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    margin: float = Field(default=0.02, ge=0, description="loss of score that still counts as lossless")
+    seed: int = 0
+
+
+class ValidateConfig(FrozenModel):
+    """How far a profile can be relied on, and how well each estimator ranks."""
+
+    enabled: bool = Field(default=False, description="whether the workflow validates; `baklava validate` always does")
+    calibrations: Annotated[dict[Name, CalibrationConfig], NamedByKeys] = Field(
+        default={}, description="sets that are compared, at the length of the experiment's own"
+    )
+    lengths: tuple[Annotated[int, Field(ge=64)], ...] = Field(
+        default=(512, 1024, 2048), description="of the experiment's own set, compared; in tokens"
+    )
+    n_prompts: int = Field(default=4, ge=1, description="of each set and length")
+    top: float = Field(default=0.3, gt=0, le=1, description="part of the KV caches that counts as the most important")
+
+
+class ClaimsConfig(FrozenModel):
+    """Criteria that an allocator is held to, per model, on the mean of the tasks; lossless is as in the summary."""
+
+    enabled: bool = Field(default=False, description="whether the workflow evaluates them; the command always does")
+    allocator: Name = Field(default="baklava", description="the allocator under test")
+    yardstick: Name | None = Field(default=None, description="the reference allocator to which its gap is shown")
+    evictions: tuple[Name, ...] = Field(default=("streaming_llm",), description="with which it is lossless and gains")
+    lossless_at: tuple[Ratio, ...] = (0.7,)
+    gain_at: dict[Ratio, float] = Field(default={0.8: 4.0}, description="least score / uniform's score, per ratio")
+    gain_up_to: dict[Ratio, float] = Field(default={0.95: 10.0}, description="the same, at some ratio up to this one")
+    no_worse_at: tuple[Ratio, ...] = Field(default=(0.5, 0.7, 0.8), description="than all others, for all evictions")
+    no_worse_margin: float = Field(default=0.01, ge=0, description="loss of score that counts as no worse")
+
+
+class JobResources(FrozenModel):
+    """What a job of the workflow asks for. A cluster grants and enforces it, a workstation does not look."""
+
+    mem_mb: int = Field(default=32000, ge=1, description="main memory; the n-th attempt asks for n times as much")
+    runtime: int = Field(default=240, ge=1, description="minutes")
+
+
+class PlanConfig(FrozenModel):
+    """A memory cap, and what has to fit under it (`baklava plan`)."""
+
+    gpu_memory: Annotated[Bytes, Field(ge=2**20)] | None = Field(default=None, description="none: that of the device")
+    context: int = Field(default=32768, ge=1, description="tokens per sequence that are compressed")
+    new_tokens: int = Field(default=256, ge=0, description="tokens per sequence after them, which are not")
+    batch: int = Field(default=1, ge=1, description="sequences at once")
+    prefill_rows: int = Field(default=1, ge=1, description="sequences whose contexts are read together")
+    prefill_chunk: int = Field(default=1024, ge=1, description="tokens, where reading in chunks takes less than a pass")
+    reserve: Bytes = Field(default="1GiB", validate_default=True, description="for the device and its allocator")
+    largest_ratio: Ratio = 0.95
+    allocator: Name | None = Field(default=None, description="which one of `allocators` writes budgets")
+
+
+def _without_password(uri: str) -> str:
+    if urlsplit(uri).password is not None or "password" in urlsplit(uri).query:
+        raise ValueError("holds a password, and settings are kept in files; set the variable MLFLOW_TRACKING_URI")
+    return uri
+
+
+class TrackingConfig(FrozenModel):
+    """Where MLflow keeps the runs."""
+
+    enabled: bool = True
+    uri: Annotated[str, AfterValidator(_without_password)] = Field(
+        default="", description="MLflow tracking URI; empty: an SQLite file in the results folder"
+    )
