@@ -64,7 +64,7 @@ def test_a_sample_without_a_context_or_an_answer_is_refused(tmp_path, empty, ans
 
 @pytest.mark.parametrize("parts", [((), ("search",)), (("profile",), ()), ((), ())])
 def test_prompts_for_one_purpose_alone_are_refused(tmp_path, parts):
-    profile, search = ([Prompt(name, 0, "a", "b", "c") for name in some] for some in parts)
+    profile, search = ([Prompt(name, 0, "a", "b", "c") for name in names] for names in parts)
     Calibration(tuple(profile), tuple(search)).save(tmp_path / "c.json")
     with pytest.raises(
         UserError, match=r"c\.json: no prompts to profile, or none to guide the search; make them again"
@@ -73,10 +73,10 @@ def test_prompts_for_one_purpose_alone_are_refused(tmp_path, parts):
 
 
 def test_another_seed_gives_other_prompts(tmp_path):
-    _, one = written(tmp_path / "a")
+    _, first = written(tmp_path / "a")
     _, other = written(tmp_path / "b", "calibration.seed=1")
-    assert one.fingerprint != other.fingerprint
-    assert not {prompt.context for prompt in one.search} & {prompt.context for prompt in other.search}
+    assert first.fingerprint != other.fingerprint
+    assert not {prompt.context for prompt in first.search} & {prompt.context for prompt in other.search}
 
 
 def test_evaluation_never_sees_a_calibration_prompt(tmp_path):
@@ -104,8 +104,8 @@ def test_streams_of_different_splits_are_never_the_same(splits, streams):
 
 def test_no_split_is_the_beginning_of_another():
     """A stream's seed is `split/...`, so that no name and no number can turn one split into another."""
-    for one, another in permutations(SPLITS, 2):
-        assert not f"{one}/".startswith(f"{another}/")
+    for split, other in permutations(SPLITS, 2):
+        assert not f"{split}/".startswith(f"{other}/")
     with pytest.raises(ValueError, match="unknown split 'test'"):
         random_stream(split="test", name="x", seed=0, index=0)
 
@@ -155,14 +155,14 @@ class TestText:
         path = tmp_path / "mine.txt"
         path.write_text(text := " ".join(f"word{i}" for i in range(4000)))
         _, calibration = written(tmp_path, *TEXT, f"calibration.text.data={path}")
-        places = []
+        spans = []
         for prompt in (*calibration.profile, *calibration.search):
             piece = prompt.context + prompt.question + prompt.answer
             assert text.count(piece) == 1
-            places.append((text.index(piece), len(piece)))
-        places.sort()
-        assert len(places) == 5
-        assert all(start + n <= after for (start, n), (after, _) in pairwise(places))
+            spans.append((text.index(piece), len(piece)))
+        spans.sort()
+        assert len(spans) == 5
+        assert all(start + n <= after for (start, n), (after, _) in pairwise(spans))
 
     def test_prompts_have_the_length_asked_for_and_do_not_end(self, of_text):
         loaded = load_model(compose(["model=tiny-llama"]).models["tiny-llama"])

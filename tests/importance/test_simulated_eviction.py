@@ -26,7 +26,7 @@ def simulated(sinks: int, window: int, softcap: float | None = None) -> tuple[to
 
 def naive(sinks: int, window: int, softcap: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     query, key, value = tensors()
-    key, value = (one.repeat_interleave(N_HEADS // N_KV_HEADS, 0) for one in (key, value))
+    key, value = (tensor.repeat_interleave(N_HEADS // N_KV_HEADS, 0) for tensor in (key, value))
     scores = query @ key.transpose(-1, -2) * 0.3
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

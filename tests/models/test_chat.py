@@ -90,18 +90,18 @@ class TestDate:
     )
     def test_formats_are_those_of_strftime(self, tokenizer, format):
         day = datetime.date(2025, 3, 4)
-        one = template(tokenizer, "{{ strftime_now('" + format + "') }}|{{ messages[0].content }}", date=day)
-        assert one.wrap("a ", "b")[0] == day.strftime(format) + "|a "
+        made = template(tokenizer, "{{ strftime_now('" + format + "') }}|{{ messages[0].content }}", date=day)
+        assert made.wrap("a ", "b")[0] == day.strftime(format) + "|a "
 
     @settings(max_examples=20, deadline=None)
     @given(day=st.dates(min_value=datetime.date(1900, 1, 1)))
     def test_any_date(self, tokenizer, day):
-        one = template(tokenizer, LLAMA3, date=day)
-        assert one.wrap("a ", "b")[0] == f"Today Date: {day.strftime('%d %b %Y')}\n<user>a "
+        made = template(tokenizer, LLAMA3, date=day)
+        assert made.wrap("a ", "b")[0] == f"Today Date: {day.strftime('%d %b %Y')}\n<user>a "
 
     def test_a_variable_of_the_template_has_precedence(self, tokenizer):
-        one = template(tokenizer, LLAMA3, kwargs={"date_string": "some day"})
-        assert one.wrap("a ", "b")[0] == "Today Date: some day\n<user>a "
+        made = template(tokenizer, LLAMA3, kwargs={"date_string": "some day"})
+        assert made.wrap("a ", "b")[0] == "Today Date: some day\n<user>a "
 
     def test_white_space_at_the_beginning_of_a_template_stays_as_it_is(self, tokenizer):
         for begin in ("\n", "  ", "\n  {%- if true %}x{% endif %}\n", "  {% if true %}\n  y{% endif %}", "{#- c -#} z"):
@@ -115,14 +115,14 @@ class TestDate:
 
 class TestVariables:
     def test_they_reach_the_template(self, tokenizer):
-        one = template(tokenizer, CHATML, kwargs={"enable_thinking": False})
-        assert one.wrap("C. ", "Q?")[1] == "Q?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        made = template(tokenizer, CHATML, kwargs={"enable_thinking": False})
+        assert made.wrap("C. ", "Q?")[1] == "Q?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
         assert template(tokenizer, CHATML).wrap("C. ", "Q?")[1] == "Q?<|im_end|>\n<|im_start|>assistant\n"
 
     def test_one_that_it_does_not_read_is_refused(self, tokenizer):
-        one = template(tokenizer, CHATML, kwargs={"enable_thinkin": False})
+        made = template(tokenizer, CHATML, kwargs={"enable_thinkin": False})
         with pytest.raises(DataError, match=r"^models\.mine\.chat_template_kwargs: .*reads no 'enable_thinkin'"):
-            one.check("mine")
+            made.check("mine")
         template(tokenizer, CHATML, kwargs={"enable_thinking": False}).check("mine")
 
 
@@ -169,8 +169,8 @@ class TestText:
         assert str(error.value).startswith("model mine: ")
 
     def test_of_several_the_default_is_taken(self, tokenizer):
-        one = template(tokenizer, {"default": CHATML, "tool_use": "x"})
-        assert one.wrap("C. ", "Q?")[0] == "<|im_start|>user\nC. "
+        made = template(tokenizer, {"default": CHATML, "tool_use": "x"})
+        assert made.wrap("C. ", "Q?")[0] == "<|im_start|>user\nC. "
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,12 @@ ALPHABET = _alphabet()
 def test_parts_are_the_tokens_of_the_whole(kind: str, parts: list[str]) -> None:
     encoder = ENCODERS[kind]
     whole = tokenizer(kind).encode("".join(parts), add_special_tokens=False)
-    found = encoder.encode_parts(parts)
-    assert len(found) == len(parts)
-    assert [token for part in found for token in part] == whole
+    encoded = encoder.encode_parts(parts)
+    assert len(encoded) == len(parts)
+    assert [token for part in encoded for token in part] == whole
     begun = encoder.encode_parts(parts, begin=True)
-    assert begun[1:] == found[1:]
-    assert begun[0] == encoder.special + found[0]
+    assert begun[1:] == encoded[1:]
+    assert begun[0] == encoder.special + encoded[0]
     assert encoder.count("".join(parts)) == len(encoder.special) + len(whole)
 
 
@@ -52,10 +52,10 @@ def test_parts_are_the_tokens_of_the_whole(kind: str, parts: list[str]) -> None:
 @given(parts=several)
 def test_a_part_ends_with_the_last_token_that_ends_in_it(kind: str, parts: list[str]) -> None:
     """Byte by byte: what is before a cut lies before the border, and the next token does not."""
-    found = ENCODERS[kind].encode_parts(parts)
+    encoded = ENCODERS[kind].encode_parts(parts)
     for n in range(1, len(parts)):
-        before = [token for part in found[:n] for token in part]
-        after = [token for part in found[n:] for token in part]
+        before = [token for part in encoded[:n] for token in part]
+        after = [token for part in encoded[n:] for token in part]
         border = len("".join(parts[:n]).encode())
         assert len(token_bytes(kind, before)) <= border
         if after:
@@ -67,9 +67,9 @@ def test_a_part_ends_with_the_last_token_that_ends_in_it(kind: str, parts: list[
 @given(context=texts, rest=texts)
 def test_a_token_over_the_border_belongs_to_the_later_part(kind: str, context: str, rest: str) -> None:
     """Where a tokenizer tells the true places of its tokens."""
-    places = tokenizer(kind)(context + rest, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = tokenizer(kind)(context + rest, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     before, _ = ENCODERS[kind].encode_parts([context, rest])
-    ends = [end for _, end in places]
+    ends = [end for _, end in offsets]
     assert all(end <= len(context) for end in ends[: len(before)])
     assert len(before) == len(ends) or ends[len(before)] > len(context)
 
@@ -94,19 +94,19 @@ def test_without_places_the_cut_is_the_end_of_what_context_and_whole_have_in_com
     ],
 )
 def test_where_the_text_is_cut(kind: str, parts: list[str], expected: list[str]) -> None:
-    one = tokenizer(kind)
-    assert [one.decode(part) for part in ENCODERS[kind].encode_parts(parts)] == expected
+    plain = tokenizer(kind)
+    assert [plain.decode(part) for part in ENCODERS[kind].encode_parts(parts)] == expected
 
 
 @every_kind
 def test_what_a_tokenizer_puts_before_a_text_stands_there_once_and_what_it_puts_after_it_nowhere(kind: str) -> None:
-    one, encoder, text = tokenizer(kind), ENCODERS[kind], "The grass is green."
-    first = [one.convert_tokens_to_ids(BEFORE[kind])] if kind in BEFORE else []
+    plain, encoder, text = tokenizer(kind), ENCODERS[kind], "The grass is green."
+    first = [plain.convert_tokens_to_ids(BEFORE[kind])] if kind in BEFORE else []
     assert encoder.special == first
-    assert encoder.encode(text, begin=True) == first + one.encode(text, add_special_tokens=False)
-    assert (one.encode(text)[-1] == one.eos_token_id) == (kind in AFTER)
-    assert one.eos_token_id not in encoder.encode(text, begin=True)
-    assert encoder.encode("<s>" + text, begin=True).count(one.bos_token_id) == 1
+    assert encoder.encode(text, begin=True) == first + plain.encode(text, add_special_tokens=False)
+    assert (plain.encode(text)[-1] == plain.eos_token_id) == (kind in AFTER)
+    assert plain.eos_token_id not in encoder.encode(text, begin=True)
+    assert encoder.encode("<s>" + text, begin=True).count(plain.bos_token_id) == 1
 
 
 @every_kind

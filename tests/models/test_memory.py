@@ -29,8 +29,8 @@ WORK = Workload(context=32768, new_tokens=256, batch=8, rows=1, chunk=1024)
 
 def test_kv_caches_are_two_vectors_per_layer_head_and_token() -> None:
     """Llama-3-8B: 128 KiB per token in 16-bit arithmetic, so 4 GiB for 32,768 tokens."""
-    found = divide_memory(LLAMA_3_8B, WORK, available=9 * GIB, itemsize=2)
-    assert found.kv_full == 8 * 4 * GIB
+    division = divide_memory(LLAMA_3_8B, WORK, available=9 * GIB, itemsize=2)
+    assert division.kv_full == 8 * 4 * GIB
 
 
 @given(
@@ -42,23 +42,23 @@ def test_kv_caches_are_two_vectors_per_layer_head_and_token() -> None:
 )
 def test_what_fits_fits_and_more_would_not(available: int, context: int, batch: int, rows: int, chunk: int) -> None:
     work = Workload(context=context, new_tokens=100, batch=batch, rows=min(rows, batch), chunk=chunk)
-    found = divide_memory(LLAMA_3_8B, work, available=available, itemsize=2)
+    division = divide_memory(LLAMA_3_8B, work, available=available, itemsize=2)
     sequence = context * 32 * LLAMA_3_8B.kv_bytes_per_token(2)
 
     def peak(share: float) -> float:
         compressed = KV_OVERHEAD * share * sequence
         decoding = batch * compressed + activation_bytes(LLAMA_3_8B, batch, itemsize=2, rows=batch)
-        n_compressed = batch - work.rows if found.chunked else batch
-        return found.unbudgeted + max(decoding, n_compressed * compressed + found.reading)
+        n_compressed = batch - work.rows if division.chunked else batch
+        return division.unbudgeted + max(decoding, n_compressed * compressed + division.reading)
 
-    if 0 < found.share < 1:
-        assert peak(found.share * (1 - 1e-6)) <= available * (1 + 1e-9)
-        assert peak(found.share * (1 + 1e-6)) >= available * (1 - 1e-9)
-        assert -1e-9 <= found.ratio - (1 - found.share) <= 0.001 + 1e-9
-    elif found.share >= 1:
-        assert found.ratio == 0
+    if 0 < division.share < 1:
+        assert peak(division.share * (1 - 1e-6)) <= available * (1 + 1e-9)
+        assert peak(division.share * (1 + 1e-6)) >= available * (1 - 1e-9)
+        assert -1e-9 <= division.ratio - (1 - division.share) <= 0.001 + 1e-9
+    elif division.share >= 1:
+        assert division.ratio == 0
     else:
-        assert found.ratio == 1
+        assert division.ratio == 1
 
 
 def test_chunks_are_taken_where_they_leave_more() -> None:
@@ -79,14 +79,14 @@ def test_more_memory_never_needs_a_higher_ratio() -> None:
 
 def test_layers_with_a_window_take_the_window_only() -> None:
     hybrid = replace(LLAMA_3_8B, n_layers=16, n_windowed=16, window=1024)
-    found = divide_memory(hybrid, replace(WORK, new_tokens=0), available=20 * GIB, itemsize=2)
-    assert found.kv_full == 8 * 2 * GIB
-    assert found.unbudgeted == 8 * 16 * 1024 * hybrid.kv_bytes_per_token(2)
+    division = divide_memory(hybrid, replace(WORK, new_tokens=0), available=20 * GIB, itemsize=2)
+    assert division.kv_full == 8 * 2 * GIB
+    assert division.unbudgeted == 8 * 16 * 1024 * hybrid.kv_bytes_per_token(2)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_activations_grow_with_tokens_and_logits_with_rows(rows: int) -> None:
-    one, two = (activation_bytes(LLAMA_3_8B, n, itemsize=2, rows=rows) for n in (1000, 2000))
+    small, large = (activation_bytes(LLAMA_3_8B, n, itemsize=2, rows=rows) for n in (1000, 2000))
     logits = rows * 128256 * 6
-    assert two - logits == 2 * (one - logits)
-    assert one - logits == 1000 * 2 * (2 * 4096 + 3 * 14336)  # the MLP is the widest part
+    assert large - logits == 2 * (small - logits)
+    assert small - logits == 1000 * 2 * (2 * 4096 + 3 * 14336)  # the MLP is the widest part

@@ -103,15 +103,15 @@ def test_its_shape_is_read_without_weights(pair: tuple[LoadedModel, LoadedModel]
     shape = read_shape(given)
     assert (shape.n_layers, shape.n_q_heads, shape.n_kv_heads) == (loaded.n_layers, 4, 2)
     assert (loaded.n_layers, loaded.has_windows, loaded.n_positions) == (alone.n_layers, alone.has_windows, 512)
-    assert weight_bytes(given) == sum(one.nbytes for one in loaded.model.parameters())
+    assert weight_bytes(given) == sum(parameter.nbytes for parameter in loaded.model.parameters())
 
 
 def test_its_profile_is_the_decoders(pair: tuple[LoadedModel, LoadedModel]) -> None:
     prompts = [Prompt("t", i, "the quick brown fox jumps over " * 4, "what? ", "the dog") for i in range(2)]
-    found, expected = (profile_prompts(one, prompts, ProfileConfig()) for one in pair)
-    assert (found.layer_importance == expected.layer_importance).all()
+    profile, expected = (profile_prompts(model, prompts, ProfileConfig()) for model in pair)
+    assert (profile.layer_importance == expected.layer_importance).all()
     for name, heads in expected.head_importance.items():
-        assert (found.head_importance[name] == heads).all()
+        assert (profile.head_importance[name] == heads).all()
 
 
 def test_its_answers_are_the_decoders(pair: tuple[LoadedModel, LoadedModel]) -> None:
@@ -119,11 +119,11 @@ def test_its_answers_are_the_decoders(pair: tuple[LoadedModel, LoadedModel]) -> 
     shape = {"n_layers": pair[0].n_layers, "n_kv_heads": 2}
     budgets = Budgets.uniform(**shape, ratio=0.5)
     cells = [CellSpec.full(**shape), CellSpec("uniform", "snapkv", 0.5, budgets, POLICIES["snapkv"]())]
-    found: list[list[dict[str, Any]]] = []
+    answers: list[list[dict[str, Any]]] = []
     for loaded in pair:
         engine = Engine(loaded, task, EvaluateConfig(n_samples=1, length=200))
         sample = task.sample(split="train", seed=0, index=0, length=200, count_tokens=loaded.count_tokens)
         records = [record for finished in engine.answer([engine.encode(sample, cells)]) for record in finished]
-        found.append([record.to_store() | {"seconds": 0.0} for record in records])
-    assert found[0] == found[1]
-    assert {one["kept_entries"] / one["total_entries"] for one in found[0]} == {1.0, 0.5}
+        answers.append([record.to_store() | {"seconds": 0.0} for record in records])
+    assert answers[0] == answers[1]
+    assert {record["kept_entries"] / record["total_entries"] for record in answers[0]} == {1.0, 0.5}

@@ -26,11 +26,11 @@ def config(folder: Path) -> ModelConfig:
 
 
 def add_shards(folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    names = sorted(weights)
-    halves = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
-    for file, some in halves.items():
-        save_file({name: weights[name] for name in some}, folder / file, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {name: file for file, some in halves.items() for name in some}}
+    ordered = sorted(weights)
+    halves = {f"model-0000{i + 1}-of-00002.safetensors": ordered[i::2] for i in range(2)}
+    for file, names in halves.items():
+        save_file({name: weights[name] for name in names}, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, names in halves.items() for name in names}}
     (folder / SHARDED).write_text(json.dumps(index))
 
 

@@ -63,7 +63,7 @@ def test_estimators_are_those_of_exact_arithmetic(sharpness: float, dtype: torch
         recorder.record(ids, LOOK)
     for index, tensors in enumerate(shown):
         weight = model.model.layers[index].self_attn.o_proj.weight.double().unflatten(1, (4, 8)).transpose(0, 1)
-        expected = naive(settings, *(one.double() for one in tensors), weight)
+        expected = naive(settings, *(tensor.double() for tensor in tensors), weight)
         for name in NAMES[:3]:
             measured = recorder.heads[name][index].double()
             torch.testing.assert_close(measured, expected[name], rtol=1e-3, atol=2e-6, msg=f"{name}, layer {index}")

@@ -49,7 +49,7 @@ def whole_for(chosen: set[tuple[int, int]]) -> Budgets:
 def best(profile: Profile, estimator: str, n: int) -> set[tuple[int, int]]:
     importance = profile.kv_importance(estimator)
     order = np.argsort(-importance.ravel(), kind="stable")[:n]
-    return {divmod(int(place), N_KV_HEADS) for place in order}
+    return {divmod(int(index), N_KV_HEADS) for index in order}
 
 
 def test_the_planted_kv_caches_are_all_that_the_model_needs(loaded: LoadedModel) -> None:
@@ -76,11 +76,11 @@ def test_allocators_that_follow_them_keep_what_uniform_loses(
     loaded: LoadedModel, profile: Profile, allocator: Allocator
 ) -> None:
     """Two of six KV caches whole and a tenth of the others: ratio 0.6."""
-    found, uniform = losses(
+    allocated, uniform = losses(
         loaded,
-        *(Budgets.from_shares(one.shares(profile, 0.6), ratio=0.6) for one in (allocator, Uniform(name="u"))),
+        *(Budgets.from_shares(method.shares(profile, 0.6), ratio=0.6) for method in (allocator, Uniform(name="u"))),
     )
-    assert found < 0.1
+    assert allocated < 0.1
     assert uniform > 2.0
 
 
@@ -90,7 +90,7 @@ def test_measured_importance_ranks_the_planted_kv_caches_first(loaded: LoadedMod
     rises, full = measure_rises(replay, planted_prompts(4), shape=shape, levels=(0.0, LITTLE, 0.5), label="")
     importance = LossCurves("planted", "streaming_llm", (0.0, LITTLE, 0.5), rises, full).importance()
     order = np.argsort(-importance.ravel(), kind="stable")
-    assert {divmod(int(place), N_KV_HEADS) for place in order[: len(RETRIEVAL)]} == RETRIEVAL
+    assert {divmod(int(index), N_KV_HEADS) for index in order[: len(RETRIEVAL)]} == RETRIEVAL
 
 
 def test_the_knapsack_over_measured_curves_keeps_what_uniform_loses(loaded: LoadedModel, profile: Profile) -> None:
@@ -98,12 +98,12 @@ def test_the_knapsack_over_measured_curves_keeps_what_uniform_loses(loaded: Load
     replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=32)
     rises, full = measure_rises(replay, planted_prompts(4), shape=(N_LAYERS, N_KV_HEADS), levels=levels, label="")
     known = replace(profile, curves=LossCurves("planted", "streaming_llm", levels, rises, full))
-    found, uniform = losses(
+    allocated, uniform = losses(
         loaded,
         *(
-            Budgets.from_shares(one.shares(known, 0.6), ratio=0.6)
-            for one in (BaklavaMeasured(name="m", floor=0.1), Uniform(name="u"))
+            Budgets.from_shares(method.shares(known, 0.6), ratio=0.6)
+            for method in (BaklavaMeasured(name="m", floor=0.1), Uniform(name="u"))
         ),
     )
-    assert found < 0.1
+    assert allocated < 0.1
     assert uniform > 2.0

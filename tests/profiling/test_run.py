@@ -40,7 +40,7 @@ def naive_profile(model, ids):
     cos, sin = model.model.rotary_emb(hidden, torch.arange(length)[None])
     i, j = torch.arange(length)[:, None], torch.arange(length)[None]
     seen = (j <= i) & ((j < SETTINGS.sinks) | (i - j < window))
-    found = {name: [] for name in (*ESTIMATORS, "layer")}
+    importance = {name: [] for name in (*ESTIMATORS, "layer")}
     for index, layer in enumerate(model.model.layers):
         attention, x = layer.self_attn, layer.input_layernorm(hidden)
         q, k, v = (
@@ -53,22 +53,22 @@ def naive_profile(model, ids):
         weights = scores.masked_fill(j > i, float("-inf")).softmax(-1)
         out = (weights @ v)[0]  # [Hq, T, D]
         evicted = (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v)[0]
-        found["value_output_cosine"].append(cosine_distance(v[0, :, 3:], out[:, 3:]))
-        found["eviction_shift_cosine"].append(cosine_distance(out[:, look], evicted[:, look]))
+        importance["value_output_cosine"].append(cosine_distance(v[0, :, 3:], out[:, 3:]))
+        importance["eviction_shift_cosine"].append(cosine_distance(out[:, look], evicted[:, look]))
         shifts = []
         for head in range(4):
             weight = attention.o_proj.weight[:, head * 8 : head * 8 + 8]
             shifts.append(((out[head, look] - evicted[head, look]) @ weight.T).norm(dim=-1).mean())
-        found["eviction_shift"].append(torch.stack(shifts))
-        found["long_range_mass"].append(weights[0].masked_fill(seen, 0.0).sum(-1)[:, look].mean(-1))
+        importance["eviction_shift"].append(torch.stack(shifts))
+        importance["long_range_mass"].append(weights[0].masked_fill(seen, 0.0).sum(-1)[:, look].mean(-1))
         drawn = [np.random.default_rng([SETTINGS.seed, index, head]).random() for head in range(4)]
-        found["random"].append(torch.tensor(drawn))
+        importance["random"].append(torch.tensor(drawn))
         added = attention.o_proj(out.transpose(0, 1).flatten(1))[None]
-        found["layer"].append(cosine_distance(hidden[0, 3:], (hidden + added)[0, 3:]))
-        found["layer_cosine"].append(found["layer"][-1].expand(4))
+        importance["layer"].append(cosine_distance(hidden[0, 3:], (hidden + added)[0, 3:]))
+        importance["layer_cosine"].append(importance["layer"][-1].expand(4))
         hidden = hidden + added
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return {name: torch.stack(values).detach().numpy() for name, values in found.items()}
+    return {name: torch.stack(values).detach().numpy() for name, values in importance.items()}
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def test_importance_equals_the_naive_computation():
 
 def test_a_prompt_is_measured_alike_in_any_company():
     loaded = loaded_model()
-    both, second = (profile_prompts(loaded, some, SETTINGS) for some in (prompts(2), prompts(2)[1:]))
+    both, second = (profile_prompts(loaded, given, SETTINGS) for given in (prompts(2), prompts(2)[1:]))
     for name in both.head_importance:
         assert (both.head_importance[name][1] == second.head_importance[name][0]).all()
 
@@ -92,11 +92,11 @@ def test_a_prompt_is_measured_alike_in_any_company():
 def test_only_the_look_back_positions_of_a_prompt_count():
     loaded = loaded_model()
     [prompt] = prompts(1)
-    some = profile_prompts(loaded, [replace(prompt, look_back=(0, 3, 7))], SETTINGS)
-    alone = [profile_prompts(loaded, [replace(prompt, look_back=(one,))], SETTINGS) for one in (0, 3, 7)]
+    together = profile_prompts(loaded, [replace(prompt, look_back=(0, 3, 7))], SETTINGS)
+    alone = [profile_prompts(loaded, [replace(prompt, look_back=(position,))], SETTINGS) for position in (0, 3, 7)]
     for name in ("eviction_shift", "eviction_shift_cosine", "long_range_mass"):
-        mean = np.mean([one.head_importance[name] for one in alone], axis=0)
-        np.testing.assert_allclose(some.head_importance[name], mean, atol=1e-6)
+        mean = np.mean([profile.head_importance[name] for profile in alone], axis=0)
+        np.testing.assert_allclose(together.head_importance[name], mean, atol=1e-6)
     everywhere = profile_prompts(loaded, [replace(prompt, look_back=tuple(range(12)))], SETTINGS)
     by_default = profile_prompts(loaded, [prompt], SETTINGS)
     assert (everywhere.head_importance["eviction_shift"] == by_default.head_importance["eviction_shift"]).all()
@@ -110,12 +110,14 @@ def test_a_look_back_position_outside_of_question_and_answer_is_refused(look_bac
 
 def test_random_importance_depends_on_seed_layer_and_head_alone():
     loaded, other = loaded_model(), LoadedModel("other", random_model("qwen2", n_layers=3), tokenizer=None)
-    one, another = (profile_prompts(model, prompts(2), SETTINGS).head_importance["random"] for model in (loaded, other))
-    assert (one == another).all()
-    assert (one[0] == one[1]).all()
-    assert len(np.unique(one[0])) == one[0].size
+    first, second = (
+        profile_prompts(model, prompts(2), SETTINGS).head_importance["random"] for model in (loaded, other)
+    )
+    assert (first == second).all()
+    assert (first[0] == first[1]).all()
+    assert len(np.unique(first[0])) == first[0].size
     seeded = profile_prompts(loaded, prompts(1), SETTINGS.model_copy(update={"seed": 1})).head_importance["random"]
-    assert not (seeded[0] == one[0]).any()
+    assert not (seeded[0] == first[0]).any()
 
 
 def test_the_model_is_left_as_it_was():

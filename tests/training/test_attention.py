@@ -10,8 +10,8 @@ from baklava.training.attention import blockwise_attention
 def test_equals_causal_attention_and_its_gradients(length: int) -> None:
     tensors = [torch.randn(3, length, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     weights = torch.randn(3, length, 8, dtype=torch.float64)
-    found = blockwise_attention(*tensors, scaling=0.4)
-    gradients = torch.autograd.grad((found * weights).sum(), tensors)
+    output = blockwise_attention(*tensors, scaling=0.4)
+    gradients = torch.autograd.grad((output * weights).sum(), tensors)
     expected = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True, scale=0.4)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(output, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad((expected * weights).sum(), tensors))

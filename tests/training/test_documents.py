@@ -41,7 +41,7 @@ def write(writer: DocumentWriter, kind: str, length: int, seed: int) -> Document
 
 def marked(document: Document, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """Text of each run of tokens that the context determines."""
-    runs = groupby(zip(document.ids, document.marks, strict=True), key=lambda one: one[1] != Mark.BACKGROUND)
+    runs = groupby(zip(document.ids, document.marks, strict=True), key=lambda marked: marked[1] != Mark.BACKGROUND)
     return [tokenizer.decode([token for token, _ in run]) for answer, run in runs if answer]
 
 
@@ -128,10 +128,10 @@ def test_recall_asks_for_values_that_were_given_before(
     lines = tokenizer.decode(document.ids).splitlines()
     stated = [re.search(r"(\S+) is: (\d\d)$", line) for line in lines]
     asked = [re.search(r"(\S+?)(?: is: | mentioned in the provided text is )(\d\d)$", line) for line in lines]
-    given = {one[1]: one[2] for one in reversed(stated) if one}
+    given = {match[1]: match[2] for match in reversed(stated) if match}
     answers = marked(document, tokenizer)
     n_stated = len(lines) - len(answers)
-    assert answers == [f"{given[one[1]]}\n" for one in asked[n_stated:] if one]
+    assert answers == [f"{given[match[1]]}\n" for match in asked[n_stated:] if match]
     assert chosen(document, tokenizer) == [answer[0] for answer in answers]
 
 
@@ -139,7 +139,7 @@ def test_recall_asks_for_values_that_were_given_before(
 @given(length=st.integers(16, 400), seed=SEEDS)
 def test_repetition_marks_what_has_been_seen_before(writer: DocumentWriter, length: int, seed: int) -> None:
     document = write(writer, "repetition", length, seed)
-    answers = [place for place, mark in enumerate(document.marks) if mark == Mark.ANSWER]
+    answers = [index for index, mark in enumerate(document.marks) if mark == Mark.ANSWER]
     assert answers == list(range(len(document.ids) - len(answers), len(document.ids)))
     if answers:
         period = answers[0] - 2  # one period, and two tokens that say where it starts again

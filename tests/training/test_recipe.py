@@ -56,8 +56,8 @@ class TestLearningRate:
 
     @given(st.integers(1, 400), st.integers(1, 400))
     def test_never_jumps(self, warmup: int, decay: int) -> None:
-        one = recipe(warmup_steps=warmup, cycles=[{"steps": 1000, "decay_steps": decay, "learning_rate": 2e-3}])
-        rates = [one.learning_rate_at(step) for step in range(1001)]
+        made = recipe(warmup_steps=warmup, cycles=[{"steps": 1000, "decay_steps": decay, "learning_rate": 2e-3}])
+        rates = [made.learning_rate_at(step) for step in range(1001)]
         steepest = 2e-3 / min(warmup, decay)
         assert all(abs(after - before) <= steepest + 1e-12 for before, after in pairwise(rates))
         assert max(rates) == 2e-3
@@ -65,25 +65,25 @@ class TestLearningRate:
 
     def test_a_second_cycle_rises_and_falls_again(self) -> None:
         first = {"steps": 1000, "decay_steps": 200, "learning_rate": 2e-3}
-        one = recipe(cycles=[first, {"steps": 500, "decay_steps": 100, "learning_rate": 1e-3}])
-        assert one.steps == 1500
-        assert one.learning_rate_at(999) < 1.2e-4
-        assert [one.learning_rate_at(step) for step in (1049, 1099, 1400)] == pytest.approx([5e-4, 1e-3, 1e-3])
-        assert one.learning_rate_at(1450) == pytest.approx((1e-3 + 1e-4) / 2)
-        assert one.learning_rate_at(1500) == pytest.approx(1e-4)
+        made = recipe(cycles=[first, {"steps": 500, "decay_steps": 100, "learning_rate": 1e-3}])
+        assert made.steps == 1500
+        assert made.learning_rate_at(999) < 1.2e-4
+        assert [made.learning_rate_at(step) for step in (1049, 1099, 1400)] == pytest.approx([5e-4, 1e-3, 1e-3])
+        assert made.learning_rate_at(1450) == pytest.approx((1e-3 + 1e-4) / 2)
+        assert made.learning_rate_at(1500) == pytest.approx(1e-4)
 
 
 class TestLossWeight:
     def test_answers_and_choices_always_count(self) -> None:
         rng = random.Random(0)
-        one = recipe(answer_weight=5.0, choice_weight=20.0)
-        assert {one.draw_weight(Mark.ANSWER, rng) for _ in range(50)} == {5.0}
-        assert {one.draw_weight(Mark.CHOICE, rng) for _ in range(50)} == {20.0}
+        made = recipe(answer_weight=5.0, choice_weight=20.0)
+        assert {made.draw_weight(Mark.ANSWER, rng) for _ in range(50)} == {5.0}
+        assert {made.draw_weight(Mark.CHOICE, rng) for _ in range(50)} == {20.0}
 
     def test_background_keeps_its_weight_on_average_though_most_of_it_is_left_out(self) -> None:
         rng = random.Random(0)
-        one = recipe(background_weight=0.1, background_fraction=0.25)
-        weights = [one.draw_weight(Mark.BACKGROUND, rng) for _ in range(20_000)]
+        made = recipe(background_weight=0.1, background_fraction=0.25)
+        weights = [made.draw_weight(Mark.BACKGROUND, rng) for _ in range(20_000)]
         assert set(weights) == {0.0, 0.4}
         assert sum(weights) / len(weights) == pytest.approx(0.1, rel=0.05)
 

@@ -90,7 +90,9 @@ def test_word_keys_take_few_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     assert sum(len(encode(tokenizer, f" {key}")) for key in keys) / len(keys) < 5
 
 
-@pytest.mark.parametrize("task", [NeedleInHaystack(name="niah"), VariableTracking(name="vt")], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "task", [NeedleInHaystack(name="niah"), VariableTracking(name="vt")], ids=lambda task: task.name
+)
 def test_prompt_and_answer_meet_at_a_token_boundary(
     task: NeedleInHaystack | VariableTracking, tokenizer: PreTrainedTokenizerFast
 ) -> None:
