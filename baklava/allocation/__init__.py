@@ -3,9 +3,11 @@
 from baklava.allocation.baklava import Baklava as Baklava
 from baklava.allocation.baklava_measured import BaklavaMeasured as BaklavaMeasured
 from baklava.allocation.base import Allocator as Allocator
+from baklava.allocation.base import FitContext as FitContext
+from baklava.allocation.base import SearchedAllocator as SearchedAllocator
+from baklava.allocation.base import budgets_of as budgets_of
 from baklava.allocation.duo import Duo as Duo
 from baklava.allocation.fitted import Fitted as Fitted
-from baklava.allocation.fitted import budgets_of as budgets_of
 from baklava.allocation.headkv import HeadKV as HeadKV
 from baklava.allocation.lu_curve import LuCurve as LuCurve
 from baklava.allocation.pyramid import Pyramid as Pyramid

@@ -11,9 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from baklava.allocation.base import Allocator, Estimator, Fraction, Pool, SearchPoint, kv_importance
+from baklava.allocation.base import (
+    Allocator,
+    Estimator,
+    FitContext,
+    Fraction,
+    Pool,
+    SearchedAllocator,
+    SearchPoint,
+    kv_importance,
+)
+from baklava.allocation.fitted import Fitted, Optimum, Trial
 from baklava.allocation.uniform import Uniform
 from baklava.allocation.water_filling import water_fill
+from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.importance import CONTROLS
 
@@ -22,26 +33,28 @@ if TYPE_CHECKING:
 
     from baklava.importance.profile import Profile
 
-# How far the search goes, unless the configured values lie beyond. `steepness` is log2(1 + slope), which has the
+# Upper ends of the search space, unless the configured values lie beyond. `steepness` is log2(1 + slope), which has the
 # uniform allocation at 0 and as much room between slopes 1 and 3 as between 15 and 31.
-HIGHEST = {"layer_mix": 0.5, "steepness": 5.0, "floor": 0.08, "whole": 0.95}
+MAX_VALUES = {"layer_mix": 0.5, "steepness": 5.0, "floor": 0.08, "whole": 0.95}
+REFINE_ABOVE = 0.005  # nats per token beyond the full cache's loss above which local search follows
+STEP = 0.05  # share that a KV cache gains or gives in its first round
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baklava(Allocator):
+class Baklava(SearchedAllocator):
     """More memory for the KV caches of higher importance.
 
-    With importance scaled to [0, 1], head and layer importance mixed, the first `whole` part of the budget makes
-    caches whole, one after another in order of importance; the rest raises every cache to the `floor` and then in
+    Importance is scaled to [0, 1], head and layer importance mixed. The fraction `whole` of the budget keeps caches
+    fully, one after another in order of importance; the remainder raises every cache to the `floor` and then in
     proportion to `importance ** slope`, up to 1. `slope` 0 and `whole` 0 are the uniform allocation; a steep slope
     fills caches in order of importance. No cache gains when the total shrinks.
 
     The mapping is our reading of the paper, and its starting values are our own.
 
     With `search` (the default) the parameters are starting values and the search picks them per ratio, among all
-    estimators that the profile holds but the control. Where the best mapping still loses more than the full cache, as
-    where hardly a KV cache can stay whole, no mapping ranks all of them right: there up to `refine` rounds of the joint
-    refinement follow (`baklava/search/local_search.py`; 0: none), which need no mapping.
+    estimators in the profile except the control. At high ratios hardly any KV cache can be fully kept, and no mapping
+    ranks all of them right. So where the best mapping still loses more than the full cache, up to `refine` rounds (0:
+    none) of local search follow, which need no mapping (`baklava/search/local_search.py`).
     """
 
     family: ClassVar[str] = "baklava"
@@ -56,7 +69,7 @@ class Baklava(Allocator):
     refine: Annotated[int, Field(ge=0)] = 5
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
-        """Head importance pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
+        """Head importance, pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
         head = _scaled(kv_importance(profile, self.estimator, pool=self.pool, allocator=self.name))
         layer = _scaled(profile.layer_importance.mean(0))
         return (1.0 - self.layer_mix) * head + self.layer_mix * layer[:, None]
@@ -73,9 +86,16 @@ class Baklava(Allocator):
     def searches(self) -> bool:
         return self.search
 
-    @property
-    def refinement_rounds(self) -> int:
-        return self.refine
+    def fit(self, context: FitContext) -> Fitted:
+        if not self.search:
+            return super().fit(context)
+        fitted = context.search(self)
+        lossy = {ratio: budgets for ratio, budgets in fitted.budgets.items() if self.refine and _is_lossy(budgets)}
+        starts = {ratio: {"searched": budgets.shares.ravel()} for ratio, budgets in lossy.items()}
+        optima = context.local_search(starts, rounds=self.refine, step=STEP, floor=0.0)
+        refined = {ratio: _refined(lossy[ratio], optimum) for ratio, optimum in optima.items()}
+        trials = [trial for ratio in fitted.budgets for trial in _all_trials(fitted, ratio, optima.get(ratio))]
+        return Fitted(fitted.budgets | refined, trials)
 
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -84,15 +104,15 @@ class Baklava(Allocator):
         return {
             "estimator": CategoricalDistribution(self._estimators(profile)),
             "pool": CategoricalDistribution(["mean", "max"]),
-            **{name: FloatDistribution(0.0, max(high, own[name])) for name, high in HIGHEST.items()},
+            **{name: FloatDistribution(0.0, max(high, own[name])) for name, high in MAX_VALUES.items()},
         }
 
     def starts(self, profile: Profile) -> Sequence[SearchPoint]:
-        """Uniform, the configured values with every estimator, and with their own filling in order of importance."""
+        """Uniform, the configured values with every estimator, and two that fill caches in order of importance."""
         own = self._point(profile)
         uniform = {**own, "layer_mix": 0.0, "steepness": 0.0, "whole": 0.0}
         others = [{**own, "estimator": name} for name in self._estimators(profile) if name != own["estimator"]]
-        in_order = [{**own, "steepness": HIGHEST["steepness"]}, {**own, "steepness": 1.0, "whole": 0.7}]
+        in_order = [{**own, "steepness": MAX_VALUES["steepness"]}, {**own, "steepness": 1.0, "whole": 0.7}]
         return [uniform, own, *others, *in_order]
 
     def at(self, point: SearchPoint) -> Allocator:
@@ -103,7 +123,7 @@ class Baklava(Allocator):
         return replace(self, slope=slope, **others)
 
     def _point(self, profile: Profile) -> SearchPoint:
-        """The configured values, with the first estimator that the profile holds where it does not hold theirs."""
+        """The configured values; where the profile lacks their estimator, with the first that it holds."""
         known = self._estimators(profile)
         return {
             "estimator": self.estimator if self.estimator in known else known[0],
@@ -124,7 +144,34 @@ class Baklava(Allocator):
         return known
 
 
+def _is_lossy(budgets: Budgets) -> bool:
+    return budgets.provenance["loss"] - budgets.provenance["loss_full"] > REFINE_ABOVE
+
+
+def _refined(budgets: Budgets, optimum: Optimum) -> Budgets:
+    """The budgets that local search arrived at, or the same where no move lowers the loss."""
+    if optimum.best is optimum.start:
+        return budgets
+    return replace(
+        budgets,
+        shares=optimum.best.shares.reshape(budgets.shape),
+        parameters={**budgets.parameters, "refined": optimum.best.move},
+        provenance={**budgets.provenance, "loss": optimum.best.loss, "loss_searched": optimum.start.loss},
+    )
+
+
+def _all_trials(fitted: Fitted, ratio: float, optimum: Optimum | None) -> list[Trial]:
+    """The trials of one ratio: mappings, then the moves of the local search, whose start is the chosen mapping."""
+    mappings = [trial for trial in fitted.trials if trial.ratio == ratio]
+    if optimum is None:
+        return mappings
+    [chosen] = [trial for trial in mappings if trial.chosen]
+    if optimum.best is not optimum.start:
+        mappings = [replace(trial, chosen=False) for trial in mappings]
+    return mappings + optimum.trials(ratio, since=1, first=len(mappings), **chosen.parameters)
+
+
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To [0, 1], smallest to 0 and largest to 1; all equal: all 1."""
+    """Values scaled so that the smallest is 0 and the largest 1; equal values are all 1."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.ones_like(values)

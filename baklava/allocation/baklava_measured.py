@@ -1,20 +1,29 @@
-"""Shares from measured losses: a knapsack over the curves of every KV cache, then a joint refinement."""
+"""Shares from measured losses: a knapsack over the curves of every KV cache, then a local search."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from baklava.allocation.base import Allocator, Fraction
-from baklava.allocation.knapsack import falling, knapsack
+from baklava.allocation.baklava import Baklava
+from baklava.allocation.base import Allocator, FitContext, Fraction
+from baklava.allocation.fitted import Fitted, Optimum, Shares
+from baklava.allocation.knapsack import fit_falling, knapsack
+from baklava.allocation.uniform import Uniform
+from baklava.budgets import Budgets
 from baklava.errors import UserError
+from baklava.importance import CONTROLS
 
 if TYPE_CHECKING:
     from baklava.importance.profile import Profile
+
+UNIFORM = "uniform"
+SLOPES = (1.0, 2.0, 32.0)  # of the mappings among the starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +31,13 @@ class BaklavaMeasured(Allocator):
     """Memory where measured losses fall fastest.
 
     `shares` is the knapsack over the lower convex hulls of the curves (`baklava curves`), for every ratio at once; no
-    cache gains when the total shrinks. It takes losses for a sum of what each KV cache loses alone, which redundant
-    ones do not obey: each can be missed, but not all. So `rounds` of a joint refinement follow (0: none; see
-    `baklava/search/local_search.py`). They begin at whichever loses least on the search prompts: the knapsack, the
-    uniform share
-    and, as `start` says, nothing else ("curves"), plain mappings of importance ("fillings"), or what the search of
-    `baklava` finds ("search"). Each round measures what every cache gains and loses by `step` more and less *at the
-    allocation at hand*, and moves budget where that pays. What comes out never loses more than its start on the search
-    prompts; it need not be monotone in the ratio.
+    cache gains when the total shrinks. The knapsack assumes that the loss is the sum of what each KV cache loses alone,
+    which does not hold for redundant caches: each can be missed, but not all. So `rounds` of local search follow (0:
+    none; see `baklava/search/local_search.py`). They begin at whichever loses least on the search prompts: the
+    knapsack, the uniform share and, depending on `start`, nothing else ("curves"), plain mappings of importance
+    ("fillings"), or what the search of `baklava` finds ("search"). Each round measures what every cache gains and loses
+    by `step` more and less *at the current allocation*, and moves budget where that pays. The result never loses more
+    than its start on the search prompts; it need not be monotone in the ratio.
     """
 
     family: ClassVar[str] = "baklava_measured"
@@ -40,16 +48,66 @@ class BaklavaMeasured(Allocator):
     step: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     start: Literal["curves", "fillings", "search"] = "fillings"
 
+    @property
+    def searches(self) -> bool:
+        return self.rounds > 0
+
     def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
         curves = profile.curves
         if curves is None:
             raise UserError(f"allocator {self.name}: it needs measured curves; make them with `baklava curves`")
         n = profile.n_layers * profile.n_kv_heads
-        rises = falling(curves.mean().reshape(len(curves.levels), n))
+        rises = fit_falling(curves.mean().reshape(len(curves.levels), n))
         shares = knapsack(
             np.array([*curves.levels, 1.0]),
-            np.concatenate([rises, np.zeros((1, n))]),  # whole: the full cache's loss
+            np.concatenate([rises, np.zeros((1, n))]),  # fully kept: the full cache's loss
             total=(1.0 - ratio) * n,
             floor=self.floor,
         )
         return shares.reshape(profile.n_layers, profile.n_kv_heads)
+
+    def fit(self, context: FitContext) -> Fitted:
+        if not self.rounds:
+            return super().fit(context)
+        searched = Baklava(name="baklava").fit(context).budgets if self.start == "search" else {}
+        starts = {ratio: self._starts(context.profile, ratio, searched.get(ratio)) for ratio in context.ratios}
+        optima = context.local_search(starts, rounds=self.rounds, step=self.step, floor=self.floor)
+        return Fitted(
+            {ratio: self._budgets(context.profile, ratio, optimum) for ratio, optimum in optima.items()},
+            [trial for ratio, optimum in optima.items() for trial in optimum.trials(ratio)],
+        )
+
+    def _starts(self, profile: Profile, ratio: float, searched: Budgets | None) -> Mapping[str, Shares]:
+        """Allocations to begin with, by name. Uniform is always among them, so the result is never worse than it."""
+        starts = {UNIFORM: Uniform(name=UNIFORM).shares(profile, ratio), "knapsack": self.shares(profile, ratio)}
+        if searched is not None:
+            starts["searched"] = searched.shares
+        if self.start == "fillings":
+            for estimator in profile.head_importance:
+                for slope in SLOPES if estimator not in CONTROLS else ():
+                    mapping = Baklava(name=estimator, search=False, estimator=estimator, slope=slope, floor=self.floor)
+                    starts[f"{estimator} ** {slope:g}"] = mapping.shares(profile, ratio)
+        return {name: shares.ravel() for name, shares in starts.items()}
+
+    def _budgets(self, profile: Profile, ratio: float, optimum: Optimum) -> Budgets:
+        uniform = next(candidate for candidate in optimum.candidates if candidate.move == UNIFORM)
+        provenance: dict[str, Any] = {
+            "calibration": profile.meta.get("calibration"),
+            "profiled": profile.meta.get("path"),
+            "loss_full": optimum.loss_full,
+            "n_prompts": optimum.n_prompts,
+            "start": optimum.start.move,
+            "move": optimum.best.move,
+            "loss": optimum.best.loss,
+            "loss_start": optimum.start.loss,
+            "loss_uniform": uniform.loss,
+            "n_candidates": len(optimum.candidates),
+        }
+        return Budgets.from_shares(
+            optimum.best.shares.reshape(profile.n_layers, profile.n_kv_heads),
+            ratio=ratio,
+            model=profile.model,
+            allocator=self.name,
+            parameters={key: value for key, value in asdict(self).items() if key != "name"},
+            provenance=provenance,
+        )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
+from baklava.allocation.fitted import Fitted, Optimum, Shares
+from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.importance import ESTIMATORS
 
@@ -33,6 +35,26 @@ Pool = Literal["mean", "max"]
 SearchPoint = dict[str, Any]  # a value for every parameter of a search space
 
 
+class FitContext(Protocol):
+    """What an allocator is fitted to: a profile, ratios, and searches that measure losses on calibration prompts."""
+
+    @property
+    def profile(self) -> Profile: ...
+
+    @property
+    def ratios(self) -> Sequence[float]: ...
+
+    def search(self, allocator: SearchedAllocator) -> Fitted:
+        """The parameters that lose least at each ratio. Raises `UserError` where losses are not finite."""
+        ...
+
+    def local_search(
+        self, starts: Mapping[float, Mapping[str, Shares]], *, rounds: int, step: float, floor: float
+    ) -> dict[float, Optimum]:
+        """What loses least around the best of each ratio's named starts. Raises `UserError` as `search` does."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Allocator:
     """Interface of an allocator; the fields of a subclass are its parameters. Unknown parameters are refused."""
@@ -44,22 +66,31 @@ class Allocator:
 
     name: str
 
+    @property
+    def searches(self) -> bool:
+        """Whether `fit` measures losses on the calibration prompts, and so leaves trials."""
+        return False
+
     def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
         """Shares `[n_layers, n_kv_heads]` in [0, 1] with mean `1 - ratio`."""
         raise NotImplementedError
 
-    @property
-    def searches(self) -> bool:
-        """Whether the calibration prompts pick its parameters; then it has `space`, `starts` and `at`."""
-        return False
+    def fit(self, context: FitContext) -> Fitted:
+        """Budgets for every ratio of the context; by default those of `shares`."""
+        return Fitted({ratio: budgets_of(self, context.profile, ratio) for ratio in context.ratios})
 
-    @property
-    def refinement_rounds(self) -> int:
-        """Rounds of the joint refinement that follow a search, at ratios where what it found still loses."""
-        return 0
+    def check(self) -> None:
+        """Look, before the first job and without reading much, whether what the shares are made of is there.
+
+        Raises `UserError` that says what to provide.
+        """
+
+
+class SearchedAllocator(Allocator):
+    """An allocator whose parameters `FitContext.search` can pick."""
 
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
-        """What the search may change, with ranges; continuous on scales on which all parts deserve a try."""
+        """What the search may change, with ranges, on scales on which equal steps matter equally."""
         raise NotImplementedError
 
     def starts(self, profile: Profile) -> Sequence[SearchPoint]:
@@ -70,11 +101,19 @@ class Allocator:
         """The allocator with the parameters of a point of the space."""
         raise NotImplementedError
 
-    def check(self) -> None:
-        """Look, before the first job and without reading much, whether what the shares are made of is there.
 
-        Raises `UserError` that says what to provide.
-        """
+def budgets_of(allocator: Allocator, profile: Profile, ratio: float) -> Budgets:
+    """What an allocator's `shares` give at a ratio, with its parameters and where they come from."""
+    parameters = {key: value for key, value in asdict(allocator).items() if key not in ("name", "search")}
+    provenance = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
+    return Budgets.from_shares(
+        allocator.shares(profile, ratio),
+        ratio=ratio,
+        model=profile.model,
+        allocator=allocator.name,
+        parameters=parameters,
+        provenance=provenance,
+    )
 
 
 def kv_importance(profile: Profile, estimator: str, *, pool: str, allocator: str) -> NDArray[np.float64]:

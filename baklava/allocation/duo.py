@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Duo(Allocator):
-    """As many KV caches as the total allows are whole, in order of their score; the others keep a share `streaming`.
+    """As many KV caches as the total allows are fully kept, in order of their score; the others keep `streaming`.
 
-    In the paper the number of retrieval heads is chosen and the memory follows from it; here the total says how many
-    there are, and the first cache that it does not make whole takes what is left. A total that is not enough for
-    `streaming` everywhere is spread evenly. The authors' runs have streaming heads of 64 sinks and 256 recent tokens
-    (kvpress 0.5.5: 128 and 256) whatever the context; a share keeps a part of it, by default as many as theirs at 3,200
-    tokens. Its score is learnt from the outputs of heads that see only sinks and a
-    window, so the default is the estimator that measures what this changes.
+    In the paper the number of retrieval heads is chosen and the memory follows from it; here the total decides how many
+    there are, and the next cache takes what is left. A total that is not enough for `streaming` everywhere is spread
+    evenly. The authors' streaming heads keep 64 sinks and 256 recent tokens (kvpress 0.5.5: 128 and 256) whatever the
+    context; here they keep a share of it, by default as many tokens as theirs at a context of 3,200. The paper learns
+    its score from the outputs of heads that see only sinks and a window, so the default is the estimator that measures
+    what this changes.
     """
 
     family: ClassVar[str] = "duo"

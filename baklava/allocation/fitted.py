@@ -1,36 +1,82 @@
-"""Budgets of an allocator for the ratios of a job, and how they were found."""
+"""What fitting an allocator gives: budgets per ratio, and every trial that led to them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from baklava.allocation.base import Allocator
+import numpy as np
+from numpy.typing import NDArray
+
 from baklava.budgets import Budgets
 
-if TYPE_CHECKING:
-    import pandas as pd
+Shares = NDArray[np.float64]  # [N], one per KV cache
 
-    from baklava.importance.profile import Profile
+MAPPING = "mapping"  # the move of a trial whose shares come from a mapping of importance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Shares that a search tried at one ratio, and what they lose on the calibration prompts (nats per answer token).
+
+    `move` says how the shares came about: by a mapping with these `parameters`, as a start of the local search, or in a
+    round of it by moving so many fully kept KV caches; a move away from a mapping has that mapping's parameters.
+    """
+
+    ratio: float
+    number: int  # 0 is the uniform allocation
+    move: str
+    loss: float  # mean over the prompts that it saw
+    n_prompts: int
+    early_loss: float  # mean over the prompts that every mapping saw; NaN in the local search
+    complete: bool  # saw every prompt
+    chosen: bool
+    loss_full: float  # of the full cache, over all prompts
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An allocation that the local search tried, how it came about, and its mean loss on the calibration prompts."""
+
+    move: str
+    shares: Shares
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """What the local search tried at one ratio, from which start, and the candidate that loses least."""
+
+    candidates: Sequence[Candidate]
+    start: Candidate
+    best: Candidate
+    loss_full: float
+    n_prompts: int
+
+    def trials(self, ratio: float, *, since: int = 0, first: int = 0, **parameters: Any) -> list[Trial]:
+        """The candidates from `since` on as trials, numbered from `first`."""
+        return [
+            Trial(
+                ratio=ratio,
+                number=number,
+                move=candidate.move,
+                loss=candidate.loss,
+                n_prompts=self.n_prompts,
+                early_loss=np.nan,
+                complete=True,
+                chosen=candidate is self.best,
+                loss_full=self.loss_full,
+                parameters=parameters,
+            )
+            for number, candidate in enumerate(self.candidates[since:], first)
+        ]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Budgets per ratio, and the trace of what was tried for them, one row per trial."""
+    """Budgets per ratio, and the trials that led to them; none where shares follow from the profile alone."""
 
     budgets: dict[float, Budgets]
-    trace: pd.DataFrame
-
-
-def budgets_of(allocator: Allocator, profile: Profile, ratio: float) -> Budgets:
-    """What an allocator gives at a ratio, with its parameters and where they come from."""
-    parameters = {key: value for key, value in asdict(allocator).items() if key not in ("name", "search")}
-    provenance = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
-    return Budgets.from_shares(
-        allocator.shares(profile, ratio),
-        ratio=ratio,
-        model=profile.model,
-        allocator=allocator.name,
-        parameters=parameters,
-        provenance=provenance,
-    )
+    trials: Sequence[Trial] = ()

@@ -1,4 +1,4 @@
-"""HeadKV: equal base budgets, and a pool given out by importance (arXiv 2410.19258, section 3.2)."""
+"""HeadKV: equal base budgets, and a pool shared out by importance (arXiv 2410.19258, section 3.2)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadKV(Allocator):
-    """Every KV cache gives `1 / beta` of the mean share to a pool, which is given out in proportion to importance.
+    """Every KV cache gives `1 / beta` of the mean share to a pool, which is shared out in proportion to importance.
 
-    A cache that would keep more than everything is whole, and the rest goes to the others in the same proportion. The
-    paper's score is the attention that falls on the needle and on the reasoning that leads to it; the attention on
-    entries far back stands in for it here, and its pooling over a KV cache's query heads is a mean, as in the code for
-    models with GQA. The authors try `beta` from 1.005 to 10 for each model; 1.2 is the middle of their list.
+    A cache that would get more than 1 is fully kept, and the remainder goes to the others in the same proportion. The
+    paper's score is the attention on the needle and on the reasoning that leads to it; here the attention on entries
+    far back stands in for it, pooled over a KV cache's query heads by a mean, as in the authors' code for models with
+    GQA. The authors try `beta` from 1.005 to 10 for each model; 1.2 is the middle of their list.
     """
 
     family: ClassVar[str] = "headkv"

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def falling(rises: NDArray[np.float64]) -> NDArray[np.float64]:
+def fit_falling(rises: NDArray[np.float64]) -> NDArray[np.float64]:
     """The nearest curves (least squares) that fall along the first axis and stay at or above 0, `[K, N]`.
 
-    More memory does not cost anything: where noise says that it does, neighbouring levels take their mean.
+    More memory never raises the true loss: where noise says that it does, neighbouring levels take their mean.
     """
     from scipy.optimize import isotonic_regression
 
@@ -22,24 +22,24 @@ def knapsack(
     """Shares `[N]` in [floor, 1] that sum to `total`, with the least sum of hulls of the curves.
 
     `levels` `[K]` rise to 1; `rises` `[K, N]` fall, one column per KV cache. Every cache begins at `floor` (evenly
-    lower where the total is not enough); then memory goes to the steepest stretch of any hull, which is optimal since
-    hulls only flatten. Equally steep stretches fill at the same pace. The order does not depend on the total, so no
+    lower where the total is not enough); then memory goes to the steepest segment of any hull, which is optimal since
+    hulls only flatten. Equally steep segments fill at the same pace. The order does not depend on the total, so no
     cache gains when it shrinks.
     """
     n = rises.shape[1]
     begin = min(floor, total / n)
-    owners, lengths, slopes = _stretches(levels, rises, floor)
+    owners, lengths, slopes = _segments(levels, rises, floor)
     _, group = np.unique(-slopes, return_inverse=True)  # 0: the steepest
     room = np.bincount(group, lengths)
     spent = np.cumsum(room) - room
-    part = np.clip((total - begin * n - spent) / room, 0.0, 1.0)
-    return np.minimum(begin + np.bincount(owners, lengths * part[group], minlength=n), 1.0)
+    filled = np.clip((total - begin * n - spent) / room, 0.0, 1.0)
+    return np.minimum(begin + np.bincount(owners, lengths * filled[group], minlength=n), 1.0)
 
 
-def _stretches(
+def _segments(
     levels: NDArray[np.float64], rises: NDArray[np.float64], floor: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Straight stretches of all hulls between `floor` and 1: whose, how long, and what a share gains there."""
+    """Straight segments of all hulls between `floor` and 1: their KV caches, lengths, and loss saved per share."""
     x = np.concatenate([[floor], levels[levels > floor]])
     owners, lengths, slopes = [], [], []
     for cache, curve in enumerate(rises.T):

@@ -1,4 +1,4 @@
-"""A curve of prune ratios made elsewhere, as LU-KV saves it."""
+"""Shares from a curve of prune ratios that was made elsewhere, as LU-KV saves it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ TARGETS = 99  # 1 %, 2 %, ..., 99 %
 
 @dataclass(frozen=True, kw_only=True)
 class LuCurve(Allocator):
-    """Shares from a `.npy` file `[99, n_layers, n_kv_heads]`: the part of each KV cache to remove at 1 %, ..., 99 %.
+    """Shares from a `.npy` file `[99, n_layers, n_kv_heads]`: what to remove of each KV cache at 1 %, ..., 99 %.
 
     There is no default curve: one belongs to a model and to an eviction policy. Those that the authors publish were
     made with expected attention, `epsilon` 0.02, 4 sinks and the last entry kept (kvpress 0.5.5's `LUKVPress`); compare
     with `eviction=expected_attention evictions.expected_attention.epsilon=0.02`.
 
-    Between two targets, and to 0 and 100 % at the ends, shares lie on a straight line. Where the mean of the curve
-    misses its target, all shares (or all removed parts, where too little is kept) are scaled by the same factor. What
-    the file holds may give a cache more when the total shrinks, so unlike the other allocators this one does not
-    promise the contrary.
+    Shares are interpolated linearly between two targets, and to 0 and 100 % at the ends. Where the mean of the curve
+    misses its target, all shares (or all removed fractions, where too little is kept) are scaled by the same factor.
+    The file may give a cache more when the total shrinks, so unlike the other allocators this one may, too.
     """
 
     family: ClassVar[str] = "lu_curve"
@@ -61,9 +60,9 @@ class LuCurve(Allocator):
             )
         ends = np.zeros((1, *expected[1:])), np.ones((1, *expected[1:]))
         targets = np.concatenate([ends[0], removed, ends[1]])  # at 0, 1, ..., 100 %
-        place = min(int(100.0 * ratio), TARGETS)
-        part = 100.0 * ratio - place
-        shares = 1.0 - ((1.0 - part) * targets[place] + part * targets[place + 1])
+        index = min(int(100.0 * ratio), TARGETS)
+        weight = 100.0 * ratio - index
+        shares = 1.0 - ((1.0 - weight) * targets[index] + weight * targets[index + 1])
         return scaled_to_mean(shares, 1.0 - ratio)
 
 
@@ -82,9 +81,9 @@ def read_curve(path: Path) -> NDArray[np.float64]:
 
 
 def scaled_to_mean(shares: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
-    """Shares, or what they remove, times one factor, so that their mean is `mean`."""
-    now = float(shares.mean())
-    if now > mean:
-        return shares * (mean / now)
-    removed = (1.0 - shares) * ((1.0 - mean) / (1.0 - now) if now < 1.0 else 1.0)
+    """Shares with the given mean: all scaled by the same factor, or all removed fractions where too little is kept."""
+    current = float(shares.mean())
+    if current > mean:
+        return shares * (mean / current)
+    removed = (1.0 - shares) * ((1.0 - mean) / (1.0 - current) if current < 1.0 else 1.0)
     return np.clip(1.0 - removed, 0.0, 1.0)

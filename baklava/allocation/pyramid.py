@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 class Pyramid(Allocator):
     """Shares that fall evenly from the first layer to the last, which keeps `1 / beta` of the mean share.
 
-    The profile plays no part but for its shape. Where the first layer would keep more than everything it keeps
-    everything, and the last layer what makes the mean right, as in the authors' code. The recent window, which their
-    code adds to each layer's budget (8 entries in their runs), is here a part of it and a matter of the eviction
-    policy.
+    Only the shape of the profile matters. Where the first layer would keep more than everything it keeps everything,
+    and the last layer what makes the mean right, as in the authors' code. Their code adds the recent window (8 entries
+    in their runs) to each layer's budget; here it is included in the budget, and a matter of the eviction policy.
 
     `beta` 20 is the authors' default and kvpress 0.5.5's. kvpress gives all layers the same where the last would keep
     fewer entries than SnapKV's window (of 4,096 tokens, at any ratio above 0.69); here shares do not depend on lengths.

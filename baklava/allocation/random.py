@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Allocator):
-    """Shares in proportion to numbers drawn evenly from [0, 1), cut at 1; `seed` alone says which."""
+    """Shares in proportion to numbers drawn uniformly from [0, 1), capped at 1; they depend on `seed` alone."""
 
     family: ClassVar[str] = "random"
 

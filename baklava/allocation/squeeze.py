@@ -22,7 +22,7 @@ class Squeeze(Allocator):
     """Layers in three groups by the cosine between what enters and leaves their attention block.
 
     The group whose cosine is largest keeps `p` of the mean share, and what it gives up is spread evenly over the other
-    layers. Where these would keep more than everything, the rest goes back to the group. The groups are the best ones
+    layers. Where these would keep more than everything, the remainder goes back to the group. The groups are optimal
     (least squares), where the paper runs k-means; with fewer than three different cosines there are fewer groups.
     The authors' code has no default for `p`: their examples leave 0.38 (0.08 of 0.21) and 0.63 (0.25 of 0.4).
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Allocator):
-    """What every method is compared with."""
+    """The baseline that every method is compared with."""
 
     family: ClassVar[str] = "uniform"
 

@@ -46,9 +46,9 @@ class ExperimentPaths:
     def search_trace(self, model: str, allocator: str, eviction: str) -> Path:
         return self.root / "search" / model / allocator / f"{eviction}.parquet"
 
-    def search_study(self, model: str, allocator: str, eviction: str) -> Path:
-        """Finished trials, which outlive a killed search; no target of the workflow."""
-        return self.search_trace(model, allocator, eviction).with_suffix(".journal")
+    def search_losses(self, model: str, allocator: str, eviction: str) -> Path:
+        """Measured losses, which outlive a killed search; no target of the workflow."""
+        return self.search_trace(model, allocator, eviction).with_suffix(".losses")
 
     def search_cost(self, model: str, allocator: str, eviction: str) -> Path:
         """What the search took; no target of the workflow, as it is another with every run."""

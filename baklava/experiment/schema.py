@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
+from baklava.allocation import SearchedAllocator
 from baklava.experiment.components import (
     AllocatorConfig,
     CalibrationConfig,
@@ -131,6 +132,11 @@ class ExperimentConfig(FrozenModel):
             return []
         searched = [method for method in methods(self) if self.allocators[method[0]].build().searches]
         return [(model, *method) for model in self.models for method in searched]
+
+    @property
+    def mapping_searches(self) -> list[tuple[str, str, str]]:
+        """Those among the searches that pick the parameters of a mapping."""
+        return [search for search in self.searches if isinstance(self.allocators[search[1]].build(), SearchedAllocator)]
 
 
 def methods(config: ExperimentConfig) -> Iterator[tuple[str, str]]:

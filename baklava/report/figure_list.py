@@ -70,8 +70,11 @@ def _budgets(config: ExperimentConfig) -> Iterator[ReportFigure]:
 
 
 def _search(config: ExperimentConfig) -> Iterator[ReportFigure]:
-    for name, figure in (("search_history", "history of the search"), ("search_importance", "what mattered")):
-        for model, *method in config.searches:
+    for name, figure, searches in (
+        ("search_history", "history of the search", config.searches),
+        ("search_importance", "what mattered", config.mapping_searches),
+    ):
+        for model, *method in searches:
             labels = {"figure": figure, "model": model, "method": " / ".join(method)}
             yield ReportFigure("/".join([name, model, *method]), "Search", name, labels)
 

@@ -1,1 +1,1 @@
-"""Finds budgets: the mapping from importance to shares, and the local search that refines it."""
+"""Finds budgets: the search for a mapping from importance to shares, and the local search that needs no mapping."""

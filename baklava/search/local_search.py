@@ -1,7 +1,7 @@
-"""The joint refinement: marginal losses measured around an allocation, and budget moved to where it is worth most.
+"""Local search around measured budgets: probe every KV cache, then move budget to where it is worth most.
 
 Removing one KV cache at a time hides redundancy: of two that hold the same, each can go, but not both. So losses are
-measured again at the allocation at hand, with everything else as compressed as it will be.
+measured again around the current allocation, with everything else as compressed as it will be.
 """
 
 from __future__ import annotations
@@ -11,28 +11,47 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-Shares = NDArray[np.float64]  # [N], one per KV cache
-# Mean losses of some allocations per ratio: one call, so that one prefill per prompt serves all of them.
+from baklava.allocation.fitted import Candidate, Optimum, Shares
+from baklava.budgets import Budgets
+from baklava.calibration.prompts import Prompt
+from baklava.inference.continuation_loss import LossSource
+
+# Mean losses of allocations per ratio: one call, so that one prefill per prompt serves all of them.
 Losses = Callable[[Mapping[float, Sequence[Shares]]], Mapping[float, NDArray[np.float64]]]
 
-MIN_SHARE = 1e-9  # a smaller part of a share is none
+MIN_SHARE = 1e-9  # room below this counts as none
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An allocation that was tried, how it came about, and its mean loss on the search prompts."""
+class MeanLosses:
+    """`Losses` of allocations: means over prompts. `progress` advances by one for each prompt."""
 
-    move: str
-    shares: Shares
-    loss: float
+    def __init__(self, losses: LossSource, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
+        self._losses = losses
+        self._prompts = prompts
+        self._shape = shape
+        self._progress = progress
+
+    def __call__(self, allocations: Mapping[float, Sequence[Shares]]) -> dict[float, NDArray[np.float64]]:
+        budgets = [
+            Budgets.from_shares(shares.reshape(self._shape)) for group in allocations.values() for shares in group
+        ]
+        losses = np.zeros((len(self._prompts), len(budgets)))
+        for i, prompt in enumerate(self._prompts):
+            if budgets:
+                losses[i] = self._losses.losses(prompt, budgets)
+            self._progress.update()
+        ends = np.cumsum([len(group) for group in allocations.values()], dtype=int)
+        groups = np.split(losses.mean(0), ends)[:-1]  # nothing comes after the last one
+        return dict(zip(allocations, groups, strict=True))
 
 
 @dataclass
 class LocalSearch:
-    """One ratio: all allocations tried so far, the `n_starts` starts first, and the step of the next round."""
+    """The search at one ratio: all candidates so far, the `n_starts` starts first, and the step of the next round."""
 
-    trials: list[Candidate]
+    candidates: list[Candidate]
     n_starts: int
     step: float
     floor: float
@@ -40,17 +59,17 @@ class LocalSearch:
     @property
     def start(self) -> Candidate:
         """The start that loses least."""
-        return min(self.trials[: self.n_starts], key=lambda trial: trial.loss)
+        return min(self.candidates[: self.n_starts], key=lambda candidate: candidate.loss)
 
     @property
     def best(self) -> Candidate:
-        """The allocation at hand: the first of those that lose least."""
-        return min(self.trials, key=lambda trial: trial.loss)
+        """The current allocation: the first of those that lose least."""
+        return min(self.candidates, key=lambda candidate: candidate.loss)
 
     def take(self, moves: Mapping[str, Shares], losses: NDArray[np.float64]) -> None:
-        """Go on from the best of these if it loses less than the allocation at hand; else look closer."""
+        """Accept the best move if it lowers the loss; otherwise halve the step."""
         before = self.best
-        self.trials += _trials(moves, losses)
+        self.candidates += _candidates(moves, losses)
         if self.best is before:
             self.step /= 2
 
@@ -60,16 +79,16 @@ class LocalSearch:
         return np.clip(1.0 - shares, 0.0, self.step), np.clip(shares - self.floor, 0.0, self.step)
 
     def probes(self) -> list[Shares]:
-        """The allocation at hand with one KV cache a step up, then with one a step down, where there is room."""
+        """The current allocation with one KV cache a step up, then with one a step down, where there is room."""
         up, down = self.room()
-        at_hand, n = self.best.shares, len(up)
+        current, n = self.best.shares, len(up)
         return [
-            *(at_hand + up[i] * (np.arange(n) == i) for i in np.flatnonzero(up > MIN_SHARE)),
-            *(at_hand - down[i] * (np.arange(n) == i) for i in np.flatnonzero(down > MIN_SHARE)),
+            *(current + up[i] * (np.arange(n) == i) for i in np.flatnonzero(up > MIN_SHARE)),
+            *(current - down[i] * (np.arange(n) == i) for i in np.flatnonzero(down > MIN_SHARE)),
         ]
 
     def proposals(self, losses: NDArray[np.float64], *, label: str) -> dict[str, Shares]:
-        """Less and more budget moved, from those that lose least to those that gain most; `losses` of the probes."""
+        """Moves of several sizes, from the caches that lose least to those that gain most; `losses` of the probes."""
         up, down = self.room()
         n_up = int((up > MIN_SHARE).sum())
         best = self.best.loss
@@ -86,6 +105,10 @@ class LocalSearch:
             if size <= min(up.sum(), down.sum())
         }
 
+    def optimum(self, *, loss_full: float, n_prompts: int) -> Optimum:
+        """The result, with the full cache's loss and the number of prompts that all losses are means over."""
+        return Optimum(tuple(self.candidates), self.start, self.best, loss_full, n_prompts)
+
 
 def _spread(size: float, room: Shares, *, by: NDArray[np.float64]) -> Shares:
     """`size` given to KV caches in order of `by`, smallest first, each as much as it has room for."""
@@ -95,30 +118,31 @@ def _spread(size: float, room: Shares, *, by: NDArray[np.float64]) -> Shares:
     return amounts
 
 
-def _trials(tried: Mapping[str, Shares], losses: NDArray[np.float64]) -> list[Candidate]:
-    return [Candidate(move, shares, float(loss)) for (move, shares), loss in zip(tried.items(), losses, strict=True)]
+def _candidates(moves: Mapping[str, Shares], losses: NDArray[np.float64]) -> list[Candidate]:
+    return [Candidate(move, shares, float(loss)) for (move, shares), loss in zip(moves.items(), losses, strict=True)]
 
 
-def refine(
+def search_locally(
     starts: Mapping[float, Mapping[str, Shares]], losses: Losses, *, rounds: int, step: float, floor: float
 ) -> dict[float, LocalSearch]:
-    """Refine the best of each ratio's starts, all ratios side by side.
+    """Search around the best of each ratio's starts, all ratios side by side.
 
-    A round probes every KV cache, then tries moves of several sizes and goes on from the best if it loses less than
-    the allocation at hand, else from the same one with half the step. So no round makes the loss higher.
+    A round probes every KV cache, then tries moves of several sizes and continues from the best if it loses less than
+    the current allocation, else from the same one with half the step. So no round raises the loss.
     """
 
-    def measure(some: Mapping[float, Mapping[str, Shares]]) -> Mapping[float, NDArray[np.float64]]:
-        return losses({ratio: list(tried.values()) for ratio, tried in some.items()})
+    def measure(allocations: Mapping[float, Mapping[str, Shares]]) -> Mapping[float, NDArray[np.float64]]:
+        return losses({ratio: list(named.values()) for ratio, named in allocations.items()})
 
     measured = measure(starts)
-    found = {
-        ratio: LocalSearch(_trials(tried, measured[ratio]), len(tried), step, floor) for ratio, tried in starts.items()
+    searches = {
+        ratio: LocalSearch(_candidates(named, measured[ratio]), len(named), step, floor)
+        for ratio, named in starts.items()
     }
     for number in range(1, rounds + 1):
-        probed = losses({ratio: one.probes() for ratio, one in found.items()})
-        moves = {ratio: one.proposals(probed[ratio], label=f"round {number}") for ratio, one in found.items()}
+        probed = losses({ratio: search.probes() for ratio, search in searches.items()})
+        moves = {ratio: search.proposals(probed[ratio], label=f"round {number}") for ratio, search in searches.items()}
         measured = measure(moves)
-        for ratio, one in found.items():
-            one.take(moves[ratio], measured[ratio])
-    return found
+        for ratio, search in searches.items():
+            search.take(moves[ratio], measured[ratio])
+    return searches

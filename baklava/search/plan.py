@@ -19,7 +19,7 @@ UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 
 
 def plan(overrides: Sequence[str]) -> None:
-    """Print how the memory divides and the ratio that it takes, for each model; write budgets where asked to.
+    """Print for each model how the memory divides and which ratio fits; write budgets where asked to.
 
     Raises `UserError` where a model does not fit, in one line that says what takes the memory.
     """
@@ -37,7 +37,7 @@ def plan(overrides: Sequence[str]) -> None:
 
 
 def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
-    """Print the division for one model and return the ratio that it takes."""
+    """Print how the memory divides for one model, and return the ratio that fits."""
     memory = settings.gpu_memory if settings.gpu_memory is not None else _device_memory(model)
     shape, itemsize, weights = read_shape(model), ITEMSIZE[model.dtype], weight_bytes(model)
     work = Workload(
@@ -47,44 +47,45 @@ def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
         rows=min(settings.prefill_rows, settings.batch),
         chunk=settings.prefill_chunk,
     )
-    found = divide_memory(shape, work, available=memory - settings.reserve - weights, itemsize=itemsize)
+    division = divide_memory(shape, work, available=memory - settings.reserve - weights, itemsize=itemsize)
     per_token = shape.n_layers * shape.kv_bytes_per_token(itemsize)
-    if found.ratio > settings.largest_ratio:
-        raise UserError(_misfit(model, settings, found, memory=memory, weights=weights))
-    way = f"in chunks of {work.chunk}" if found.chunked else "in one pass"
+    if division.ratio > settings.largest_ratio:
+        raise UserError(_misfit(model, settings, division, memory=memory, weights=weights))
+    way = f"in chunks of {work.chunk}" if division.chunked else "in one pass"
     rows = [
         ("weights", weights, model.dtype),
         ("reserve", settings.reserve, "of the device, and of its allocator"),
-        ("reading a context", found.reading, f"estimate; {work.rows} at a time, {way}"),
-        ("kept whole", found.unbudgeted, "new tokens and sliding windows"),
-        ("KV caches", found.kv_full, f"uncompressed; {_size(per_token)} per token"),
+        ("reading a context", division.reading, f"estimate; {work.rows} at a time, {way}"),
+        ("kept whole", division.unbudgeted, "new tokens and sliding windows"),
+        ("KV caches", division.kv_full, f"uncompressed; {_size(per_token)} per token"),
     ]
     print(f"{model.name}: {work.batch} x {work.context} tokens in {_size(memory)}")
-    for part, n_bytes, note in rows:
-        print(f"  {part:<18}{_size(n_bytes):>11}  {note}")
-    if found.ratio == 0:
+    for item, n_bytes, note in rows:
+        print(f"  {item:<18}{_size(n_bytes):>11}  {note}")
+    if division.ratio == 0:
         print("  fits without compression")
     else:
-        kept = (1.0 - found.ratio) * found.kv_full
-        print(f"  fits at ratio {found.ratio:g}: {_size(kept)} of KV caches, {1 - found.ratio:.1%} of their entries")
-    return found.ratio
+        kept = (1.0 - division.ratio) * division.kv_full
+        entries = f"{1 - division.ratio:.1%} of their entries"
+        print(f"  fits at ratio {division.ratio:g}: {_size(kept)} of KV caches, {entries}")
+    return division.ratio
 
 
-def _misfit(model: ModelConfig, settings: PlanConfig, found: Division, *, memory: int, weights: int) -> str:
-    least = (1.0 - settings.largest_ratio) * found.kv_full
-    left = memory - weights - settings.reserve - found.reading - found.unbudgeted
+def _misfit(model: ModelConfig, settings: PlanConfig, division: Division, *, memory: int, weights: int) -> str:
+    least = (1.0 - settings.largest_ratio) * division.kv_full
+    left = memory - weights - settings.reserve - division.reading - division.unbudgeted
     remains = f"leave {_size(left)}" if left > 0 else f"are {_size(-left)} too much"
     return (
         f"{model.name} does not fit: of {_size(memory)}, weights ({_size(weights)}), "
-        f"reserve ({_size(settings.reserve)}), "
-        f"reading a context ({_size(found.reading)}) and what is kept whole ({_size(found.unbudgeted)}) {remains}, and "
+        f"reserve ({_size(settings.reserve)}), reading a context ({_size(division.reading)}) and what is kept whole "
+        f"({_size(division.unbudgeted)}) {remains}, and "
         f"{settings.batch} x {settings.context} tokens take {_size(least)} at the largest ratio, "
         f"{settings.largest_ratio:g}; lower plan.context or plan.batch, or raise plan.gpu_memory"
     )
 
 
 def _size(n_bytes: float) -> str:
-    """In the largest unit of which there is at least a half."""
+    """The size in the largest unit of which there is at least a half."""
     unit = next((unit for unit, size in UNITS.items() if n_bytes >= size / 2), "KiB")
     return f"{n_bytes / UNITS[unit]:.2f} {unit}"
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pyarrow as pa
+from tqdm import tqdm
 
-from baklava.allocation import Allocator, BaklavaMeasured, Fitted, budgets_of
 from baklava.errors import UserError
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.models.files import model_fingerprint
-from baklava.search.trace import SCHEMA, trace
-from baklava.system.parquet import write_parquet
+from baklava.search.context import SearchContext
+from baklava.search.trace import write_trace
 
 
 def allocate(job: AllocateJob) -> None:
     """Write the budgets of one method at every ratio, and the trace of how they were found (empty for most)."""
+    profile = _load_profile(job)
+    with SearchContext(job, profile) as context:
+        fitted = job.allocator.build().fit(context)
+        if cost := context.cost():
+            cost.save(job.cost)
+            tqdm.write(f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: {cost}")
+    for ratio, path in job.budgets.items():
+        fitted.budgets[ratio].save(path)
+    write_trace(job, fitted.trials)
+
+
+def _load_profile(job: AllocateJob) -> Profile:
+    """The profile, with curves where the allocator needs them. Raises `UserError` where the model has changed since."""
     profile = Profile.load(job.profile)
     measured = profile.meta.get("content")
     if measured is not None and model_fingerprint(job.model) not in (measured, None):
@@ -25,21 +37,6 @@ def allocate(job: AllocateJob) -> None:
             f"{job.profile}: measured on other files than {job.model.path} holds now; remove the profile and make it "
             "again, or restore the model"
         )
-    if job.curves is not None:
-        profile = replace(profile, curves=LossCurves.load(job.curves, profile, job.eviction.model_dump(mode="json")))
-    fitted = _fitted(job, job.allocator.build(), profile)
-    for ratio, path in job.budgets.items():
-        fitted.budgets[ratio].save(path)
-    write_parquet(job.trace, pa.Table.from_pandas(fitted.trace, preserve_index=False), schema=SCHEMA)
-
-
-def _fitted(job: AllocateJob, allocator: Allocator, profile: Profile) -> Fitted:
-    if isinstance(allocator, BaklavaMeasured) and allocator.rounds and job.budgets:
-        from baklava.search.measured import joint_budgets
-
-        return joint_budgets(job, allocator, profile)
-    if allocator.searches:
-        from baklava.search.mapping import searched_budgets
-
-        return searched_budgets(job, allocator, profile)
-    return Fitted({ratio: budgets_of(allocator, profile, ratio) for ratio in job.budgets}, trace(job, {}))
+    if job.curves is None:
+        return profile
+    return replace(profile, curves=LossCurves.load(job.curves, profile, job.eviction.model_dump(mode="json")))

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from baklava.allocation.knapsack import falling, knapsack
+from baklava.allocation.knapsack import fit_falling, knapsack
 
 LEVELS = np.array([0.0, 0.02, 0.1, 0.25, 0.5, 1.0])
 ANY_CURVES = st.integers(1, 6).flatmap(
@@ -22,7 +22,7 @@ FLOORS = st.sampled_from([0.0, 0.02, 0.03, 0.5, 1.0])
 
 def fallen(rises: NDArray[np.float64]) -> NDArray[np.float64]:
     """Smoothed, with the full cache's loss at the end."""
-    return np.concatenate([falling(rises), np.zeros((1, rises.shape[1]))])
+    return np.concatenate([fit_falling(rises), np.zeros((1, rises.shape[1]))])
 
 
 def hull_loss(shares: NDArray[np.float64], rises: NDArray[np.float64], floor: float) -> float:
@@ -72,14 +72,14 @@ def test_no_cache_gains_when_the_total_shrinks(
 
 @given(rises=ANY_CURVES)
 def test_smoothed_curves_fall_and_those_that_fell_stay(rises: NDArray[np.float64]) -> None:
-    smooth = falling(rises)
+    smooth = fit_falling(rises)
     assert (np.diff(smooth, axis=0) <= 1e-12).all()
     assert smooth.min() >= 0
-    np.testing.assert_allclose(falling(smooth), smooth, atol=1e-12)
+    np.testing.assert_allclose(fit_falling(smooth), smooth, atol=1e-12)
 
 
 def test_noise_is_averaged_with_its_neighbours() -> None:
-    assert falling(np.array([[3.0], [1.0], [2.0], [-1.0]]))[:, 0].tolist() == [3.0, 1.5, 1.5, 0.0]
+    assert fit_falling(np.array([[3.0], [1.0], [2.0], [-1.0]]))[:, 0].tolist() == [3.0, 1.5, 1.5, 0.0]
 
 
 def test_memory_goes_to_the_steepest_stretch_first() -> None:

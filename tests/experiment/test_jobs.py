@@ -41,7 +41,7 @@ def outputs(job: Any) -> list[Path]:
         case jobs.ProfileJob() | jobs.CurvesJob() | jobs.MeasureJob() | jobs.TrackJob():
             return [job.output]
         case jobs.AllocateJob():
-            return [*job.budgets.values(), job.trace, job.study, job.cost]
+            return [*job.budgets.values(), job.trace, job.losses, job.cost]
         case jobs.EvaluateJob() | jobs.MergeJob():
             return [job.records, job.timings]
         case jobs.SummarizeJob():

@@ -22,7 +22,7 @@ def paths(layout: ExperimentPaths, model: str, other: str, ratio: float) -> list
         layout.curves(model, other),
         layout.budgets(model, other, other, ratio),
         layout.search_trace(model, other, other),
-        layout.search_study(model, other, other),
+        layout.search_losses(model, other, other),
         layout.search_cost(model, other, other),
         layout.records(model, other),
         layout.summary_csv,

@@ -27,7 +27,7 @@ SAME = ("summary.csv", "summary.parquet", "headline.json", "calibration", "profi
 
 
 # Files that say when or how long.
-WITH_TIMES = (".usage.csv", ".cost.json", ".journal", ".losses")
+WITH_TIMES = (".usage.csv", ".cost.json", ".losses")
 
 
 def digests(folder: Path) -> dict[str, str]:

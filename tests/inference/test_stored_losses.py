@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.experiment.components import EvictionConfig, ModelConfig
-from baklava.inference.stored_losses import LossStore, MeanLosses
+from baklava.inference.stored_losses import LossStore
 from baklava.system.append_log import HEADER
 
 MODEL = ModelConfig(name="m", path="some/model", dtype="float32")
@@ -85,27 +83,16 @@ def test_without_budgets_nothing_is_measured_or_kept(tmp_path: Path, replay: Fak
     assert (tmp_path / "a.losses").read_bytes() == HEADER
 
 
-class MeansOfShares:
-    """Losses that are known: what is missing of all shares, and more on later prompts."""
-
-    def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
-        assert budgets
-        return np.array([1 - one.shares.mean() + prompt.index for one in budgets])
-
-
-@given(
-    sizes=st.lists(st.integers(0, 3), max_size=4),
-    shape=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    n_prompts=st.integers(1, 3),
-)
-def test_means_are_those_of_every_allocation_however_few(
-    sizes: list[int], shape: tuple[int, int], n_prompts: int
+def test_a_second_process_waits_for_the_first_to_end(
+    tmp_path: Path, replay: FakeReplay, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    random = np.random.default_rng(sum(sizes))
-    rows = {float(place): [random.random(shape[0] * shape[1]) for _ in range(n)] for place, n in enumerate(sizes)}
-    prompts = [replace(PROMPT, index=index) for index in range(n_prompts)]
-    found = MeanLosses(MeansOfShares(), prompts, shape, tqdm(disable=True))(rows)  # type: ignore[arg-type]
-    assert list(found) == list(rows)
-    for ratio, some in rows.items():
-        expected = [np.mean([1 - one.mean() + prompt.index for prompt in prompts]) for one in some]
-        assert found[ratio].tolist() == pytest.approx(expected)
+    path = tmp_path / "a.losses"
+    second = Thread(target=measured, args=[path, replay])
+    with LossStore.at(path, MODEL, POLICY, lambda: replay) as store:  # type: ignore[arg-type, return-value]
+        second.start()
+        second.join(0.1)
+        assert second.is_alive()
+        store.losses(PROMPT, BUDGETS)
+    second.join()
+    assert replay.asked == 1
+    assert "a.losses: waiting while another process is at work on it" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""The joint refinement: never worse than its start, totals kept, and redundancy that single removals do not show."""
+"""The local search: never worse than its start, totals kept, and redundancy that single removals do not show."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from baklava.search.local_search import Candidate, LocalSearch, refine
+from baklava.allocation.fitted import Candidate
+from baklava.budgets import Budgets
+from baklava.calibration.prompts import Prompt
+from baklava.search.local_search import LocalSearch, MeanLosses, search_locally
 
 Loss = Callable[[NDArray[np.float64]], float]
 
@@ -21,7 +25,9 @@ def losses_by(loss: Loss):
 
 
 def refined(loss: Loss, start: list[float], *, rounds: int = 12, step: float = 0.25, floor: float = 0.0) -> LocalSearch:
-    return refine({0.5: {"start": np.array(start)}}, losses_by(loss), rounds=rounds, step=step, floor=floor)[0.5]
+    return search_locally({0.5: {"start": np.array(start)}}, losses_by(loss), rounds=rounds, step=step, floor=floor)[
+        0.5
+    ]
 
 
 @given(
@@ -39,8 +45,8 @@ def test_no_round_makes_it_worse_and_every_allocation_keeps_the_total(
     found = refined(
         lambda shares: float(np.sin(9 * shares @ weights[0]) + shares @ weights[1]), start, step=step, floor=floor
     )
-    assert found.best.loss <= found.trials[0].loss
-    for trial in found.trials:
+    assert found.best.loss <= found.candidates[0].loss
+    for trial in found.candidates:
         assert trial.shares.sum() == pytest.approx(sum(start), abs=1e-9)
         assert ((trial.shares >= 0) & (trial.shares <= 1)).all()
         assert (trial.shares >= np.minimum(start, floor) - 1e-12).all()
@@ -71,7 +77,7 @@ def test_redundancy_that_single_removals_do_not_show() -> None:
 def test_a_round_without_gain_looks_closer() -> None:
     found = refined(lambda shares: float(np.abs(shares - 0.5).sum()), [0.5, 0.5], rounds=3, step=0.4)
     assert found.step == pytest.approx(0.05)
-    assert found.best is found.trials[0]
+    assert found.best is found.candidates[0]
 
 
 def test_probes_are_one_step_up_and_down_where_there_is_room() -> None:
@@ -83,16 +89,16 @@ def test_probes_are_one_step_up_and_down_where_there_is_room() -> None:
 def test_ratios_go_side_by_side_and_do_not_touch_each_other() -> None:
     losses = losses_by(lambda shares: float(np.array([3.0, 1.0]) @ (1 - shares) ** 2))
     starts = {0.5: {"a": np.array([0.5, 0.5])}, 0.8: {"a": np.array([0.2, 0.2]), "b": np.array([0.4, 0.0])}}
-    together = refine(starts, losses, rounds=3, step=0.1, floor=0.0)
+    together = search_locally(starts, losses, rounds=3, step=0.1, floor=0.0)
     for ratio, tried in starts.items():
-        alone = refine({ratio: tried}, losses, rounds=3, step=0.1, floor=0.0)[ratio]
-        assert [trial.loss for trial in alone.trials] == [trial.loss for trial in together[ratio].trials]
+        alone = search_locally({ratio: tried}, losses, rounds=3, step=0.1, floor=0.0)[ratio]
+        assert [trial.loss for trial in alone.candidates] == [trial.loss for trial in together[ratio].candidates]
     assert together[0.8].start.move == "b"
 
 
 def test_where_nothing_can_move_nothing_is_proposed() -> None:
     found = refined(lambda shares: float(shares.sum()), [0.0, 0.0], floor=0.1)
-    assert [trial.move for trial in found.trials] == ["start"]
+    assert [trial.move for trial in found.candidates] == ["start"]
 
 
 @pytest.mark.filterwarnings("error")
@@ -108,8 +114,8 @@ def test_infinite_losses_are_worst_and_equal_to_each_other(start: list[float], r
         return float(1 - shares[0]) if shares[0] >= lost else np.inf
 
     found = refined(loss, start, rounds=rounds, step=0.5)
-    assert found.best.loss == min(trial.loss for trial in found.trials) == loss(found.best.shares)
-    assert all(trial.shares.sum() == pytest.approx(sum(start)) for trial in found.trials)
+    assert found.best.loss == min(trial.loss for trial in found.candidates) == loss(found.best.shares)
+    assert all(trial.shares.sum() == pytest.approx(sum(start)) for trial in found.candidates)
 
 
 def test_from_an_infinite_loss_budget_moves_to_where_losses_are_finite() -> None:
@@ -117,5 +123,31 @@ def test_from_an_infinite_loss_budget_moves_to_where_losses_are_finite() -> None
     assert (found.start.loss, found.best.loss) == (np.inf, 0.0)
 
 
-def test_without_ratios_nothing_is_refined() -> None:
-    assert refine({}, losses_by(lambda shares: float(shares.sum())), rounds=2, step=0.1, floor=0.0) == {}
+def test_without_ratios_nothing_is_searched() -> None:
+    assert search_locally({}, losses_by(lambda shares: float(shares.sum())), rounds=2, step=0.1, floor=0.0) == {}
+
+
+class MeansOfShares:
+    """Losses that are known: what is missing of all shares, and more on later prompts."""
+
+    def losses(self, prompt: Prompt, budgets: list[Budgets]) -> np.ndarray:
+        assert budgets
+        return np.array([1 - one.shares.mean() + prompt.index for one in budgets])
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3), max_size=4),
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    n_prompts=st.integers(1, 3),
+)
+def test_means_are_those_of_every_allocation_however_few(
+    sizes: list[int], shape: tuple[int, int], n_prompts: int
+) -> None:
+    random = np.random.default_rng(sum(sizes))
+    rows = {float(place): [random.random(shape[0] * shape[1]) for _ in range(n)] for place, n in enumerate(sizes)}
+    prompts = [Prompt("none", index, "context", "question", "answer") for index in range(n_prompts)]
+    found = MeanLosses(MeansOfShares(), prompts, shape, tqdm(disable=True))(rows)  # type: ignore[arg-type]
+    assert list(found) == list(rows)
+    for ratio, some in rows.items():
+        expected = [np.mean([1 - one.mean() + prompt.index for prompt in prompts]) for one in some]
+        assert found[ratio].tolist() == pytest.approx(expected)

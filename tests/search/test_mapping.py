@@ -1,8 +1,7 @@
-"""The search finds low losses, drops bad trials early, is never worse than uniform, and survives being killed."""
+"""The search finds low losses, prunes bad trials early, is never worse than uniform, and survives being killed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,9 +16,11 @@ from baklava.allocation import Baklava
 from baklava.allocation.base import SearchPoint
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
+from baklava.experiment.schema import EvictionConfig, ModelConfig
 from baklava.importance.profile import Profile
-from baklava.search.mapping import NEIGHBOURS, Search
-from baklava.search.study import ROUND, Study, journal
+from baklava.inference.stored_losses import LossStore
+from baklava.search.mapping import NEIGHBOURS, MappingSearch
+from baklava.search.study import ROUND, Study
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(8)]
 RATIOS = (0.5, 0.8)
@@ -63,24 +64,15 @@ def uniform_is_best(budgets: Budgets) -> float:
     return float(np.ptp(budgets.shares))
 
 
-def studies(storage, ratios=RATIOS, name: str = "one") -> dict[float, Study]:
-    space = Baklava(name="b").space(profile())
-    return {ratio: Study(storage, f"{name} {ratio}", space, seed=f"{ratio}") for ratio in ratios}
-
-
 def run(path: Path, replay: FakeReplay, n_rounds: int, ratios=RATIOS, prompts=PROMPTS) -> Mapping[float, Study]:
-    """Go on from what the journal holds, as `searched_budgets` does."""
-    with journal(path) as storage:
-        some = studies(storage, ratios)
-        done = min(n_rounds, *(study.n_rounds_saved for study in some.values()))
-        for study in some.values():
-            study.resume(done)
-        search = Search(Baklava(name="b"), profile(), some, prompts)
-        for _ in range(done, n_rounds):
-            search.round(replay, tqdm(disable=True))
-            for study in some.values():
-                study.save({"seconds": 1.0})
-        return some
+    """Search with the losses that the store holds, as a job does."""
+    model = ModelConfig(name="fake", path="nowhere/fake")
+    policy = EvictionConfig(name="streaming_llm", family="streaming_llm")
+    with LossStore.at(path, model, policy, lambda: replay) as losses:  # type: ignore[arg-type, return-value]
+        search = MappingSearch(Baklava(name="b"), profile(), ratios, prompts, losses, seed=0)
+        for _ in range(n_rounds):
+            search.round(tqdm(disable=True))
+        return search.studies
 
 
 def outcome(some: Mapping[float, Study]) -> list[list[tuple[TrialState, SearchPoint, dict[int, float]]]]:
@@ -91,7 +83,7 @@ def outcome(some: Mapping[float, Study]) -> list[list[tuple[TrialState, SearchPo
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeReplay, Mapping[float, Study]]:
     replay = FakeReplay(near_the_best)
-    return replay, run(tmp_path_factory.mktemp("search") / "a.journal", replay, 4)
+    return replay, run(tmp_path_factory.mktemp("search") / "a.losses", replay, 4)
 
 
 def test_what_is_found_beats_uniform_and_the_configured_mapping(finished) -> None:
@@ -127,7 +119,7 @@ def test_of_equal_losses_uniform_wins(tmp_path: Path) -> None:
     assert [one.best.number for one in run(tmp_path / "b", FakeReplay(uniform_is_best), 2).values()] == [0, 0]
 
 
-def test_trials_that_are_worse_than_the_median_drop_out(finished) -> None:
+def test_trials_that_are_worse_than_the_median_are_pruned(finished) -> None:
     replay, some = finished
     for study in some.values():
         first = [(one.intermediate_values[2], one.state) for one in study.trials[2:ROUND]]
@@ -139,7 +131,7 @@ def test_trials_that_are_worse_than_the_median_drop_out(finished) -> None:
 
 
 @pytest.mark.parametrize(("stop", "part"), [(2, 0.5), (4, 0.25)])
-def test_who_goes_on_is_among_the_better_of_the_round_and_of_earlier_complete_trials(finished, stop, part) -> None:
+def test_what_continues_is_among_the_better_of_the_round_and_of_earlier_complete_trials(finished, stop, part) -> None:
     for study in finished[1].values():
         before = [one for one in study.trials[:ROUND] if one.state == TrialState.COMPLETE]
         second = [one for one in study.trials[ROUND : 2 * ROUND] if stop in one.intermediate_values]
@@ -176,18 +168,19 @@ def test_a_killed_search_finds_what_an_undisturbed_one_does(tmp_path: Path, call
         run(tmp_path / "b", FakeReplay(near_the_best, calls=calls), 3)
     again = FakeReplay(near_the_best)
     assert outcome(run(tmp_path / "b", again, 3)) == outcome(undisturbed)
-    assert len(again.asked) == (3 - calls // len(PROMPTS)) * len(PROMPTS)  # finished rounds are not run again
+    assert len(again.asked) == 3 * len(PROMPTS) - calls  # finished prompts are not measured again
 
 
 @pytest.mark.parametrize("lines", [3, 7, 11, 14])
-def test_a_journal_cut_anywhere_is_gone_on_from(tmp_path: Path, lines: int) -> None:
+def test_a_store_cut_anywhere_is_continued(tmp_path: Path, lines: int) -> None:
     path = tmp_path / "a"
     undisturbed = outcome(run(path, FakeReplay(near_the_best), 2))
     written = path.read_bytes().splitlines(keepends=True)
     cut = round(len(written) * lines / 16)
     path.write_bytes(b"".join(written[:cut]) + written[cut][:-9])
-    assert outcome(run(path, FakeReplay(near_the_best), 2)) == undisturbed
-    assert [json.loads(line) for line in path.read_bytes().splitlines()]
+    again = FakeReplay(near_the_best)
+    assert outcome(run(path, again, 2)) == undisturbed
+    assert len(again.asked) == len(written) - cut
 
 
 def test_a_finished_search_replays_nothing(tmp_path: Path) -> None:
@@ -195,7 +188,7 @@ def test_a_finished_search_replays_nothing(tmp_path: Path) -> None:
     assert outcome(run(tmp_path / "a", FakeReplay(near_the_best, calls=0), 2)) == first
 
 
-def test_more_rounds_go_on_from_fewer_and_fewer_ignore_the_later_ones(tmp_path: Path) -> None:
+def test_more_rounds_continue_from_fewer_and_fewer_ignore_the_later_ones(tmp_path: Path) -> None:
     two = outcome(run(tmp_path / "a", FakeReplay(near_the_best), 2))
     three = outcome(run(tmp_path / "a", FakeReplay(near_the_best), 3))
     assert [trials[: 2 * ROUND] for trials in three] == two
@@ -225,7 +218,7 @@ class WorseLater(FakeReplay):
 
 
 @pytest.mark.parametrize("bad", [100.0, np.inf, np.nan])
-def test_a_round_ends_where_all_of_its_trials_have_dropped_out(tmp_path: Path, bad: float) -> None:
+def test_a_round_ends_where_all_of_its_trials_are_pruned(tmp_path: Path, bad: float) -> None:
     first = run(tmp_path / "a", FakeReplay(near_the_best), 1)
     replay = WorseLater(bad, n_prompts=len(PROMPTS))
     some = run(tmp_path / "b", replay, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_models import random_model, random_tokens
 
-from baklava.allocation import Baklava, BaklavaMeasured, Fitted
+from baklava.allocation import Baklava, Fitted
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
@@ -20,9 +20,7 @@ from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
 from baklava.profiling.loss_curves import measure_rises
-from baklava.search import mapping as search
-from baklava.search import measured as joint
-from baklava.search.measured import joint_budgets
+from baklava.search.context import SearchContext
 
 
 class FixedPrompt(Prompt):
@@ -39,8 +37,7 @@ PROMPTS = tuple(FixedPrompt("none", index, "", "", "") for index in range(3))
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     model = LoadedModel("tiny-llama", random_model(), tokenizer=None)  # type: ignore[arg-type]
-    for module in (joint, search):
-        monkeypatch.setattr(module, "load_model", lambda config: model)
+    monkeypatch.setattr("baklava.models.load.load_model", lambda config: model)
     monkeypatch.setattr(Calibration, "load", lambda path: Calibration(PROMPTS[:1], PROMPTS))
     return model
 
@@ -58,9 +55,8 @@ def profile_of(replay: ContinuationLosses) -> Profile:
 
 
 def fitted_budgets(job: AllocateJob, profile: Profile) -> Fitted:
-    allocator = job.allocator.build()
-    assert isinstance(allocator, BaklavaMeasured)
-    return joint_budgets(job, allocator, profile)
+    with SearchContext(job, profile) as context:
+        return job.allocator.build().fit(context)
 
 
 def test_budgets_of_a_model_lose_what_they_say(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -78,15 +74,18 @@ def test_budgets_of_a_model_lose_what_they_say(loaded: LoadedModel, tmp_path: Pa
             np.mean([replay.losses(prompt, [uniform]) for prompt in PROMPTS]), abs=1e-9
         )
         assert said["loss"] <= said["loss_start"] <= said["loss_uniform"]
-        rows = fitted.trace[fitted.trace["ratio"] == ratio]
-        assert rows["chosen"].sum() == 1
-        assert rows.loc[rows["chosen"], "loss"].item() == rows["loss"].min() == said["loss"]
+        trials = [trial for trial in fitted.trials if trial.ratio == ratio]
+        [chosen] = [trial for trial in trials if trial.chosen]
+        assert chosen.loss == min(trial.loss for trial in trials) == said["loss"]
+        assert trials[0].loss == said["loss_uniform"]
+        assert [trial.number for trial in trials] == list(range(said["n_candidates"]))
 
 
 def test_what_the_search_finds_can_be_refined(loaded: LoadedModel, tmp_path: Path) -> None:
     job = job_in(tmp_path, "allocators.baklava_measured.start=search", "search.n_rounds=1")
     profile = profile_of(ContinuationLosses(loaded, job.eviction.build(), batch_rows=4))
-    searched = search.searched_budgets(job, Baklava(name="baklava"), profile).budgets
+    with SearchContext(job, profile) as context:
+        searched = Baklava(name="baklava").fit(context).budgets
     for ratio, budgets in fitted_budgets(job, profile).budgets.items():
         said = budgets.provenance
         assert said["loss_start"] <= searched[ratio].provenance["loss"] + 1e-9
@@ -119,8 +118,7 @@ def test_a_single_kv_cache_keeps_what_the_ratio_leaves(
 ) -> None:
     """One layer, one KV head, one ratio, one prompt: there is nothing to allocate."""
     model = LoadedModel("tiny-llama", random_model(n_layers=1, n_heads=1, n_kv_heads=1), tokenizer=None)  # type: ignore[arg-type]
-    for module in (joint, search):
-        monkeypatch.setattr(module, "load_model", lambda config: model)
+    monkeypatch.setattr("baklava.models.load.load_model", lambda config: model)
     monkeypatch.setattr(Calibration, "load", lambda path: Calibration(PROMPTS[:1], PROMPTS[:1]))
     job = job_in(tmp_path, f"allocators.baklava_measured.start={start}", "search.n_rounds=2", f"ratios=[{ratio}]")
     rises, full = measure_rises(

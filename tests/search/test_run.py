@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from planted_model import RETRIEVAL, planted_model, planted_prompts
 
-import baklava.search.mapping
+from baklava.allocation.baklava import REFINE_ABOVE
+from baklava.allocation.fitted import MAPPING
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration
 from baklava.experiment.components import AllocatorConfig, EvictionConfig, ModelConfig
@@ -21,7 +22,6 @@ from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel
 from baklava.profiling.run import profile_prompts
-from baklava.search.mapping import REFINE_ABOVE
 from baklava.search.run import allocate
 from baklava.search.study import ROUND
 from baklava.search.trace import parameters, read_trace
@@ -49,7 +49,7 @@ def loads(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.append(1)
         return loaded
 
-    monkeypatch.setattr(baklava.search.mapping, "load_model", load_model)
+    monkeypatch.setattr("baklava.models.load.load_model", load_model)
     monkeypatch.setattr(Calibration, "load", lambda _: Calibration((), tuple(PROMPTS[2:])))
     return counted
 
@@ -67,7 +67,7 @@ def job(folder: Path, profile: Profile, **changed: Any) -> AllocateJob:
         "curves": None,
         "budgets": {ratio: folder / f"{ratio}.json" for ratio in RATIOS},
         "trace": folder / "trace.parquet",
-        "study": folder / "a.journal",
+        "losses": folder / "a.losses",
         "cost": folder / "cost.json",
     }
     return AllocateJob(**{**values, **changed})
@@ -154,9 +154,45 @@ def test_what_still_loses_is_refined(tmp_path: Path, profile: Profile, loads: li
     assert after.parameters["refined"].startswith("round ")
     assert after.shares.mean() == pytest.approx(0.1, abs=1e-9)
     assert json.loads((tmp_path / "cost.json").read_text())["n_refined"] == 1
+    trace = read_trace(tmp_path / "trace.parquet")
+    assert trace["trial"].tolist() == list(range(len(trace)))
+    assert (trace["move"] == MAPPING).tolist() == [True] * ROUND + [False] * (len(trace) - ROUND)
+    [chosen] = trace[trace["chosen"]].to_dict("records")
+    assert (chosen["move"], chosen["loss"]) == (after.parameters["refined"], after.provenance["loss"])
+    assert chosen["loss"] == trace["loss"][trace["complete"]].min()
+    assert chosen["estimator"] == after.parameters["estimator"]
 
 
-def test_a_killed_refinement_goes_on(
+@pytest.mark.parametrize("n_prompts", [0, 2, 5, 9])
+def test_a_killed_search_continues_after_its_last_prompt(
+    profile: Profile, loads: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_prompts: int
+) -> None:
+    losses = ContinuationLosses.losses
+    asked: list[tuple[int, int]] = []
+    remaining = n_prompts
+
+    def killed(self, prompt, budgets):
+        nonlocal remaining
+        if not remaining:
+            raise KeyboardInterrupt
+        remaining -= 1
+        asked.append((prompt.index, len(budgets)))
+        return losses(self, prompt, budgets)
+
+    monkeypatch.setattr(ContinuationLosses, "losses", killed)
+    whole, resumed = (job(tmp_path / name, profile) for name in "ab")
+    with pytest.raises(KeyboardInterrupt):
+        allocate(resumed)
+    remaining = 1000
+    allocate(resumed)
+    asked_in_two = asked.copy()
+    asked.clear()
+    allocate(whole)
+    assert written(resumed) == written(whole)
+    assert asked_in_two == asked  # nothing is measured twice
+
+
+def test_a_killed_refinement_continues(
     tmp_path: Path, profile: Profile, loads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, killed = (
@@ -221,7 +257,7 @@ def test_without_a_search_there_is_an_empty_trace_and_nothing_else(
         allocate(one)
         assert read_trace(one.trace).empty
         assert Budgets.load(one.budgets[0.6]).allocator == allocator.name
-        assert not one.study.exists() and not one.cost.exists()
+        assert not one.losses.exists() and not one.cost.exists()
     assert loads == []
 
 

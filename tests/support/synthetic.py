@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from baklava.allocation.fitted import MAPPING
 from baklava.analysis.summary import summarize
 from baklava.budgets import Budgets
 from baklava.evaluation import timings
@@ -18,6 +19,7 @@ from baklava.evaluation.records import SCHEMA
 from baklava.experiment.jobs import SummarizeJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig
+from baklava.search.trace import SCHEMA as TRACE_SCHEMA
 from baklava.system.parquet import write_parquet
 
 MODELS = {"tiny-llama": (6, 4), "tiny-qwen2": (8, 2)}  # layers, KV heads
@@ -219,6 +221,7 @@ def search_trace(model: str = "tiny-llama", n_trials: int = 16) -> pd.DataFrame:
                     "eviction": EVICTION,
                     "ratio": ratio,
                     "trial": np.arange(n_trials),
+                    "move": MAPPING,
                     "loss": loss,
                     "n_prompts": np.where(complete, 20, 5),
                     "early_loss": loss,
@@ -237,7 +240,7 @@ def search_trace(model: str = "tiny-llama", n_trials: int = 16) -> pd.DataFrame:
 def write_search_traces(layout: ExperimentPaths) -> None:
     for model in MODELS:
         table = pa.Table.from_pandas(search_trace(model), preserve_index=False)
-        write_parquet(layout.search_trace(model, "baklava", EVICTION), table, schema=1)
+        write_parquet(layout.search_trace(model, "baklava", EVICTION), table, schema=TRACE_SCHEMA)
 
 
 def _filled(weights: np.ndarray, mean: float) -> np.ndarray:

@@ -26,7 +26,7 @@ class AllocateJob(Job):
     curves: Path | None
     budgets: dict[float, Path]
     trace: Path
-    study: Path
+    losses: Path
     cost: Path
 
     @classmethod
@@ -43,11 +43,6 @@ class AllocateJob(Job):
             curves=paths.curves(model, eviction) if config.allocators[allocator].build().needs_curves else None,
             budgets={ratio: paths.budgets(model, allocator, eviction, ratio) for ratio in config.compressed_ratios},
             trace=paths.search_trace(model, allocator, eviction),
-            study=paths.search_study(model, allocator, eviction),
+            losses=paths.search_losses(model, allocator, eviction),
             cost=paths.search_cost(model, allocator, eviction),
         )
-
-    @property
-    def losses(self) -> Path:
-        """The losses measured so far while refining its budgets."""
-        return self.study.with_suffix(".losses")

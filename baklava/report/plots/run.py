@@ -19,7 +19,7 @@ from baklava.report.plots.score_vs_ratio import draw_score_vs_ratio, draw_score_
 from baklava.report.plots.search_history import draw_search_history
 from baklava.report.plots.search_importance import draw_search_importance
 from baklava.report.plots.style import save, styled
-from baklava.search.trace import read_trace
+from baklava.search.trace import parameters, read_trace
 
 
 def draw_report(job: ReportJob) -> None:
@@ -43,7 +43,8 @@ def draw_report(job: ReportJob) -> None:
     for path in job.traces:
         trace, search = read_trace(path), "/".join(path.with_suffix("").parts[-3:])  # model, allocator, eviction
         figures[f"search_history/{search}"] = partial(draw_search_history, trace)
-        figures[f"search_importance/{search}"] = partial(draw_search_importance, trace)
+        if parameters(trace):
+            figures[f"search_importance/{search}"] = partial(draw_search_importance, trace)
     with styled():
         for name, draw in tqdm(figures.items(), desc="report", unit="figure"):
             save(draw(), job.figures, name)

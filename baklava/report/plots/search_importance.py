@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
+from baklava.allocation.fitted import MAPPING
 from baklava.report.plots.heat_map import add_colour_bar, draw_heat_map
 from baklava.report.plots.style import add_headings
 from baklava.search.trace import parameters
@@ -22,6 +23,7 @@ def draw_search_importance(trace: pd.DataFrame) -> Figure:
     """Draw a row per parameter and a column per ratio; the importances at a ratio add up to 1."""
     [(model, allocator, eviction)] = trace[["model", "allocator", "eviction"]].drop_duplicates().to_numpy().tolist()
     names = parameters(trace)
+    trace = trace[trace["move"] == MAPPING]
     by_ratio = {f"{ratio:g}": find_importances(trials) for ratio, trials in trace.groupby("ratio")}
     values = np.array(
         [[importances[name] for importances in by_ratio.values()] for name in names]
