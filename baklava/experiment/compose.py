@@ -85,7 +85,8 @@ def compose_task(name: str) -> TaskConfig:
     """The task of `conf/task/<name>.yaml`. Raises `UserError` for an unknown one."""
     folder = conf_folder()
     known = sorted(
-        path.relative_to(folder / "task").with_suffix("").as_posix() for path in (folder / "task").rglob("*.yaml")
+        path.relative_to(folder / "task").with_suffix("").as_posix()
+        for path in (folder / "task").rglob("[!_]*.yaml")  # those with an underscore are shared by several tasks
     )
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.5) or known

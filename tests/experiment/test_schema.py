@@ -20,7 +20,7 @@ from baklava.training.recipe import Recipe
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = sorted(
     "=".join(path.relative_to(CONF).with_suffix("").as_posix().split("/", 1))
-    for path in CONF.rglob("*/*.yaml")
+    for path in CONF.rglob("*/[!_]*.yaml")
     if path.parent.name != "training"
 )
 
@@ -36,7 +36,9 @@ class TestConfFolder:
         group, name = choice.split("=")
         given = []
         if group in ("task", "allocator"):
-            values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+            file = CONF / group / f"{name}.yaml"
+            shared = file.with_name("_base.yaml")
+            values = yaml.safe_load(file.read_text()) | (yaml.safe_load(shared.read_text()) if shared.exists() else {})
             name = name.replace("/", "_")  # the name of a task is also that of a file
             required = [key for key in ("data", "essay", "curve") if key in values and values[key] is None]
             (there := tmp_path / "given").touch()

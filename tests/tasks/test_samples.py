@@ -20,7 +20,7 @@ CONF = Path(__file__).parents[2] / "conf" / "task"
 READ = ("continuation", "jsonl", "longbench", "ruler_qa")  # families whose samples are those of a file
 CONFIGURED = [
     path
-    for path in sorted(CONF.rglob("*.yaml"))
+    for path in sorted(CONF.rglob("[!_]*.yaml"))
     if yaml.safe_load(path.read_text())["family"] not in (*READ, "needle_grid")  # the grid has lengths of its own
 ]
 LENGTHS = (512, 777, 1024, 2048, 4096)
