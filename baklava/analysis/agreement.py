@@ -1,4 +1,4 @@
-"""How far rankings of the same KV caches agree."""
+"""Agreement between rankings of the same KV caches."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def rank_agreement(rankings: NDArray[np.floating]) -> float:
     flat = rankings.reshape(len(rankings), -1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantInputWarning)
-        found = [float(spearmanr(one, other).statistic) for one, other in combinations(flat, 2)]
-    return float(np.nanmean(found)) if found and not np.isnan(found).all() else np.nan
+        correlations = [float(spearmanr(*pair).statistic) for pair in combinations(flat, 2)]
+    return float(np.nanmean(correlations)) if correlations and not np.isnan(correlations).all() else np.nan
 
 
 def top_overlap(rankings: NDArray[np.floating], *, top: float) -> float:
-    """Mean part of the `top` largest that two of `[P, ...]` share, over all pairs; NaN where there is one."""
+    """Mean fraction of the `top` largest that two of `[P, ...]` have in common, over all pairs; NaN where P is 1."""
     flat = rankings.reshape(len(rankings), -1)
     k = max(1, round(top * flat.shape[1]))
-    best = [set(np.argsort(-one, kind="stable")[:k].tolist()) for one in flat]
-    found = [len(one & other) / k for one, other in combinations(best, 2)]
-    return float(np.mean(found)) if found else np.nan
+    best = [set(np.argsort(-ranking, kind="stable")[:k].tolist()) for ranking in flat]
+    overlaps = [len(first & second) / k for first, second in combinations(best, 2)]
+    return float(np.mean(overlaps)) if overlaps else np.nan

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_BLOCK = 4_000_000  # random indices drawn at a time, so that memory stays small for any number of samples
+_BLOCK = 4_000_000  # random indices drawn at a time, to bound the memory
 
 
 class Interval(NamedTuple):
@@ -26,9 +26,9 @@ class Interval(NamedTuple):
 class Bootstrap:
     """Percentile bootstrap of a mean.
 
-    The random stream depends on `seed` and on the identity of what is estimated, never on what else is estimated
-    beside it, so adding a cell to an experiment changes no other row. Samples that all agree give an interval without
-    width, however few they are: read it together with their number.
+    The random stream depends on `seed` and on the identity of what is estimated, never on what else is estimated, so
+    adding a cell to an experiment changes no other row. Samples that all agree give an interval of width 0, however few
+    they are: read it together with their number.
     """
 
     n_bootstrap: int = 2000
@@ -42,7 +42,7 @@ class Bootstrap:
     def mean_of_means(self, groups: Sequence[ArrayLike], *identity: object) -> Interval:
         """Interval of the unweighted mean over groups of each group's mean; samples are redrawn within each group.
 
-        Give differences of paired samples to compare two cells. Groups may differ in size; each has a sample or more.
+        To compare two cells, pass the differences of their paired samples. Groups may differ in size.
         """
         arrays = [np.asarray(group, dtype=np.float64) for group in groups]
         if not arrays or any(array.ndim != 1 or array.size == 0 for array in arrays):
@@ -62,6 +62,6 @@ class Bootstrap:
 
 
 def _entropy(seed: int, identity: tuple[object, ...]) -> list[int]:
-    """Words that seed a generator, the same on every machine (unlike `hash`)."""
-    text = json.dumps([seed, *(str(part) for part in identity)])
+    """Seed words for a generator, the same on every machine (unlike `hash`)."""
+    text = json.dumps([seed, *map(str, identity)])
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u4").tolist()

@@ -1,4 +1,4 @@
-"""Cells of the benchmark with their samples, read back from the records files."""
+"""Read cells and their samples from the records files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from baklava.system.parquet import read_parquet
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What was measured on the samples of one cell, each `[n]`, in the order of the sample numbers."""
+    """Measurements of one cell, each `[n]`, in the order of the sample numbers."""
 
     sample: NDArray[np.int64]
     score: NDArray[np.float64]
@@ -27,7 +27,7 @@ class Samples:
     total_entries: NDArray[np.int64]
     kv_bytes: NDArray[np.int64]
     kv_bytes_full: NDArray[np.int64]
-    n_failed: int = 0  # samples besides these that failed, in this cell or in one that it is compared with
+    n_failed: int = 0  # further samples, which failed in this cell or in one that it is compared with
 
 
 Cells = Mapping[Cell, Samples]
@@ -38,12 +38,12 @@ _SAMPLE = ["model", "task", "protocol", "seed", "length", "sample"]
 
 
 def read_cells(paths: Iterable[Path]) -> Cells:
-    """All cells of the records files, sorted; neither the order of rows nor their spread over files matters.
+    """Read all cells of the records files, sorted; the order of rows and their spread over files do not matter.
 
-    A sample that failed in one cell is left out of all, so that cells stay comparable, and counted.
+    A sample that failed in any cell is dropped from all of them, so that cells stay comparable, and counted.
 
     Raises `UserError` for a missing, broken or newer file, a task without any answer, a sample that occurs twice, and
-    cells that cannot be compared: no full cache beside them, or other samples than the full cache's.
+    cells that cannot be compared: without a full cache, or with other samples than the full cache's.
     """
     frames = [_read(path).assign(file=str(path)) for path in paths]
     if not frames:
@@ -51,22 +51,22 @@ def read_cells(paths: Iterable[Path]) -> Cells:
     records = pd.concat(frames, ignore_index=True).sort_values([*Cell._fields, "sample"])
     failed = records.loc[records["failed"] != "", _SAMPLE].drop_duplicates()
     records = records.merge(failed, how="left", on=_SAMPLE, indicator="state")
-    answered, lost = records["state"] == "left_only", failed.groupby(_SAMPLE[:-1]).size()
-    nothing = records.loc[~answered.groupby([records[name] for name in _SAMPLE[:-1]]).transform("any"), "file"]
-    if len(nothing):  # a mean over the other tasks would be another one
-        raise UserError(f"{nothing.iloc[0]}: every sample failed; its column `failed` says why")
+    answered, n_failed = records["state"] == "left_only", failed.groupby(_SAMPLE[:-1]).size()
+    unanswered = records.loc[~answered.groupby([records[name] for name in _SAMPLE[:-1]]).transform("any"), "file"]
+    if len(unanswered):  # a mean over the other tasks would mean something else
+        raise UserError(f"{unanswered.iloc[0]}: every sample failed; its column `failed` says why")
     records = records[answered]
     cells: dict[Cell, Samples] = {}
     files: dict[Cell, str] = {}
     for key, rows in records.groupby(list(Cell._fields), sort=False):
         cell = Cell._make(key)
         files[cell] = rows["file"].iloc[0]
-        twice = rows["sample"].duplicated()
-        if twice.any():
-            repeated = rows[twice].iloc[0]
+        duplicated = rows["sample"].duplicated()
+        if duplicated.any():
+            repeated = rows[duplicated].iloc[0]
             raise UserError(f"{repeated['file']}: sample {repeated['sample']} of {cell} occurs more than once")
-        n_failed = int(lost.get(tuple(getattr(cell, name) for name in _SAMPLE[:-1]), 0))
-        cells[cell] = Samples(**{name: rows[name].to_numpy() for name in _MEASURED}, n_failed=n_failed)
+        failures = int(n_failed.get(tuple(getattr(cell, name) for name in _SAMPLE[:-1]), 0))
+        cells[cell] = Samples(**{name: rows[name].to_numpy() for name in _MEASURED}, n_failed=failures)
     for cell in cells:
         _check_comparable(cell, cells, files[cell])
     return cells
@@ -79,7 +79,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: the records file is empty; make it again with `baklava evaluate`")
     answered = records[records["failed"] == ""]
     if not np.isfinite(answered["score"]).all():
-        raise UserError(f"{path}: column score holds values that are no numbers")
+        raise UserError(f"{path}: column score holds NaN or infinite values")
     if (answered["total_entries"] <= 0).any():
         raise UserError(f"{path}: column total_entries holds values that are not positive")
     return records

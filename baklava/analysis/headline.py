@@ -1,4 +1,4 @@
-"""The headline figures: how far each method compresses without loss, and what it gains over the uniform share."""
+"""The headline figures: how far each method compresses without loss, and what it gains over uniform budgets."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from baklava.experiment.settings import SummaryConfig
 from baklava.system.files import read_json, write_json
 
 SCHEMA = 1
-TIE = 1e-9  # what rounding may take off a difference that equals the margin
+TIE = 1e-9  # rounding error that a difference equal to the margin may have
 
 
 class RatioFigures(FrozenModel):
     """One method at one ratio; scores, differences and bytes are means over the tasks.
 
-    `uniform`, the differences to it and the gain are null where uniform was not evaluated; the gain (score divided by
-    uniform's score) also where uniform scores nothing at all, which `uniform_is_zero` says.
+    `uniform`, the differences to it and the gain (score divided by uniform's score) are null where uniform was not
+    evaluated. The gain is also null where uniform scores 0; `uniform_is_zero` says so.
     """
 
     ratio: float
@@ -51,10 +51,10 @@ class RatioFigures(FrozenModel):
 class MethodFigures(FrozenModel):
     """One method of a model. `largest_lossless_ratio` is 0 where no ratio is lossless.
 
-    It is the largest ratio up to which every ratio is lossless: a fixed-sequence test. Ratios are tested from the
-    smallest on, each at the full level, and the first that is not lossless ends it, so that looking at many ratios does
-    not raise the chance of calling one lossless that is not. The single `lossless` flags have no such guarantee
-    together; nor do many methods.
+    It is the largest ratio up to which every ratio is lossless: a fixed-sequence test. Ratios are tested in ascending
+    order, each at the full level, and the first that is not lossless ends the test; so testing many ratios does not
+    raise the chance of a false "lossless". The single `lossless` flags together have no such guarantee, nor have
+    several methods.
     """
 
     allocator: str
@@ -64,7 +64,7 @@ class MethodFigures(FrozenModel):
 
 
 class ModelFigures(FrozenModel):
-    """One model: the full cache, then each method."""
+    """One model: the full cache, then each method. `n` is the number of samples per task."""
 
     n: dict[str, int]
     full: float
@@ -75,7 +75,7 @@ class ModelFigures(FrozenModel):
 
 
 class Headline(FrozenModel):
-    """What `headline.json` holds, with the settings that the figures depend on. `n` is in samples per task."""
+    """The content of `headline.json`, with the settings that the figures depend on."""
 
     margin: float
     confidence: float
@@ -93,7 +93,7 @@ class Headline(FrozenModel):
 
 
 def compute_headline(cells: Cells, settings: SummaryConfig) -> Headline:
-    """Headline figures of comparable cells. Raises `UserError` where a method misses one of a model's tasks."""
+    """Compute the headline figures. Raises `UserError` where a method misses one of a model's tasks."""
     bootstrap = Bootstrap(settings.n_bootstrap, settings.confidence, settings.seed)
     by_model: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -104,13 +104,14 @@ def compute_headline(cells: Cells, settings: SummaryConfig) -> Headline:
         n_bootstrap=settings.n_bootstrap,
         seed=settings.seed,
         models={
-            model: _Model(cells, some, bootstrap, settings.margin).figures() for model, some in sorted(by_model.items())
+            model: _ModelCells(cells, own, bootstrap, settings.margin).figures()
+            for model, own in sorted(by_model.items())
         },
     )
 
 
-class _Model:
-    """The cells of one model, as means over its tasks."""
+class _ModelCells:
+    """The cells of one model, averaged over its tasks."""
 
     def __init__(self, cells: Cells, own: Sequence[Cell], bootstrap: Bootstrap, margin: float):
         self._cells = cells
@@ -131,10 +132,10 @@ class _Model:
                 "run `baklava evaluate` again for all tasks"
             )
         for by_ratio in self._compressed.values():
-            for some in by_ratio.values():
-                missing = sorted(set(tasks) - {cell.task for cell in some})
+            for cells in by_ratio.values():
+                missing = sorted(set(tasks) - {cell.task for cell in cells})
                 if missing:
-                    raise UserError(f"no records of task {missing[0]} where there are some of {some[0]}")
+                    raise UserError(f"no records of task {missing[0]} where there are some of {cells[0]}")
 
     def figures(self) -> ModelFigures:
         full = self._interval("score", self._full, [self._score(cell) for cell in self._full])
@@ -157,29 +158,29 @@ class _Model:
             lossless = figures.ratio
         return MethodFigures(allocator=allocator, eviction=eviction, largest_lossless_ratio=lossless, ratios=ratios)
 
-    def _ratio(self, some: list[Cell]) -> RatioFigures:
-        score = self._interval("score", some, [self._score(cell) for cell in some])
-        full = self._interval("full", some, [self._score(cell) - self._score(cell.full) for cell in some])
+    def _ratio(self, cells: list[Cell]) -> RatioFigures:
+        score = self._interval("score", cells, [self._score(cell) for cell in cells])
+        full = self._interval("full", cells, [self._score(cell) - self._score(cell.full) for cell in cells])
         return RatioFigures(
-            ratio=some[0].ratio,
+            ratio=cells[0].ratio,
             score=score.estimate,
             ci_low=score.low,
             ci_high=score.high,
-            full=self._mean_score([cell.full for cell in some]),
+            full=self._mean_score([cell.full for cell in cells]),
             delta_full=full.estimate,
             delta_full_low=full.low,
             delta_full_high=full.high,
             lossless=full.low >= -self._margin - TIE,
-            **self._against_uniform(some, score.estimate),
-            kv_bytes=self._mean_bytes(some),
+            **self._against_uniform(cells, score.estimate),
+            kv_bytes=self._mean_bytes(cells),
         )
 
-    def _against_uniform(self, some: list[Cell], score: float) -> dict[str, Any]:
+    def _against_uniform(self, cells: list[Cell], score: float) -> dict[str, Any]:
         names = ("delta_uniform", "delta_uniform_low", "delta_uniform_high")
-        if any(cell.uniform not in self._cells for cell in some):
+        if any(cell.uniform not in self._cells for cell in cells):
             return {**dict.fromkeys(("uniform", *names, "gain_over_uniform")), "uniform_is_zero": False}
-        uniform = self._mean_score([cell.uniform for cell in some])
-        delta = self._interval("uniform", some, [self._score(cell) - self._score(cell.uniform) for cell in some])
+        uniform = self._mean_score([cell.uniform for cell in cells])
+        delta = self._interval("uniform", cells, [self._score(cell) - self._score(cell.uniform) for cell in cells])
         return {
             "uniform": uniform,
             **dict(zip(names, delta, strict=True)),
@@ -190,12 +191,12 @@ class _Model:
     def _score(self, cell: Cell) -> NDArray[np.float64]:
         return self._cells[cell].score
 
-    def _interval(self, what: str, some: list[Cell], values: list[NDArray[np.float64]]) -> Interval:
-        cell = some[0]
+    def _interval(self, what: str, cells: list[Cell], values: list[NDArray[np.float64]]) -> Interval:
+        cell = cells[0]
         return self._bootstrap.mean_of_means(values, what, cell.model, *cell.method, cell.ratio)
 
-    def _mean_score(self, some: list[Cell]) -> float:
-        return float(np.mean([self._score(cell).mean() for cell in some]))
+    def _mean_score(self, cells: list[Cell]) -> float:
+        return float(np.mean([self._score(cell).mean() for cell in cells]))
 
-    def _mean_bytes(self, some: list[Cell]) -> float:
-        return float(np.mean([self._cells[cell].kv_bytes.mean() for cell in some]))
+    def _mean_bytes(self, cells: list[Cell]) -> float:
+        return float(np.mean([self._cells[cell].kv_bytes.mean() for cell in cells]))

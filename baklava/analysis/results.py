@@ -1,4 +1,4 @@
-"""Results as the figures, the table and MLflow read them: the rows of the summary and the budgets behind each."""
+"""Read results for the figures, the table and MLflow: the rows of the summary and the budgets behind each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COLUMNS = pa.schema(
 
 
 class BudgetKey(NamedTuple):
-    """How a model's KV caches were compressed; `ratio` as it appears in file names, so that equal means equal."""
+    """The model and method that budgets are for; `ratio` is text as in file names, so that keys compare exactly."""
 
     model: str
     allocator: str
@@ -59,7 +59,7 @@ class BudgetKey(NamedTuple):
 
 
 def read_summary(path: Path) -> pd.DataFrame:
-    """The summary that `summarize` wrote. Raises `UserError` for a missing, broken or newer file."""
+    """Read the summary that `baklava summarize` wrote. Raises `UserError` for a missing, broken or newer file."""
     return read_parquet(path, COLUMNS, schema=SCHEMA, what="summary", hint="`baklava summarize`").to_pandas()
 
 

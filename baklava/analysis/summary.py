@@ -1,4 +1,4 @@
-"""Records of all models and tasks to one row per cell, with confidence intervals and paired differences."""
+"""`baklava summarize`: one row per cell, with confidence intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from baklava.experiment.settings import SummaryConfig
 from baklava.system.files import atomic
 from baklava.system.parquet import write_parquet
 
-_NONE = Interval(math.nan, math.nan, math.nan)
+_NAN = Interval(math.nan, math.nan, math.nan)
 
 
 def summarize(job: SummarizeJob) -> None:
-    """Write the summary (CSV and Parquet), the headline figures and, in a file of their own, the timings."""
+    """Write the summary (CSV and Parquet), the headline figures and, to a file of their own, the timings."""
     cells = read_cells(job.records)
     figures = compute_headline(cells, job.summary)  # first: it refuses cells that cannot be averaged over tasks
     table = summarize_cells(cells, job.summary)
@@ -40,7 +40,7 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def summarize_cells(cells: Cells, settings: SummaryConfig) -> pa.Table:
-    """One row per cell: by model, task, ratio (so the full cache first), then method."""
+    """Summarise each cell in one row, sorted by model, task, ratio (so the full cache first), then method."""
     bootstrap = Bootstrap(settings.n_bootstrap, settings.confidence, settings.seed)
     order = sorted(cells, key=lambda cell: (cell.model, cell.task, cell.ratio, cell))
     rows = [_row(cell, cells, bootstrap) for cell in order]
@@ -51,7 +51,7 @@ def _row(cell: Cell, cells: Cells, bootstrap: Bootstrap) -> dict[str, object]:
     own = cells[cell]
     score = bootstrap.mean(own.score, *cell, "score")
     full = bootstrap.mean(own.score - cells[cell.full].score, *cell, "full")
-    uniform = _NONE
+    uniform = _NAN
     if cell.uniform in cells:
         uniform = bootstrap.mean(own.score - cells[cell.uniform].score, *cell, "uniform")
     return {

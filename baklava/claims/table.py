@@ -12,7 +12,7 @@ from baklava.claims.comparison import MEAN, Comparison
 from baklava.claims.criteria import Criterion, in_points
 from baklava.experiment.paths import ratio_name
 from baklava.experiment.settings import ClaimsConfig, SummaryConfig
-from baklava.report.table import TableCell, TextTable
+from baklava.report.text_table import TableCell, TextTable
 
 NAMES = ("model", "eviction", "allocator", "lossless to")
 

@@ -1,1 +1,1 @@
-"""How far a profile can be relied on."""
+"""Check how far a profile can be relied on."""

@@ -1,4 +1,4 @@
-"""How far one profile is enough: would other prompts, other calibration sets or other lengths rank alike?"""
+"""Consistency: would other prompts, other calibration sets or other lengths rank the KV caches alike?"""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COLUMNS = pa.schema(
 Row = dict[str, Any]
 
 
-def between_prompts(profile: Profile, *, top: float) -> Iterator[Row]:
-    """Agreement of the rankings of KV caches within a profile: two rows per estimator.
+def compare_prompts(profile: Profile, *, top: float) -> Iterator[Row]:
+    """Compare the rankings of KV caches within a profile: two rows per estimator.
 
     `between` is "prompts" (every prompt with every other, the mean over pairs) or "halves" (the mean of the first half
-    of the prompts with that of the second). `spearman` is the rank correlation in [-1, 1], `top_overlap` the part of
-    the `top` most important KV caches that two rankings share, by chance `top`. Both are NaN where there is a single
-    prompt, and `spearman` where an estimator gives every KV cache the same. An importance that no prompt changes, like
-    that of the control, agrees with itself perfectly: consistency is not quality.
+    of the prompts with that of the second). `spearman` is the rank correlation in [-1, 1], `top_overlap` the fraction
+    of the `top` most important KV caches that two rankings have in common (by chance: `top`). Both are NaN where there
+    is a single prompt; `spearman` also where an estimator gives every KV cache the same importance. An importance that
+    no prompt changes, like the control's, agrees with itself perfectly: consistency is not quality.
     """
     for estimator in profile.head_importance:
         prompts = profile.kv_importance_of_prompts(estimator)  # [P, L, Hkv]
@@ -53,16 +53,16 @@ def between_prompts(profile: Profile, *, top: float) -> Iterator[Row]:
             }
 
 
-def between_profiles(profiles: Mapping[str, Profile], *, between: str, top: float) -> Iterator[Row]:
-    """The same for every pair of profiles of one model, each the mean over its prompts; `pair` names both."""
-    for (one, first), (other, second) in combinations(profiles.items(), 2):
+def compare_profiles(profiles: Mapping[str, Profile], *, between: str, top: float) -> Iterator[Row]:
+    """Compare every pair of profiles of one model, each the mean over its prompts; `pair` names both."""
+    for (first_name, first), (second_name, second) in combinations(profiles.items(), 2):
         for estimator in first.head_importance:
             rankings = np.stack([first.kv_importance(estimator), second.kv_importance(estimator)])
             yield {
                 "model": first.model,
                 "estimator": estimator,
                 "between": between,
-                "pair": f"{one} - {other}",
+                "pair": f"{first_name} - {second_name}",
                 "n_prompts": min(len(first.layer_importance), len(second.layer_importance)),
                 "spearman": rank_agreement(rankings),
                 "top_overlap": top_overlap(rankings, top=top),

@@ -24,8 +24,8 @@ COLUMNS = pa.schema(
 )
 
 
-def against_measured(profile: Profile, curves: LossCurves, *, top: float) -> Iterator[dict[str, Any]]:
-    """One row per estimator: rank correlation with the measured importance, and overlap of the `top` largest."""
+def compare_with_measured(profile: Profile, curves: LossCurves, *, top: float) -> Iterator[dict[str, Any]]:
+    """Yield a row per estimator: rank correlation with the measured importance, and overlap of the `top` largest."""
     for estimator in profile.head_importance:
         rankings = np.stack([profile.kv_importance(estimator), curves.importance()])  # [2, L, Hkv]
         yield {

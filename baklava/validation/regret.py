@@ -1,4 +1,4 @@
-"""Regret: what it costs to follow one estimator's ranking instead of the best budgets that were found."""
+"""Regret: the loss of following one estimator's ranking, less that of the best budgets of the experiment."""
 
 from __future__ import annotations
 
@@ -29,45 +29,47 @@ COLUMNS = pa.schema(
         ("n_prompts", pa.int64()),
     ]
 )
-FLOOR = 0.02  # share that every KV cache keeps, however it is ranked
+FLOOR = 0.02  # share that even the lowest-ranked KV cache keeps
 
 
 def greedy_budgets(importance: NDArray[np.float64], ratio: float) -> Budgets:
-    """KV caches fully kept one after another, in order of importance `[L, Hkv]`, above a small floor."""
+    """Keep KV caches fully, one after another in order of importance `[L, Hkv]`, above a small floor."""
     return Budgets.from_shares(greedy_shares(importance, ratio, floor=FLOOR), ratio=ratio)
 
 
-def regrets(
+def measure_regret(
     rankings: Mapping[str, NDArray[np.float64]],
     methods: Mapping[float, Mapping[str, Budgets]],
-    replay: LossSource,
+    source: LossSource,
     prompts: Sequence[Prompt],
     *,
     model: str,
     eviction: str,
 ) -> Iterator[dict[str, Any]]:
-    """One row per ratio and estimator, losses in nats per answer token, means over the prompts.
+    """Yield a row per ratio and estimator; losses are in nats per answer token, means over the prompts.
 
-    `rankings` hold the importance `[L, Hkv]` by estimator, `methods` the budgets by ratio and allocator; `best` is the
-    allocator that loses least there. A regret below 0 says that following the ranking loses less than all of them.
-    Raises `UserError` where a loss is no number.
+    `rankings` hold the importance `[L, Hkv]` by estimator, `methods` the budgets by ratio and allocator; `best` names
+    the allocator with the lowest loss at that ratio. A regret below 0 means that following the ranking beats all of
+    them. Raises `UserError` where a loss is NaN or infinite.
     """
     if not methods:
         return
-    greedy = {ratio: {name: greedy_budgets(one, ratio) for name, one in rankings.items()} for ratio in methods}
+    greedy = {
+        ratio: {name: greedy_budgets(importance, ratio) for name, importance in rankings.items()} for ratio in methods
+    }
     n_layers, n_kv_heads = next(iter(rankings.values())).shape
     budgets = [Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)]
     for ratio, by_allocator in methods.items():
         budgets += [*greedy[ratio].values(), *by_allocator.values()]
-    losses_of_all = np.mean([replay.losses(prompt, budgets) for prompt in prompts], axis=0)
-    check_losses(losses_of_all, model=model)
-    loss_full, *measured = losses_of_all.tolist()
-    remaining = iter(measured)
+    mean_losses = np.mean([source.losses(prompt, budgets) for prompt in prompts], axis=0)
+    check_losses(mean_losses, model=model)
+    loss_full, *others = mean_losses.tolist()
+    remaining = iter(others)
     for ratio, by_allocator in methods.items():
-        losses = {name: next(remaining) for name in greedy[ratio]}
-        found = {name: next(remaining) for name in by_allocator}
-        best = min(found, key=lambda name: found[name])
-        for estimator, loss in losses.items():
+        by_estimator = {name: next(remaining) for name in greedy[ratio]}
+        of_methods = {name: next(remaining) for name in by_allocator}
+        best = min(of_methods, key=lambda name: of_methods[name])
+        for estimator, loss in by_estimator.items():
             yield {
                 "model": model,
                 "estimator": estimator,
@@ -75,8 +77,8 @@ def regrets(
                 "ratio": ratio,
                 "loss": loss,
                 "best": best,
-                "loss_best": found[best],
+                "loss_best": of_methods[best],
                 "loss_full": loss_full,
-                "regret": loss - found[best],
+                "regret": loss - of_methods[best],
                 "n_prompts": len(prompts),
             }

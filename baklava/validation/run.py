@@ -31,37 +31,40 @@ def validate(job: ValidateJob) -> None:
         for name, path in job.curves.items()
     }
     top = job.settings.top
-    ranked = [row for one in curves.values() for row in ranking.against_measured(profile, one, top=top)]
-    write_parquet_rows(job.ranking, ranked, ranking.COLUMNS, schema=ranking.SCHEMA)
-    agreed = _consistency(job, loaded, profile)
-    write_parquet_rows(job.consistency, agreed, consistency.COLUMNS, schema=consistency.SCHEMA)
-    lost = _regrets(job, loaded, profile, curves)
-    write_parquet_rows(job.regret, lost, regret.COLUMNS, schema=regret.SCHEMA)
+    rankings = [row for losses in curves.values() for row in ranking.compare_with_measured(profile, losses, top=top)]
+    write_parquet_rows(job.ranking, rankings, ranking.COLUMNS, schema=ranking.SCHEMA)
+    agreements = _check_consistency(job, loaded, profile)
+    write_parquet_rows(job.consistency, agreements, consistency.COLUMNS, schema=consistency.SCHEMA)
+    regrets = _measure_regret(job, loaded, profile, curves)
+    write_parquet_rows(job.regret, regrets, regret.COLUMNS, schema=regret.SCHEMA)
     draw_validation(job)
 
 
-def _consistency(job: ValidateJob, loaded: LoadedModel, profile: Profile) -> Iterator[dict[str, Any]]:
-    """Within the profile; then between sets at the length of the calibration, and between lengths of its set.
+def _check_consistency(job: ValidateJob, loaded: LoadedModel, profile: Profile) -> Iterator[dict[str, Any]]:
+    """Compare prompts of the profile, then sets at the calibration's length, then lengths of the calibration's set.
 
     Every set has a seed of its own, so that two sets share no prompt of the same task.
     """
     top = job.settings.top
 
-    def profiled(settings: CalibrationConfig, **changed: int) -> Profile:
+    def make_profile(settings: CalibrationConfig, **changed: int) -> Profile:
         settings = settings.model_copy(update=changed)
         prompts = list(draw_prompts(settings, job.settings.n_prompts, loaded.tokenizer, loaded))
         return profile_prompts(loaded, prompts, job.profiling)
 
     sets = job.settings.calibrations
-    seeds = {name: one.seed + place for place, (name, one) in enumerate(sets.items())}
-    by_set = {name: profiled(one, length=job.calibration.length, seed=seeds[name]) for name, one in sets.items()}
-    by_length = {f"{length:,}": profiled(job.calibration, length=length) for length in job.settings.lengths}
-    yield from consistency.between_prompts(profile, top=top)
-    yield from consistency.between_profiles(by_set, between="sets", top=top)
-    yield from consistency.between_profiles(by_length, between="lengths", top=top)
+    length = job.calibration.length
+    by_set = {
+        name: make_profile(settings, length=length, seed=settings.seed + i)
+        for i, (name, settings) in enumerate(sets.items())
+    }
+    by_length = {f"{length:,}": make_profile(job.calibration, length=length) for length in job.settings.lengths}
+    yield from consistency.compare_prompts(profile, top=top)
+    yield from consistency.compare_profiles(by_set, between="sets", top=top)
+    yield from consistency.compare_profiles(by_length, between="lengths", top=top)
 
 
-def _regrets(
+def _measure_regret(
     job: ValidateJob, loaded: LoadedModel, profile: Profile, curves: dict[str, LossCurves]
 ) -> Iterator[dict[str, Any]]:
     prompts = Calibration.load(job.prompts).search
@@ -71,7 +74,7 @@ def _regrets(
         for cell in job.cells:
             if cell.eviction == eviction:
                 methods[cell.ratio][cell.allocator] = Budgets.load(cell.path)
-        yield from regret.regrets(
+        yield from regret.measure_regret(
             {**estimators, MEASURED: curves[eviction].importance()},
             methods,
             ContinuationLosses(loaded, policy.build(), batch_rows=job.batch_rows),

@@ -198,7 +198,7 @@ def test_unusable_records_are_refused(tmp_path):
     full = cell_records([1, 1, 0])
     refused(tmp_path, full.drop(columns="score"), "column score is missing")
     refused(tmp_path, full.assign(score=["a", "b", "c"]), "not a readable records file")
-    refused(tmp_path, full.assign(score=[1.0, np.inf, 0.0]), "column score holds values that are no numbers")
+    refused(tmp_path, full.assign(score=[1.0, np.inf, 0.0]), "column score holds NaN or infinite values")
     refused(tmp_path, full.assign(task=["vt", None, "vt"]), "column task of the records file has gaps")
     refused(tmp_path, full.assign(total_entries=0), "total_entries")
     refused(tmp_path, full.iloc[:0], "empty")

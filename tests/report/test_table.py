@@ -12,7 +12,8 @@ from baklava.errors import UserError
 from baklava.experiment.compose import compose
 from baklava.experiment.jobs import SummarizeJob
 from baklava.experiment.paths import ExperimentPaths
-from baklava.report.table import _escaped, print_table
+from baklava.report.table import print_table
+from baklava.report.text_table import _escape
 
 
 @pytest.fixture(scope="module")
@@ -128,4 +129,4 @@ def test_markdown_and_latex_hold_the_same_numbers(printed):
 
 
 def test_names_are_escaped_for_latex():
-    assert _escaped("100% of a_b & {c}") == r"100\% of a\_b \& \{c\}"
+    assert _escape("100% of a_b & {c}") == r"100\% of a\_b \& \{c\}"

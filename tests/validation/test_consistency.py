@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from baklava.importance.profile import Profile
-from baklava.validation.consistency import COLUMNS, between_profiles, between_prompts
+from baklava.validation.consistency import COLUMNS, compare_profiles, compare_prompts
 
 L, HKV, GROUP = 5, 4, 2
 TOP = 0.3
@@ -21,7 +21,7 @@ def profile(**head_importance: np.ndarray) -> Profile:
 
 
 def agreement(name: str, values: np.ndarray) -> dict[str, tuple[float, float]]:
-    rows = between_prompts(profile(**{name: values}), top=TOP)
+    rows = compare_prompts(profile(**{name: values}), top=TOP)
     return {row["between"]: (row["spearman"], row["top_overlap"]) for row in rows}
 
 
@@ -56,7 +56,7 @@ def test_agreement_is_the_mean_over_pairs_of_prompts() -> None:
 
 
 def test_a_single_prompt_has_nothing_to_agree_with() -> None:
-    rows = list(between_prompts(profile(e=RANKED), top=TOP))
+    rows = list(compare_prompts(profile(e=RANKED), top=TOP))
     assert np.isnan([row[name] for row in rows for name in ("spearman", "top_overlap")]).all()
     assert [row["n_prompts"] for row in rows] == [1, 1]
 
@@ -65,7 +65,7 @@ def test_profiles_are_compared_pair_by_pair_on_the_mean_of_their_prompts() -> No
     noise = np.random.default_rng(0).normal(0, 3, (4, L, HKV))
     noise -= noise.mean(0)  # nothing is left of it in the mean
     profiles = {"a": profile(e=RANKED + noise), "b": profile(e=RANKED), "c": profile(e=-RANKED)}
-    rows = list(between_profiles(profiles, between="sets", top=TOP))
+    rows = list(compare_profiles(profiles, between="sets", top=TOP))
     assert {row["pair"]: (row["spearman"], row["top_overlap"]) for row in rows} == {
         "a - b": (pytest.approx(1.0), 1.0),
         "a - c": (pytest.approx(-1.0), 0.0),
@@ -77,8 +77,8 @@ def test_profiles_are_compared_pair_by_pair_on_the_mean_of_their_prompts() -> No
 def test_rows_have_the_columns_of_the_file() -> None:
     some = profile(a=np.concatenate([RANKED, RANKED]), b=np.concatenate([RANKED, RANKED]))
     rows = [
-        *between_prompts(some, top=TOP),
-        *between_profiles({"x": some, "y": some}, between="lengths", top=TOP),
+        *compare_prompts(some, top=TOP),
+        *compare_profiles({"x": some, "y": some}, between="lengths", top=TOP),
     ]
     assert [(row["estimator"], row["between"]) for row in rows] == [
         ("a", "prompts"),

@@ -7,7 +7,7 @@ import pytest
 
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
-from baklava.validation.ranking import COLUMNS, against_measured
+from baklava.validation.ranking import COLUMNS, compare_with_measured
 
 L, HKV, GROUP = 5, 4, 2
 MEASURED = np.random.default_rng(0).permutation(L * HKV).reshape(L, HKV).astype(np.float32)
@@ -28,7 +28,7 @@ def test_estimators_are_ranked_against_the_mean_rise_of_the_loss() -> None:
         {name: np.repeat(values, GROUP, -1)[None].astype(np.float32) for name, values in heads.items()},
         np.zeros((1, L), np.float32),
     )
-    rows = {row["estimator"]: row for row in against_measured(profile, curves, top=0.3)}
+    rows = {row["estimator"]: row for row in compare_with_measured(profile, curves, top=0.3)}
     assert all(list(row) == COLUMNS.names for row in rows.values())
     assert {row["eviction"] for row in rows.values()} == {"snapkv"}
     assert (rows["same"]["spearman"], rows["same"]["top_overlap"]) == (pytest.approx(1.0), 1.0)

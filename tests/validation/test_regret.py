@@ -13,7 +13,7 @@ from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
 from baklava.validation.plots import draw_regret
-from baklava.validation.regret import COLUMNS, FLOOR, greedy_budgets, regrets
+from baklava.validation.regret import COLUMNS, FLOOR, greedy_budgets, measure_regret
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(4)]
 IMPORTANCE = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=st.floats(0, 10))
@@ -66,7 +66,9 @@ RIGHT, WRONG = NEEDED, 1 - NEEDED
 
 def run(methods: dict[float, dict[str, Budgets]]) -> tuple[dict[tuple[float, str], dict], FakeReplay]:
     replay = FakeReplay(NEEDED)
-    rows = list(regrets({"right": RIGHT, "wrong": WRONG}, methods, replay, PROMPTS, model="m", eviction="snapkv"))
+    rows = list(
+        measure_regret({"right": RIGHT, "wrong": WRONG}, methods, replay, PROMPTS, model="m", eviction="snapkv")
+    )
     assert all(list(row) == COLUMNS.names for row in rows)
     return {(row["ratio"], row["estimator"]): row for row in rows}, replay
 
@@ -105,12 +107,12 @@ def test_a_loss_that_is_no_number_is_one_line(bad: float, place: int) -> None:
 
     methods = {0.5: {"uniform": uniform(0.5)}}
     with pytest.raises(UserError, match=r"^model m: some losses on the calibration prompts are NaN or infinite; set"):
-        list(regrets({"right": RIGHT}, methods, Odd(NEEDED), PROMPTS, model="m", eviction="snapkv"))
+        list(measure_regret({"right": RIGHT}, methods, Odd(NEEDED), PROMPTS, model="m", eviction="snapkv"))
 
 
 def test_one_kv_cache_one_prompt_and_one_method_have_no_regret() -> None:
     methods = {0.5: {"uniform": Budgets.uniform(n_layers=1, n_kv_heads=1, ratio=0.5)}}
     replay = FakeReplay(np.ones((1, 1)))
-    [row] = regrets({"only": np.ones((1, 1))}, methods, replay, PROMPTS[:1], model="m", eviction="snapkv")
+    [row] = measure_regret({"only": np.ones((1, 1))}, methods, replay, PROMPTS[:1], model="m", eviction="snapkv")
     assert (row["best"], row["regret"], row["loss"]) == ("uniform", 0.0, pytest.approx(0.5))
     assert draw_regret(pd.DataFrame([row])).axes[0].get_title() == "snapkv"

@@ -40,7 +40,7 @@ def escape(value: object) -> str:
     return html.escape(str(value), quote=False)
 
 
-def make_figure(traces: list[Any], *, height: int, x: dict[str, Any], y: dict[str, Any], **layout: Any) -> go.Figure:
+def make_figure(traces: list[Any], *, height: int, x: dict[str, Any], y: dict[str, Any]) -> go.Figure:
     """Make a figure in the colours of all figures, without Plotly's own template."""
     axis = {
         "gridcolor": GRID,
@@ -64,7 +64,6 @@ def make_figure(traces: list[Any], *, height: int, x: dict[str, Any], y: dict[st
             legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
             xaxis={**axis, **x},
             yaxis={**axis, **y},
-            **layout,
         ),
     )
 
