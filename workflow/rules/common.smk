@@ -28,13 +28,9 @@ try:
     experiment = planned_experiment(overrides)
 except (UserError, OSError) as error:
     raise SystemExit(f"error: {error}") from None
-workflow.config_settings.config_args = packed(
-    typed, overrides
-)  # for jobs on a cluster, which read this file again
+workflow.config_settings.config_args = packed(typed, overrides)  # for jobs on a cluster, which read this file again
 paths = ExperimentPaths(experiment.results, experiment.name)
-targets = (
-    []
-)  # what `snakemake` makes when nothing else is asked for; the rules' files add theirs
+targets = []  # what `snakemake` makes when nothing else is asked for; the rules' files add theirs
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -86,11 +82,7 @@ def model_files(wildcards) -> str | None:
 
 
 # Jobs find the `baklava` of the Python that runs Snakemake.
-os.environ.update(
-    PATH=os.pathsep.join(
-        [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
-    )
-)
+os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
 
 # As many GPU jobs at once as there are devices, each on one of its own (baklava/system/devices.py), or as `--resources gpu=N`
 # says. Without any device there is no limit, so a login node can submit GPU jobs.
@@ -99,6 +91,4 @@ if DEVICES > 0 and workflow.is_main_process:
     if "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", DEVICES)
     slots = workflow.global_resources["gpu"]
-    os.environ[JOBS_PER_GPU] = str(
-        max(1, math.ceil(getattr(slots, "value", slots) / DEVICES))
-    )
+    os.environ[JOBS_PER_GPU] = str(max(1, math.ceil(getattr(slots, "value", slots) / DEVICES)))

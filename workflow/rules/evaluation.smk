@@ -8,10 +8,7 @@ answers = {
 if SHARDS == 1:
     answers_log = paths.log("records", "{model}", "{task}")
 else:
-    answers = {
-        kind: temp(paths.shard(file, "{shard}", SHARDS))
-        for kind, file in answers.items()
-    }
+    answers = {kind: temp(paths.shard(file, "{shard}", SHARDS)) for kind, file in answers.items()}
     answers_log = paths.log("records", "{model}", "{task}", f"{{shard}}-of-{SHARDS}")
 
 

@@ -7,17 +7,12 @@ rule allocate:
         profile=paths.profile("{model}"),
         curves=lambda wildcards: job("allocate", wildcards).curves or [],
     output:
-        budgets=[
-            paths.budgets("{model}", "{allocator}", "{eviction}", ratio)
-            for ratio in experiment.compressed_ratios
-        ],
+        budgets=[paths.budgets("{model}", "{allocator}", "{eviction}", ratio) for ratio in experiment.compressed_ratios],
         trace=paths.search_trace("{model}", "{allocator}", "{eviction}"),
     log:
         paths.log("budgets", "{model}", "{allocator}", "{eviction}"),
     benchmark:
-        paths.log("budgets", "{model}", "{allocator}", "{eviction}").with_suffix(
-            ".benchmark.tsv"
-        )
+        paths.log("budgets", "{model}", "{allocator}", "{eviction}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
     resources:

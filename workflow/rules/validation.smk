@@ -6,9 +6,7 @@ rule validate:
         prompts=paths.prompts("{model}"),
         profile=paths.profile("{model}"),
         curves=lambda wildcards: job("validate", wildcards).curves.values(),
-        budgets=lambda wildcards: [
-            cell.path for cell in job("validate", wildcards).cells
-        ],
+        budgets=lambda wildcards: [cell.path for cell in job("validate", wildcards).cells],
     output:
         tables=[paths.validation("{model}", table) for table in VALIDATION],
         svg=[
@@ -20,10 +18,7 @@ rule validate:
             )
             for table in VALIDATION
         ],
-        png=[
-            paths.validation("{model}", table).with_suffix(".png")
-            for table in VALIDATION
-        ],
+        png=[paths.validation("{model}", table).with_suffix(".png") for table in VALIDATION],
     log:
         paths.log("validation", "{model}"),
     benchmark:
