@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from baklava.analysis.agreement import rank_agreement, top_overlap
 
 
-def test_the_top_is_a_part_of_all_kv_caches() -> None:
-    one = np.arange(20.0)
-    other = np.where(one >= 17, -one, one)  # the best three of six become the worst
-    assert top_overlap(np.stack([one, other]), top=0.3) == pytest.approx(3 / 6)
-    assert top_overlap(np.stack([one, other]), top=0.15) == 0.0
-    assert top_overlap(np.stack([one, other]), top=1.0) == 1.0
+def test_the_top_is_a_fraction_of_all_kv_caches() -> None:
+    first = np.arange(20.0)
+    second = np.where(first >= 17, -first, first)  # the best three of six become the worst
+    assert top_overlap(np.stack([first, second]), top=0.3) == pytest.approx(3 / 6)
+    assert top_overlap(np.stack([first, second]), top=0.15) == 0.0
+    assert top_overlap(np.stack([first, second]), top=1.0) == 1.0
 
 
 def test_equal_importance_everywhere_has_no_ranking() -> None:

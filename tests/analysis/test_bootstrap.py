@@ -21,10 +21,10 @@ def naive(groups, bootstrap: Bootstrap, identity):
     means.sort()
 
     def quantile(q: float) -> float:
-        place = q * (len(means) - 1)
-        low = int(place)
+        position = q * (len(means) - 1)
+        low = int(position)
         high = min(low + 1, len(means) - 1)
-        return means[low] + (place - low) * (means[high] - means[low])
+        return means[low] + (position - low) * (means[high] - means[low])
 
     tail = (1 - bootstrap.confidence) / 2
     return quantile(tail), quantile(1 - tail)
@@ -41,9 +41,9 @@ def test_interval_equals_a_naive_bootstrap(groups, confidence):
 
 def test_blocks_of_draws_are_one_stream(monkeypatch):
     values = np.random.default_rng(0).random(50)
-    whole = Bootstrap(n_bootstrap=999).mean(values, "a")
+    unblocked = Bootstrap(n_bootstrap=999).mean(values, "a")
     monkeypatch.setattr("baklava.analysis.bootstrap._BLOCK", 170)
-    assert Bootstrap(n_bootstrap=999).mean(values, "a") == whole
+    assert Bootstrap(n_bootstrap=999).mean(values, "a") == unblocked
 
 
 def test_the_stream_depends_on_the_seed_and_on_every_part_of_the_identity():

@@ -26,8 +26,8 @@ def losing(n: int, of: int = 50) -> list[float]:
     return [0.0] * n + [1.0] * (of - n)
 
 
-def method_of(found: Headline, allocator: str, model: str = "tiny-llama") -> MethodFigures:
-    return next(method for method in found.models[model].methods if method.allocator == allocator)
+def method_of(headline: Headline, allocator: str, model: str = "tiny-llama") -> MethodFigures:
+    return next(method for method in headline.models[model].methods if method.allocator == allocator)
 
 
 def baklava(scores, ratio: float, **changed) -> pd.DataFrame:
@@ -46,13 +46,13 @@ def test_largest_lossless_ratio_needs_all_smaller_ones_lossless(tmp_path):
 
 
 def test_no_lossless_ratio_is_zero(tmp_path):
-    found = headline_of(tmp_path, cell_records(ONES), baklava(losing(30), 0.3), baklava(losing(40), 0.5))
-    assert method_of(found, "baklava").largest_lossless_ratio == 0.0
+    headline = headline_of(tmp_path, cell_records(ONES), baklava(losing(30), 0.3), baklava(losing(40), 0.5))
+    assert method_of(headline, "baklava").largest_lossless_ratio == 0.0
 
 
 def test_all_ratios_lossless(tmp_path):
-    found = headline_of(tmp_path, cell_records(ONES), baklava(ONES, 0.3), baklava(ONES, 0.9))
-    assert method_of(found, "baklava").largest_lossless_ratio == 0.9
+    headline = headline_of(tmp_path, cell_records(ONES), baklava(ONES, 0.3), baklava(ONES, 0.9))
+    assert method_of(headline, "baklava").largest_lossless_ratio == 0.9
 
 
 def test_lossless_is_about_the_confidence_bound_not_the_mean(tmp_path):
@@ -64,14 +64,14 @@ def test_lossless_is_about_the_confidence_bound_not_the_mean(tmp_path):
 
 
 def test_a_loss_of_just_the_margin_still_counts_as_lossless(tmp_path):
-    found = headline_of(tmp_path, cell_records(ONES), baklava([0.98] * 50, 0.5), margin=0.02)
-    assert method_of(found, "baklava").largest_lossless_ratio == 0.5
-    found = headline_of(tmp_path, cell_records(ONES), baklava(ONES, 0.5), margin=0.0)
-    assert method_of(found, "baklava").largest_lossless_ratio == 0.5
+    headline = headline_of(tmp_path, cell_records(ONES), baklava([0.98] * 50, 0.5), margin=0.02)
+    assert method_of(headline, "baklava").largest_lossless_ratio == 0.5
+    headline = headline_of(tmp_path, cell_records(ONES), baklava(ONES, 0.5), margin=0.0)
+    assert method_of(headline, "baklava").largest_lossless_ratio == 0.5
 
 
 def test_mean_over_tasks_weighs_tasks_equally(tmp_path):
-    found = headline_of(
+    headline = headline_of(
         tmp_path,
         cell_records([1.0] * 10, task="a"),
         cell_records([0.5] * 40, task="b"),
@@ -80,39 +80,39 @@ def test_mean_over_tasks_weighs_tasks_equally(tmp_path):
         uniform([0.1] * 10, 0.5, task="a"),
         uniform([0.3] * 40, 0.5, task="b"),
     )
-    model = found.models["tiny-llama"]
+    model = headline.models["tiny-llama"]
     assert model.n == {"a": 10, "b": 40}
     assert model.full == pytest.approx(0.75)
-    figures = method_of(found, "baklava").ratios[0]
+    figures = method_of(headline, "baklava").ratios[0]
     assert (figures.score, figures.full, figures.uniform) == pytest.approx((0.5, 0.75, 0.2))
     assert (figures.delta_full, figures.delta_uniform) == pytest.approx((-0.25, 0.3))
     assert figures.gain_over_uniform == pytest.approx(2.5)
     assert figures.kv_bytes == 0.5 * model.kv_bytes_full
-    assert method_of(found, "uniform").ratios[0].gain_over_uniform == 1.0
+    assert method_of(headline, "uniform").ratios[0].gain_over_uniform == 1.0
 
 
 def test_samples_are_redrawn_within_each_task(tmp_path):
     """Constant scores within tasks leave nothing to chance, however far the tasks are apart."""
-    found = headline_of(
+    headline = headline_of(
         tmp_path, cell_records(ONES, task="a"), cell_records([0.0] * 50, task="b"),
         baklava(ONES, 0.5, task="a"), baklava([0.0] * 50, 0.5, task="b"),
     )  # fmt: skip
-    figures = method_of(found, "baklava").ratios[0]
+    figures = method_of(headline, "baklava").ratios[0]
     assert (figures.ci_low, figures.score, figures.ci_high) == (0.5, 0.5, 0.5)
 
 
 def test_differences_are_paired(tmp_path):
     scores = np.random.default_rng(0).random(50)
-    found = headline_of(tmp_path, cell_records(scores), baklava(scores - 0.01, 0.5), uniform(scores, 0.5))
-    figures = method_of(found, "baklava").ratios[0]
+    headline = headline_of(tmp_path, cell_records(scores), baklava(scores - 0.01, 0.5), uniform(scores, 0.5))
+    figures = method_of(headline, "baklava").ratios[0]
     assert (figures.delta_full_low, figures.delta_full_high) == pytest.approx((-0.01, -0.01))
     assert (figures.delta_uniform_low, figures.delta_uniform_high) == pytest.approx((-0.01, -0.01))
     assert figures.ci_high - figures.ci_low > 0.1
 
 
 def test_gain_over_a_uniform_that_scores_nothing_is_null_and_said(tmp_path):
-    found = headline_of(tmp_path, cell_records(ONES), baklava(losing(20), 0.9), uniform([0.0] * 50, 0.9))
-    figures = method_of(found, "baklava").ratios[0]
+    headline = headline_of(tmp_path, cell_records(ONES), baklava(losing(20), 0.9), uniform([0.0] * 50, 0.9))
+    figures = method_of(headline, "baklava").ratios[0]
     assert figures.gain_over_uniform is None
     assert figures.uniform_is_zero
 
@@ -124,19 +124,19 @@ def test_without_uniform_there_is_no_gain(tmp_path):
 
 
 def test_eviction_policies_are_compared_with_their_own_uniform(tmp_path):
-    found = headline_of(
+    headline = headline_of(
         tmp_path, cell_records(ONES), baklava(losing(10), 0.5, eviction="snapkv"),
         uniform(losing(20), 0.5, eviction="snapkv"), uniform(losing(40), 0.5, eviction="tova"),
     )  # fmt: skip
-    assert method_of(found, "baklava").ratios[0].uniform == pytest.approx(0.6)
-    methods = [(method.allocator, method.eviction) for method in found.models["tiny-llama"].methods]
+    assert method_of(headline, "baklava").ratios[0].uniform == pytest.approx(0.6)
+    methods = [(method.allocator, method.eviction) for method in headline.models["tiny-llama"].methods]
     assert methods == [("baklava", "snapkv"), ("uniform", "snapkv"), ("uniform", "tova")]
 
 
 def test_file_is_strict_json_and_reads_back(tmp_path):
     path = write_records(tmp_path / "records.parquet", experiment_records())
-    found = compute_headline(read_cells([path]), SummaryConfig(n_bootstrap=100, margin=0.05, confidence=0.9))
-    found.save(tmp_path / "headline.json")
+    headline = compute_headline(read_cells([path]), SummaryConfig(n_bootstrap=100, margin=0.05, confidence=0.9))
+    headline.save(tmp_path / "headline.json")
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -153,7 +153,7 @@ def test_file_is_strict_json_and_reads_back(tmp_path):
     assert [method["allocator"] for method in methods] == ["baklava", "uniform"]
     assert {method["eviction"] for method in methods} == {EVICTION}
     assert [figures["ratio"] for figures in methods[0]["ratios"]] == list(RATIOS)
-    assert Headline.load(tmp_path / "headline.json") == found
+    assert Headline.load(tmp_path / "headline.json") == headline
 
 
 def test_a_task_that_a_method_misses_is_refused(tmp_path):

@@ -240,18 +240,18 @@ def test_the_smallest_experiments_have_the_means_of_a_naive_loop(
             frames += [cell_records(own, model=model, task=task)]
             frames += [cell_records(worse, model=model, task=task, allocator=a, ratio=r) for a, r in cells]
     job = summarized(folder, pd.concat(frames))
-    table, found = read_summary(job.parquet), Headline.load(job.headline)
+    table, headline = read_summary(job.parquet), Headline.load(job.headline)
     assert len(table) == scores.shape[0] * scores.shape[1] * (1 + len(methods) * len(ratios))
     for model, of_model in zip(MODELS, scores, strict=False):
-        figures = found.models[model]
+        figures = headline.models[model]
         assert figures.full == pytest.approx(of_model.mean())
-        assert [one.allocator for one in figures.methods] == sorted(methods)
-        assert {len(one.ratios) for one in figures.methods} <= {len(ratios)}
-        for one in (one for method in figures.methods for one in method.ratios):
-            assert one.score == pytest.approx(np.mean([[0.0, *own[1:]] for own in of_model]))
-            assert one.delta_full_low <= one.delta_full <= one.delta_full_high
-            assert (one.uniform is None) == ("uniform" not in methods)
-            assert one.gain_over_uniform == (1.0 if one.uniform else None)
+        assert [method.allocator for method in figures.methods] == sorted(methods)
+        assert {len(method.ratios) for method in figures.methods} <= {len(ratios)}
+        for at_ratio in (at_ratio for method in figures.methods for at_ratio in method.ratios):
+            assert at_ratio.score == pytest.approx(np.mean([[0.0, *own[1:]] for own in of_model]))
+            assert at_ratio.delta_full_low <= at_ratio.delta_full <= at_ratio.delta_full_high
+            assert (at_ratio.uniform is None) == ("uniform" not in methods)
+            assert at_ratio.gain_over_uniform == (1.0 if at_ratio.uniform else None)
 
 
 def test_without_timings_there_is_a_table_without_rows():

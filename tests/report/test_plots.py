@@ -31,7 +31,6 @@ from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.settings import SummaryConfig
 from baklava.importance.profile import Profile
-from baklava.report.data.looks import assign_looks
 from baklava.report.figure_list import list_figures
 from baklava.report.plots.budgets import draw_budgets
 from baklava.report.plots.importance import draw_importance
@@ -90,10 +89,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_figure_is_there_as_svg_and_png(layout):
-    found = files(layout.figures)
+    drawn = files(layout.figures)
     names = [figure.name for figure in list_figures(compose(["experiment=demo"]))]
-    assert set(found) == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
-    for name, content in found.items():
+    assert set(drawn) == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
+    for name, content in drawn.items():
         assert content.startswith(b"\x89PNG" if name.endswith(".png") else b"<?xml")
 
 
@@ -142,8 +141,8 @@ def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):
     rows = summary[(summary["model"] == "tiny-llama") & (summary["task"] == "vt")]
     [axes] = draw_score_vs_ratio_of_task(rows, headline).get_axes()
     together = panels(draw_score_vs_ratio(summary, headline).subfigs[0])["vt"]
-    for alone, one in zip(lines_of(axes), lines_of(together), strict=True):
-        assert np.array_equal(alone, one)
+    for alone, beside in zip(lines_of(axes), lines_of(together), strict=True):
+        assert np.array_equal(alone, beside)
 
 
 def test_a_needle_grid_shows_depth_by_length_for_every_cell(tmp_path):
@@ -153,7 +152,7 @@ def test_a_needle_grid_shows_depth_by_length_for_every_cell(tmp_path):
     drawn = [axes for axes in draw_needle_grid("tiny-llama", "needle_grid", grid).get_axes() if title_of(axes)]
     line = ["full cache", *(f"r = {ratio:g}" for ratio in RATIOS)]
     assert [title_of(axes) for axes in drawn] == line * 2
-    uniform, baklava = (np.asarray(drawn[place].collections[0].get_array()) for place in (1, 7))
+    uniform, baklava = (np.asarray(drawn[i].collections[0].get_array()) for i in (1, 7))
     assert uniform.tolist() == [[1, 1], [1, 0], [1, 1]]
     assert (baklava == 0.75).all()
     assert [label.get_text() for label in drawn[0].get_xticklabels()] == ["512", "1024"]
@@ -206,14 +205,16 @@ def test_the_estimator_of_whole_layers_is_drawn_once(layout):
 
 
 def test_budgets_show_every_ratio_and_name_the_estimator():
-    found = [
+    searched = [
         Budgets.from_shares(shares := np.clip(importance("tiny-llama"), 0, 1), parameters={"estimator": estimator})
         for estimator in ("eviction_shift", "value_output_cosine")
     ]
     uniform = Budgets.uniform(n_layers=6, n_kv_heads=4, ratio=0.5)
-    figure = draw_budgets("m", {("uniform", "x"): [uniform], ("baklava", "x"): found, ("baklava", "y"): found[:1]})
+    figure = draw_budgets(
+        "m", {("uniform", "x"): [uniform], ("baklava", "x"): searched, ("baklava", "y"): searched[:1]}
+    )
     drawn = [axes for axes in figure.get_axes() if title_of(axes)]
-    assert [title_of(axes) for axes in drawn] == [f"r = {found[0].ratio:g}"] * 3
+    assert [title_of(axes) for axes in drawn] == [f"r = {searched[0].ratio:g}"] * 3
     named = [{text.get_text() for text in axes.texts} & {"eviction_shift", "value_output_cosine"} for axes in drawn]
     assert named == [{"eviction_shift"}, {"value_output_cosine"}, {"eviction_shift"}]
     for axes in drawn:
@@ -245,22 +246,14 @@ def test_the_history_of_a_search_has_a_panel_per_ratio_with_every_trial_once():
 def test_the_parameter_that_decides_is_the_important_one():
     trace = search_trace(n_trials=60)
     for _, trials in trace.groupby("ratio"):
-        found = find_importances(trials)
-        assert sum(found.values()) == pytest.approx(1)
-        assert found["pool"] == 0  # never varied
-        assert found["estimator"] > found["floor"]
+        importances = find_importances(trials)
+        assert sum(importances.values()) == pytest.approx(1)
+        assert importances["pool"] == 0  # never varied
+        assert importances["estimator"] > importances["floor"]
     [drawn] = [axes for axes in draw_search_importance(trace).get_axes() if axes.get_xlabel() == "compression ratio"]
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["estimator", "pool", "floor"]
     assert [label.get_text() for label in drawn.get_xticklabels()] == [f"{ratio:g}" for ratio in RATIOS]
     assert np.allclose(drawn.collections[0].get_array().sum(0), 1)
-
-
-def test_methods_are_told_apart():
-    methods = [(a, e) for a in ("uniform", "baklava", "measured", "pyramid") for e in ("streaming_llm", "snapkv")]
-    found = assign_looks(methods)
-    assert len({(look.colour, look.dashes) for look in found.values()}) == len(methods)
-    assert found["measured", "snapkv"].label == "measured / snapkv"
-    assert assign_looks([("uniform", "snapkv"), ("baklava", "snapkv")])["baklava", "snapkv"].label == "baklava"
 
 
 @pytest.mark.filterwarnings("error")
@@ -278,7 +271,7 @@ def test_importance_of_the_smallest_models_has_a_figure(tmp_path, shape, estimat
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("ratios", [(0.5,), (0.5, 0.9)])
 def test_a_method_that_keeps_nothing_has_no_place_on_the_axis_of_memory(tmp_path, ratios):
-    """At the last of the ratios no entry is kept, and a logarithm of 0 is no place."""
+    """At the last of the ratios no entry is kept, and a logarithmic axis has no 0."""
     kept = [1000, 0][-len(ratios) :]
     cells = [
         cell_records([1.0, 0.0], allocator="uniform", ratio=ratio, kept_entries=n, kv_bytes=n * 256)

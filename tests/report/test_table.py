@@ -71,7 +71,7 @@ def test_the_chosen_estimators_and_the_lossless_ratios_are_named(layout, printed
     ):
         assert f"  {line}\n" in text
     for model, figures in Headline.load(layout.headline).models.items():
-        ratios = [f"{one.allocator} / {EVICTION} {one.largest_lossless_ratio:g}" for one in figures.methods]
+        ratios = [f"{method.allocator} / {EVICTION} {method.largest_lossless_ratio:g}" for method in figures.methods]
         assert f"  {model}: {', '.join(ratios)}\n" in text
 
 
@@ -115,7 +115,7 @@ def test_missing_budgets_are_named(layout, printed):
 
 def test_markdown_and_latex_hold_the_same_numbers(printed):
     def numbers(lines: list[str]) -> list[list[str]]:
-        return [found for line in lines if (found := re.findall(r"\d\.\d{3}", line))]
+        return [scores for line in lines if (scores := re.findall(r"\d\.\d{3}", line))]
 
     markdown, latex = printed("markdown").splitlines(), printed("latex").splitlines()
     expected = numbers(printed().split("Largest lossless")[0].splitlines())

@@ -45,14 +45,14 @@ def test_prompts_that_rank_the_other_way_round_disagree() -> None:
 def test_halves_can_agree_where_prompts_do_not() -> None:
     """Noise of single prompts averages out."""
     noise = np.random.default_rng(1).normal(0, 8, (40, L, HKV))
-    found = agreement("e", RANKED + noise)
-    assert found["halves"][0] > found["prompts"][0] + 0.3
-    assert found["halves"][1] > found["prompts"][1]
+    agreements = agreement("e", RANKED + noise)
+    assert agreements["halves"][0] > agreements["prompts"][0] + 0.3
+    assert agreements["halves"][1] > agreements["prompts"][1]
 
 
 def test_agreement_is_the_mean_over_pairs_of_prompts() -> None:
-    some = np.concatenate([RANKED, RANKED, -RANKED])  # pairs: 1, -1, -1
-    assert agreement("e", some)["prompts"] == (pytest.approx(-1 / 3), pytest.approx(1 / 3))
+    rankings = np.concatenate([RANKED, RANKED, -RANKED])  # pairs: 1, -1, -1
+    assert agreement("e", rankings)["prompts"] == (pytest.approx(-1 / 3), pytest.approx(1 / 3))
 
 
 def test_a_single_prompt_has_nothing_to_agree_with() -> None:
@@ -75,10 +75,10 @@ def test_profiles_are_compared_pair_by_pair_on_the_mean_of_their_prompts() -> No
 
 
 def test_rows_have_the_columns_of_the_file() -> None:
-    some = profile(a=np.concatenate([RANKED, RANKED]), b=np.concatenate([RANKED, RANKED]))
+    twice = profile(a=np.concatenate([RANKED, RANKED]), b=np.concatenate([RANKED, RANKED]))
     rows = [
-        *compare_prompts(some, top=TOP),
-        *compare_profiles({"x": some, "y": some}, between="lengths", top=TOP),
+        *compare_prompts(twice, top=TOP),
+        *compare_profiles({"x": twice, "y": twice}, between="lengths", top=TOP),
     ]
     assert [(row["estimator"], row["between"]) for row in rows] == [
         ("a", "prompts"),

@@ -20,7 +20,7 @@ IMPORTANCE = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 5)),
 RATIOS = st.floats(0, 0.99)
 
 
-class FakeReplay:
+class FakeLosses:
     """Loss: memory that retrieval needs and does not get, in whole KV caches, and more on later prompts."""
 
     def __init__(self, needed: np.ndarray):
@@ -29,7 +29,7 @@ class FakeReplay:
 
     def losses(self, prompt, budgets):
         self.n_calls += 1
-        return np.array([np.clip(self.needed - one.shares, 0, None).sum() + prompt.index for one in budgets])
+        return np.array([np.clip(self.needed - tried.shares, 0, None).sum() + prompt.index for tried in budgets])
 
 
 class TestGreedyBudgets:
@@ -51,8 +51,8 @@ class TestGreedyBudgets:
         )
 
     @given(IMPORTANCE, RATIOS, RATIOS)
-    def test_no_kv_cache_gains_when_the_total_shrinks(self, importance, one: float, other: float) -> None:
-        low, high = sorted((one, other))
+    def test_no_kv_cache_gains_when_the_total_shrinks(self, importance, first: float, second: float) -> None:
+        low, high = sorted((first, second))
         assert (greedy_budgets(importance, high).shares <= greedy_budgets(importance, low).shares + 1e-9).all()
 
 
@@ -64,20 +64,19 @@ NEEDED = np.array([[1.0, 0.0], [0.0, 1.0]])
 RIGHT, WRONG = NEEDED, 1 - NEEDED
 
 
-def run(methods: dict[float, dict[str, Budgets]]) -> tuple[dict[tuple[float, str], dict], FakeReplay]:
-    replay = FakeReplay(NEEDED)
-    rows = list(
-        measure_regret({"right": RIGHT, "wrong": WRONG}, methods, replay, PROMPTS, model="m", eviction="snapkv")
-    )
+def run(methods: dict[float, dict[str, Budgets]]) -> tuple[dict[tuple[float, str], dict], FakeLosses]:
+    source = FakeLosses(NEEDED)
+    rankings = {"right": RIGHT, "wrong": WRONG}
+    rows = list(measure_regret(rankings, methods, source, PROMPTS, model="m", eviction="snapkv"))
     assert all(list(row) == COLUMNS.names for row in rows)
-    return {(row["ratio"], row["estimator"]): row for row in rows}, replay
+    return {(row["ratio"], row["estimator"]): row for row in rows}, source
 
 
 def test_regret_is_the_loss_less_that_of_the_best_method() -> None:
     half = Budgets.from_shares([[0.9, 0.1], [0.1, 0.9]], ratio=0.5)
-    rows, replay = run({0.5: {"uniform": uniform(0.5), "baklava": half}, 0.75: {"uniform": uniform(0.75)}})
+    rows, source = run({0.5: {"uniform": uniform(0.5), "baklava": half}, 0.75: {"uniform": uniform(0.75)}})
     right, wrong = rows[0.5, "right"], rows[0.5, "wrong"]
-    assert replay.n_calls == len(PROMPTS)  # all ratios, rankings and methods share a prompt's prefill
+    assert source.n_calls == len(PROMPTS)  # all ratios, rankings and methods share a prompt's prefill
     assert right["best"] == wrong["best"] == "baklava"
     assert right["loss_full"] == pytest.approx(1.5)  # the mean of the prompts' own
     assert right["loss_best"] == pytest.approx(0.2 + 1.5)
@@ -89,20 +88,20 @@ def test_regret_is_the_loss_less_that_of_the_best_method() -> None:
     assert {row["n_prompts"] for row in rows.values()} == {4}
 
 
-def test_where_nothing_is_compressed_nothing_is_replayed_and_the_figure_says_so() -> None:
-    rows, replay = run({})
-    assert (rows, replay.n_calls) == ({}, 0)
+def test_where_nothing_is_compressed_nothing_is_measured_and_the_figure_says_so() -> None:
+    rows, source = run({})
+    assert (rows, source.n_calls) == ({}, 0)
     figure = draw_regret(pd.DataFrame([], columns=COLUMNS.names))
     assert "this experiment compresses nothing" in [text.get_text() for text in figure.texts]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("place", [0, 1, -1])  # of the full cache, a ranking, a method
-def test_a_loss_that_is_no_number_is_one_line(bad: float, place: int) -> None:
-    class Odd(FakeReplay):
+@pytest.mark.parametrize("index", [0, 1, -1])  # of the full cache, a ranking, a method
+def test_a_non_finite_loss_is_one_line(bad: float, index: int) -> None:
+    class Odd(FakeLosses):
         def losses(self, prompt, budgets):
             losses = super().losses(prompt, budgets)
-            losses[place] = bad
+            losses[index] = bad
             return losses
 
     methods = {0.5: {"uniform": uniform(0.5)}}
@@ -112,7 +111,7 @@ def test_a_loss_that_is_no_number_is_one_line(bad: float, place: int) -> None:
 
 def test_one_kv_cache_one_prompt_and_one_method_have_no_regret() -> None:
     methods = {0.5: {"uniform": Budgets.uniform(n_layers=1, n_kv_heads=1, ratio=0.5)}}
-    replay = FakeReplay(np.ones((1, 1)))
-    [row] = measure_regret({"only": np.ones((1, 1))}, methods, replay, PROMPTS[:1], model="m", eviction="snapkv")
+    source = FakeLosses(np.ones((1, 1)))
+    [row] = measure_regret({"only": np.ones((1, 1))}, methods, source, PROMPTS[:1], model="m", eviction="snapkv")
     assert (row["best"], row["regret"], row["loss"]) == ("uniform", 0.0, pytest.approx(0.5))
     assert draw_regret(pd.DataFrame([row])).axes[0].get_title() == "snapkv"

@@ -75,8 +75,8 @@ def test_the_control_agrees_with_itself_whatever_the_prompts(job: ValidateJob) -
 
 
 def test_the_profile_is_ranked_against_the_curves_of_every_policy(job: ValidateJob) -> None:
-    found = {(row["eviction"], row["estimator"]): row["spearman"] for row in table(job.ranking)}
-    assert found == {
+    agreements = {(row["eviction"], row["estimator"]): row["spearman"] for row in table(job.ranking)}
+    assert agreements == {
         (eviction, estimator): pytest.approx(expected)
         for eviction in ("streaming_llm", "snapkv")
         for estimator, expected in (("eviction_shift", 1.0), ("random", -1.0))

@@ -20,7 +20,7 @@ _NOTHING = Interval(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A cell, or the mean of a method's cells over a model's tasks; differences are NaN where nothing compares."""
+    """A cell, or the mean of a method's cells over a model's tasks; a difference to nothing is NaN."""
 
     ratio: float
     score: float
@@ -37,8 +37,8 @@ class CurvePoint:
 class Curves:
     """A model's scores on one task or on the mean of its tasks.
 
-    `by_method` has uniform first; each method's points begin with the full cache and go on by ratio. It is empty
-    where nothing was compressed.
+    `by_method` has uniform first; each method's points begin with the full cache and continue in the order of the
+    ratios. It is empty where nothing was compressed.
     """
 
     full: CurvePoint

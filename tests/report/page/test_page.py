@@ -75,8 +75,8 @@ class Html(HTMLParser):
         return json.loads(next(text for attributes, text in self.scripts if attributes.get("id") == "data"))
 
     def frames(self, view: str) -> dict[tuple[str, ...], dict[str, Any]]:
-        [found] = [one for one in self.data["views"] if one["id"] == view]
-        return {tuple(frame["at"]): frame for frame in found["frames"]}
+        [frames] = [shown["frames"] for shown in self.data["views"] if shown["id"] == view]
+        return {tuple(frame["at"]): frame for frame in frames}
 
 
 def lines(frame: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -121,8 +121,8 @@ def headline(layout) -> Headline:
 class TestNumbers:
     def test_the_cells_are_the_summary(self, html, summary):
         data = html.data
-        found = pd.DataFrame(data["rows"], columns=data["columns"])
-        pd.testing.assert_frame_equal(found, summary, check_dtype=False, check_exact=True)
+        cells = pd.DataFrame(data["rows"], columns=data["columns"])
+        pd.testing.assert_frame_equal(cells, summary, check_dtype=False, check_exact=True)
 
     @pytest.mark.parametrize("view", ["score-vs-ratio", "score-vs-kv-bytes"])
     def test_curves_of_a_task_are_rows_of_the_summary(self, html, summary, view):
@@ -141,9 +141,9 @@ class TestNumbers:
     def test_the_mean_is_the_headline(self, html, headline):
         frames = html.frames("score-vs-ratio")
         for model, figures in headline.models.items():
-            found = lines(frames[model, MEAN])
+            curves = lines(frames[model, MEAN])
             for method in figures.methods:
-                assert found[method.allocator]["y"] == [figures.full, *(one.score for one in method.ratios)]
+                assert curves[method.allocator]["y"] == [figures.full, *(at.score for at in method.ratios)]
 
     def test_a_band_is_the_interval(self, html, summary):
         frame = html.frames("score-vs-ratio")["tiny-qwen2", "vt"]
@@ -174,9 +174,9 @@ class TestNumbers:
         frames = html.frames("budgets")
         assert len(frames) == len(MODELS) * 2 * len(RATIOS)
         for model in MODELS:
-            one = Budgets.load(layout.budgets(model, "baklava", EVICTION, 0.8))
+            budgets = Budgets.load(layout.budgets(model, "baklava", EVICTION, 0.8))
             frame = frames[model, f"baklava / {EVICTION}", "0.8"]
-            assert frame["data"][0]["z"] == (100 * one.shares).tolist()
+            assert frame["data"][0]["z"] == (100 * budgets.shares).tolist()
             assert frame["note"] == (
                 "eviction_shift; loss on the calibration prompts: these budgets 0.280, uniform 1.200, full cache 0.100"
             )
@@ -207,10 +207,10 @@ class TestNumbers:
             for method in reversed(figures.methods):  # uniform first
                 first = model if method.allocator == "uniform" else ""
                 lossless = f"r = {method.largest_lossless_ratio:g}" if method.largest_lossless_ratio else "none"
-                scores = [f"{one.score:.3f}" for one in method.ratios]
+                scores = [f"{at.score:.3f}" for at in method.ratios]
                 if method.allocator != "uniform":
                     times = "\N{MULTIPLICATION SIGN}"
-                    scores = [f"{one.score:.3f} {times}{one.gain_over_uniform:.2f}" for one in method.ratios]
+                    scores = [f"{at.score:.3f} {times}{at.gain_over_uniform:.2f}" for at in method.ratios]
                 expected.append([first, method.allocator, f"{figures.full:.3f}", lossless, *scores])
         assert rows == expected
 
@@ -223,9 +223,9 @@ class TestNumbers:
 class TestOnItsOwn:
     @pytest.mark.parametrize("name", ["page", "headline_table"])
     def test_nothing_is_loaded(self, layout, name):
-        found = Html(getattr(layout, name).read_text(encoding="utf-8"))
-        assert not {tag for tag, _ in found.elements} & {"link", "img", "iframe", "object", "embed", "base", "form"}
-        assert not [attributes for _, attributes in found.elements if attributes.keys() & set(LOADS)]
+        page = Html(getattr(layout, name).read_text(encoding="utf-8"))
+        assert not {tag for tag, _ in page.elements} & {"link", "img", "iframe", "object", "embed", "base", "form"}
+        assert not [attributes for _, attributes in page.elements if attributes.keys() & set(LOADS)]
 
     @pytest.mark.parametrize("name", ["page", "headline_table"])
     def test_the_style_loads_nothing(self, layout, name):
@@ -268,23 +268,23 @@ def page_of(tmp_path: Path, records: pd.DataFrame, **changed: Any) -> Html:
 
 def test_what_an_experiment_does_not_have_is_left_out(tmp_path):
     compressed = cell_records([1.0, 0.0], allocator="uniform", ratio=0.5)
-    found = page_of(tmp_path, pd.concat([cell_records([1.0, 1.0]), compressed]))
-    assert [view["id"] for view in found.data["views"]] == ["score-vs-ratio", "score-vs-kv-bytes"]
-    ids = {attributes.get("id") for _, attributes in found.elements}
+    page = page_of(tmp_path, pd.concat([cell_records([1.0, 1.0]), compressed]))
+    assert [view["id"] for view in page.data["views"]] == ["score-vs-ratio", "score-vs-kv-bytes"]
+    ids = {attributes.get("id") for _, attributes in page.elements}
     assert {"headlines", "cells", "run"} <= ids
     assert not {"files", "budgets", "importance", "needle-grid", "measured"} & ids
 
 
 def test_an_experiment_that_compresses_nothing_has_a_page(tmp_path):
-    found = page_of(tmp_path, cell_records([1.0, 0.5]))
-    assert "nothing was compressed" in found.text
-    assert lines(found.frames("score-vs-ratio")["tiny-llama", "vt"]) == {}
+    page = page_of(tmp_path, cell_records([1.0, 0.5]))
+    assert "nothing was compressed" in page.text
+    assert lines(page.frames("score-vs-ratio")["tiny-llama", "vt"]) == {}
 
 
 def test_a_method_that_keeps_nothing_leaves_the_axis_of_memory_finite(tmp_path):
     nothing = cell_records([1.0], allocator="uniform", ratio=0.5, kept_entries=0, kv_bytes=0)
-    found = page_of(tmp_path, pd.concat([cell_records([1.0]), nothing]))
-    frame = found.frames("score-vs-kv-bytes")["tiny-llama", "vt"]
+    page = page_of(tmp_path, pd.concat([cell_records([1.0]), nothing]))
+    frame = page.frames("score-vs-kv-bytes")["tiny-llama", "vt"]
     low, high = frame["layout"]["xaxis"]["range"]
     assert -1 < low < high < 2  # powers of ten of a unit that the full cache fills
 
@@ -295,13 +295,13 @@ def test_names_are_never_markup(tmp_path):
     frames += [
         cell_records([1.0, 0.0], **named, allocator=a, ratio=0.5) for a in ("uniform", "<img src=x onerror=a()>")
     ]
-    found = page_of(tmp_path, pd.concat(frames), experiment=f'"><a href="//x">{NAME}')
-    assert len(found.scripts) == 3
-    assert "img" not in {tag for tag, _ in found.elements}
-    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
-    assert not [attributes for tag, attributes in found.elements if tag == "a" and "//x" in (attributes["href"] or "")]
-    assert f'"><a href="//x">{NAME}' in found.text
-    [frame] = [frame for at, frame in found.frames("score-vs-ratio").items() if at == (NAME, NAME)]
+    page = page_of(tmp_path, pd.concat(frames), experiment=f'"><a href="//x">{NAME}')
+    assert len(page.scripts) == 3
+    assert "img" not in {tag for tag, _ in page.elements}
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert not [attributes for tag, attributes in page.elements if tag == "a" and "//x" in (attributes["href"] or "")]
+    assert f'"><a href="//x">{NAME}' in page.text
+    [frame] = [frame for at, frame in page.frames("score-vs-ratio").items() if at == (NAME, NAME)]
     shown = [trace["name"] for trace in frame["data"] if "name" in trace]
     assert "&lt;img src=x onerror=a()&gt;" in shown
     hovers = [text for trace in frame["data"] for text in trace.get("text", ())]
@@ -309,11 +309,11 @@ def test_names_are_never_markup(tmp_path):
 
 
 def test_scores_beyond_the_usual_and_gaps_survive(tmp_path):
-    found = page_of(tmp_path, pd.concat([cell_records([2.0]), cell_records([1.5], allocator="pyramid", ratio=0.5)]))
-    data = found.data
+    page = page_of(tmp_path, pd.concat([cell_records([2.0]), cell_records([1.5], allocator="pyramid", ratio=0.5)]))
+    data = page.data
     rows = [dict(zip(data["columns"], row, strict=True)) for row in data["rows"]]
     assert [row["delta_uniform"] for row in rows] == [None, None]
-    frame = found.frames("score-vs-ratio")["tiny-llama", "vt"]
+    frame = page.frames("score-vs-ratio")["tiny-llama", "vt"]
     assert frame["layout"]["yaxis"]["range"][1] > 2
     assert not np.isnan(lines(frame)["pyramid"]["y"]).any()
 
