@@ -91,7 +91,7 @@ class RaggedLayout:
         starts: list[list[Tensor]] = []
         n_caches = n_entries = 0
         for layout in layouts:
-            blocks += (Blocks(n_entries + some.start, some.length, n_caches + some.owners) for some in layout._blocks)
+            blocks += (Blocks(n_entries + old.start, old.length, n_caches + old.owners) for old in layout._blocks)
             starts.append([n_entries + start for start in layout._starts])
             n_caches += len(layout.counts)
             n_entries += layout.n_entries

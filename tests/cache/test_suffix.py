@@ -31,7 +31,7 @@ def held(suffix: Suffix) -> Rows:
     shown = torch.ones(suffix.n_rows, suffix.length, dtype=torch.bool) if mask is None else mask[:, 0, 0]
     assert torch.equal(suffix.keys, -suffix.values)
     assert torch.isfinite(suffix.keys).all()
-    return [row[one].tolist() for row, one in zip(suffix.keys[:, 0, :, 0], shown, strict=True)]
+    return [row[visible].tolist() for row, visible in zip(suffix.keys[:, 0, :, 0], shown, strict=True)]
 
 
 lengths = st.sampled_from([1, 2, 5, GROWTH - 1, GROWTH + 9])
@@ -49,7 +49,7 @@ def test_rows_keep_their_tokens_as_others_come_and_go(steps: list[tuple[int, int
         assert held(suffix) == expected
         more = [[1000.0 + row] for row in range(len(expected))]
         suffix.append(tokens(more), -tokens(more))
-        expected = [row + one for row, one in zip(expected, more, strict=True)]
+        expected = [row + token for row, token in zip(expected, more, strict=True)]
         rows = random.choices(range(len(expected)), k=random.randint(1, len(expected)))  # type: ignore[attr-defined]
         suffix.select_rows(torch.tensor(rows))
         expected = [expected[row] for row in rows]

@@ -28,48 +28,48 @@ def example(n_in: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("bias", [False, True])
 def test_weights_are_the_dequantised_ones(kind: type, bias: bool) -> None:
-    some = kind(plain(bias=bias))
-    weight = weight_of(some, example(24))
+    linear = kind(plain(bias=bias))
+    weight = weight_of(linear, example(24))
     assert weight.dtype == torch.float32
-    torch.testing.assert_close(weight, some.dequantised().float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight, linear.dequantised().float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_plain_numbers_are_read_exactly(dtype: torch.dtype) -> None:
-    some = plain(dtype=dtype)
-    assert torch.equal(weight_of(some, example(24, dtype)), some.weight.float())
+    linear = plain(dtype=dtype)
+    assert torch.equal(weight_of(linear, example(24, dtype)), linear.weight.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [0.25, 1.0, 300.0])
 def test_half_precision_costs_no_more_than_its_rounding(dtype: torch.dtype, scale: float) -> None:
-    some = Scaled8Bit(plain(bias=False, dtype=dtype))
-    found = weight_of(some, scale * example(24, dtype))
-    torch.testing.assert_close(found, some.dequantised().float(), rtol=2 * torch.finfo(dtype).eps, atol=0.0)
+    linear = Scaled8Bit(plain(bias=False, dtype=dtype))
+    weight = weight_of(linear, scale * example(24, dtype))
+    torch.testing.assert_close(weight, linear.dequantised().float(), rtol=2 * torch.finfo(dtype).eps, atol=0.0)
 
 
 @given(n_in=st.integers(1, 12), n_out=st.integers(1, 9), block=st.integers(1, 13))
 def test_weights_do_not_depend_on_the_size_of_blocks(n_in: int, n_out: int, block: int) -> None:
-    some = Scaled8Bit(plain(n_in, n_out))
+    linear = Scaled8Bit(plain(n_in, n_out))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module_under_test, "BLOCK", block)
-        torch.testing.assert_close(weight_of(some, example(n_in)), some.dequantised(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weight_of(linear, example(n_in)), linear.dequantised(), rtol=1e-5, atol=1e-6)
 
 
 def test_no_more_than_a_block_of_unit_inputs_is_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module_under_test, "BLOCK", 7)
-    some = Scaled8Bit(plain())
+    linear = Scaled8Bit(plain())
     seen = []
-    forward = some.forward
-    monkeypatch.setattr(some, "forward", lambda values: seen.append(values.shape[1]) or forward(values))
-    weight_of(some, example(24))
+    forward = linear.forward
+    monkeypatch.setattr(linear, "forward", lambda values: seen.append(values.shape[1]) or forward(values))
+    weight_of(linear, example(24))
     assert max(seen) == 7
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_quantised_modules_are_linear_maps(kind: type) -> None:
-    some = kind(plain())
-    assert is_linear(some, example(24), some(example(24)))
+    linear = kind(plain())
+    assert is_linear(linear, example(24), linear(example(24)))
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(24), nn.RMSNorm(24), nn.Sequential(nn.Linear(24, 24), nn.Tanh())])

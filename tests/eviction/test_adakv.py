@@ -33,12 +33,10 @@ def naive(scores: Tensor, budgets: Sequence[int], policy: AdaKV) -> list[int]:
         order = kept_in_order(scores[head], policy.inner, budget)
         n_protected = policy.inner.protected_first(budget) + policy.inner.protected_last(budget)
         sure = max(min(budget, 1) if policy.floor else 0, int(policy.floor * budget))
-        for place, entry in enumerate(order):
+        for rank, entry in enumerate(order):
             # floor before protected before others; ties go to the lower head
-            level, value = (
-                (0, 0.0) if place < sure else (1, place) if place < n_protected else (2, -scores[head, entry])
-            )
-            claims.append((level, float(value), head * n_entries + place))
+            level, value = (0, 0.0) if rank < sure else (1, rank) if rank < n_protected else (2, -scores[head, entry])
+            claims.append((level, float(value), head * n_entries + rank))
     winners = sorted(claims)[: sum(budgets)]
     return [sum(claim[2] // n_entries == head for claim in winners) for head in range(len(budgets))]
 

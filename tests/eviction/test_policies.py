@@ -66,8 +66,8 @@ def test_scores_of_a_row_do_not_depend_on_the_others(policy: EvictionPolicy) -> 
     queries, context = random_layer(70, rows=3)
     together = scores_of(policy, queries, context)
     for row in range(3):
-        one = slice(row, row + 1)
-        torch.testing.assert_close(together[one], scores_of(policy, queries[one], rows_of(context, one)))
+        alone = slice(row, row + 1)
+        torch.testing.assert_close(together[alone], scores_of(policy, queries[alone], rows_of(context, alone)))
 
 
 @every_policy

@@ -17,35 +17,35 @@ def layout(counts: list[int]) -> RaggedLayout:
     return RaggedLayout.of(torch.tensor(counts, dtype=torch.int64), torch.device("cpu"))
 
 
-@given(counts=counts_of_caches, most=st.sampled_from([16, 64, 100, 512, 1024]))
-def test_every_entry_is_in_one_stretch_of_its_cache(counts: list[int], most: int) -> None:
-    one = layout(counts)
-    owner = torch.full((one.n_entries,), -1)
-    for start, length, cache, _ in one.work_items(most).table.tolist():
-        assert 0 < length <= most
+@given(counts=counts_of_caches, max_length=st.sampled_from([16, 64, 100, 512, 1024]))
+def test_every_entry_is_in_one_stretch_of_its_cache(counts: list[int], max_length: int) -> None:
+    storage = layout(counts)
+    owner = torch.full((storage.n_entries,), -1)
+    for start, length, cache, _ in storage.work_items(max_length).table.tolist():
+        assert 0 < length <= max_length
         assert (owner[start : start + length] == -1).all()
         owner[start : start + length] = cache
-    caches, slots = slots_of(one.counts)
-    assert torch.equal(owner[one.positions(caches, slots)], caches)
+    caches, slots = slots_of(storage.counts)
+    assert torch.equal(owner[storage.positions(caches, slots)], caches)
     assert (owner >= 0).all()
 
 
-@given(counts=counts_of_caches, most=st.sampled_from([16, 64, 100, 512, 1024]))
-def test_results_of_a_cache_lie_side_by_side(counts: list[int], most: int) -> None:
-    items = layout(counts).work_items(most)
-    places: list[list[int]] = [[] for _ in counts]
-    for _, _, cache, place in items.table.tolist():
-        places[cache].append(place)
+@given(counts=counts_of_caches, max_length=st.sampled_from([16, 64, 100, 512, 1024]))
+def test_results_of_a_cache_lie_side_by_side(counts: list[int], max_length: int) -> None:
+    items = layout(counts).work_items(max_length)
+    results: list[list[int]] = [[] for _ in counts]
+    for _, _, cache, result in items.table.tolist():
+        results[cache].append(result)
     bounds = items.bounds.tolist()
-    assert [sorted(some) for some in places] == [list(range(*pair)) for pair in pairwise(bounds)]
+    assert [sorted(indices) for indices in results] == [list(range(*pair)) for pair in pairwise(bounds)]
 
 
-@given(counts=counts_of_caches, most=st.sampled_from([64, 512, 1024]))
-def test_few_stretches_are_short(counts: list[int], most: int) -> None:
+@given(counts=counts_of_caches, max_length=st.sampled_from([64, 512, 1024]))
+def test_few_stretches_are_short(counts: list[int], max_length: int) -> None:
     """A cache lies in three stretches at most, and only the last part of each is shorter than a program takes."""
     short = torch.zeros(len(counts), dtype=torch.int64)
-    for _, length, cache, _ in layout(counts).work_items(most).table.tolist():
-        short[cache] += length < most
+    for _, length, cache, _ in layout(counts).work_items(max_length).table.tolist():
+        short[cache] += length < max_length
     assert (short <= len(BLOCK_SIZES) + 1).all()
 
 
@@ -57,6 +57,6 @@ def test_long_stretches_come_first(counts: list[int]) -> None:
 
 
 def test_a_layout_is_cut_once() -> None:
-    one = layout([700, 3])
-    assert one.work_items(64) is one.work_items(64)
-    assert len(one.work_items(512)) < len(one.work_items(64))
+    storage = layout([700, 3])
+    assert storage.work_items(64) is storage.work_items(64)
+    assert len(storage.work_items(512)) < len(storage.work_items(64))
