@@ -15,6 +15,7 @@ from baklava.experiment.stages import STAGES, load
 if TYPE_CHECKING:
     from baklava.experiment.jobs import Job
 
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3
@@ -87,12 +88,22 @@ def _parser() -> argparse.ArgumentParser:
         "The whole chain at once: `snakemake --cores all`.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_stages(commands)
+    _add_other_commands(commands)
+    return parser
+
+
+def _add_stages(commands: _Commands) -> None:
     for name, stage in STAGES.items():
         command = commands.add_parser(name, help=stage.summary, description=stage.summary.capitalize() + ".")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of conf/config.yaml")
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
         if name == "track":
             command.add_argument("--rebuild", action="store_true", help="make all runs again, not only what changed")
+
+
+def _add_other_commands(commands: _Commands) -> None:
+    """Commands that are no stage; each carries the function that runs it."""
     plan = commands.add_parser(
         "plan",
         help="the ratio and the budgets that fit a memory cap",
@@ -128,7 +139,6 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME, then overrides of conf/training/NAME.yaml"
     )
     train.set_defaults(run=lambda options: load("baklava.training.command:train_reference")(options.overrides))
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

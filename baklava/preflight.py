@@ -1,4 +1,4 @@
-"""What must hold before any work starts, and can be seen from files alone."""
+"""Checks before any work starts, made from the settings and the files alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
 
 
 def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: bool = True) -> None:
-    """Raise `UserError` for what would fail later: the results folder, and with `models` each model's files."""
+    """Raise `UserError` for what would fail later: the results folder and, with `models`, each model's files."""
     if config.name in (DATABASE, ARTIFACTS):
         raise UserError(f"name: {config.name} is what MLflow's part of the results folder is called; choose another")
     check_results(config, overrides)
@@ -37,7 +37,7 @@ def planned_experiment(overrides: Sequence[str]) -> ExperimentConfig:
 
 
 def _check_patterns(results: Path) -> None:
-    """Raise `UserError` where the results folder cannot be part of the workflow's patterns of file names."""
+    """Raise `UserError` where the results folder cannot stand in the workflow's file name patterns."""
     if set(str(results)) & set("{}"):
         raise UserError(
             f"results: {results} holds braces, which Snakemake takes for wildcards; set results=FOLDER to one without"

@@ -1,4 +1,4 @@
-"""What an experiment may set of a model's chat template: variables for it, and the date that it is told."""
+"""Settings for a model's chat template: the variables and the date that it is given."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-# Llama 3's own templates name this day where they are told none.
+# The day that Llama 3's own templates write when they are given none.
 DATE = datetime.date(2024, 7, 26)
 
 TemplateValue = bool | int | float | str | None
 
-# Arguments of `apply_chat_template`, and what templates are given besides: all else may be a variable.
+# Arguments of `apply_chat_template`, and what templates are given anyway: any other name may be a variable.
 TAKEN = frozenset(
     {
         "add_generation_prompt",
@@ -48,7 +48,7 @@ def _variables(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _written(value: Any) -> Any:
-    """Dates as text only: numbers would be taken for seconds."""
+    """Accept dates written as text only: numbers would be read as seconds."""
     if not isinstance(value, str | datetime.date):
         raise ValueError(f"expected a date such as {DATE}, got {value!r}")
     return value

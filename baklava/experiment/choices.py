@@ -1,4 +1,4 @@
-"""Settings that are chosen by name, and what an experiment sets for choices that overrides have replaced."""
+"""Choices by name (`task=vt`), and dropping what an experiment sets for choices that overrides have replaced."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ GROUPS = {"models": "model", "tasks": "task", "allocators": "allocator", "evicti
 
 
 class _Entry(NamedTuple):
-    """A mapping that a choice fills: where it is, the group of the choice, and what every choice gives."""
+    """A mapping that a choice fills: its keys, the Hydra group of the choice, and what every choice provides."""
 
     within: dict[str, Any]
-    place: tuple[str, ...]
+    keys: tuple[str, ...]
     group: str
     needed: tuple[str, ...]
 
     @property
     def path(self) -> str:
-        return ".".join(self.place)
+        return ".".join(self.keys)
 
     @property
     def missing(self) -> list[str]:
-        """What no choice has given, of an entry that something sets."""
-        values = self.within[self.place[-1]]
+        """Required keys that no choice has provided, where something else has set others."""
+        values = self.within[self.keys[-1]]
         return [name for name in self.needed if name not in values] if isinstance(values, dict) else []
 
 
 def check_chosen_once(overrides: Sequence[str]) -> None:
-    """Hydra takes the same choice twice, as in `task=[vt,vt]`, for one."""
+    """Raise `UserError` for a choice made twice, as in `task=[vt,vt]`, which Hydra would take for one."""
     for override in overrides:
         group, _, chosen = override.partition("=")
         names = [name.strip() for name in chosen.strip("[]").split(",")]
@@ -41,18 +41,17 @@ def check_chosen_once(overrides: Sequence[str]) -> None:
 
 
 def without_replaced(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Composed `values` without what an experiment sets for choices that `overrides` have replaced; changed in place.
+    """Drop from composed `values`, in place, what an experiment sets for choices that `overrides` have replaced.
 
-    Raises `UserError`, in the words of the override or of the experiment, where settings are left that belong to no
-    choice.
+    Raises `UserError`, in the words of the override or of the experiment, for other settings that belong to no choice.
     """
     for entry in list(_entries(values)):
         if entry.missing:
             _check_replaced(entry, overrides)
-            del entry.within[entry.place[-1]]
+            del entry.within[entry.keys[-1]]
     for section in GROUPS:
         if values.get(section) == {}:
-            del values[section]  # as where nothing was ever set: the schema says how to choose
+            del values[section]  # as if nothing had been set: the schema then says how to choose
     _drop_replaced_names(values, overrides)
     return values
 
@@ -65,36 +64,36 @@ def _entries(values: dict[str, Any]) -> Iterator[_Entry]:
     yield from _texts(values, ("calibration",), "calibration")
     calibrations = _mapping(_mapping(values, "validate"), "calibrations")
     for name in _names(calibrations):
-        place = ("validate", "calibrations", name)
-        group = f"calibration@{'.'.join(place)}"
-        yield from _texts(calibrations, place, group)
-        yield _Entry(calibrations, place, group, ("name", "length"))
+        keys = ("validate", "calibrations", name)
+        group = f"calibration@{'.'.join(keys)}"
+        yield from _texts(calibrations, keys, group)
+        yield _Entry(calibrations, keys, group, ("name", "length"))
 
 
-def _texts(within: dict[str, Any], place: tuple[str, ...], group: str) -> Iterator[_Entry]:
-    calibration = _mapping(within, place[-1])
+def _texts(within: dict[str, Any], keys: tuple[str, ...], group: str) -> Iterator[_Entry]:
+    calibration = _mapping(within, keys[-1])
     if "text" in calibration:
-        yield _Entry(calibration, (*place, "text"), group, ("name", "data"))
+        yield _Entry(calibration, (*keys, "text"), group, ("name", "data"))
 
 
 def _names(entries: dict[Any, Any]) -> list[str]:
-    """Of numbers for names (quotes that were forgotten) the schema says what is wrong."""
+    """Names among the keys; the schema reports numbers (quotes that were forgotten)."""
     return [name for name in entries if isinstance(name, str)]
 
 
 def _mapping(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """What is there, if it is a mapping; what is wrong with other things the schema says."""
-    found = values.get(key)
-    return found if isinstance(found, dict) else {}
+    """The mapping under a key, or an empty one; the schema reports values of other kinds."""
+    value = values.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _check_replaced(entry: _Entry, overrides: Sequence[str]) -> None:
     missing = f"{entry.path}.{entry.missing[0]} is required"
-    remedy = f"choose {entry.place[-1]} with {entry.group}=NAME, or give {' and '.join(entry.needed)} too"
-    if written := [one for one in _written(entry.path, overrides) if _key(one) != entry.group]:
+    remedy = f"choose {entry.keys[-1]} with {entry.group}=NAME, or give {' and '.join(entry.needed)} too"
+    if written := [override for override in _written(entry.path, overrides) if _key(override) != entry.group]:
         raise UserError(f"config: {written[0]}: {missing}; {remedy}")
     if not _choosing(entry.group, overrides):
-        source = "".join(f"{one}: " for one in _choosing("experiment", overrides))
+        source = "".join(f"{override}: " for override in _choosing("experiment", overrides))
         raise UserError(f"config: {source}{missing}; {remedy}, where {entry.path} is set")
 
 
@@ -120,10 +119,10 @@ def _key(override: str) -> str:
 
 def _choosing(group: str, overrides: Sequence[str]) -> list[str]:
     """Overrides that choose from a group."""
-    return [one for one in overrides if _key(one) == group]
+    return [override for override in overrides if _key(override) == group]
 
 
 def _written(path: str, overrides: Sequence[str]) -> list[str]:
-    """Overrides of a value, of something in it, or of what it is in."""
-    keys = [(f"{_key(one)}.", one) for one in overrides]
-    return [one for key, one in keys if key.startswith(f"{path}.") or f"{path}.".startswith(key)]
+    """Overrides of a value, of something inside it, or of a mapping around it."""
+    keyed = [(f"{_key(override)}.", override) for override in overrides]
+    return [override for key, override in keyed if key.startswith(f"{path}.") or f"{path}.".startswith(key)]

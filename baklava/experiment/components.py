@@ -30,7 +30,7 @@ class ModelConfig(FrozenModel):
 
 
 class _Family(FrozenModel):
-    """A named choice with parameters, kept as a mapping and checked against the class that implements it."""
+    """A choice with parameters, kept as a mapping and checked against the class that implements it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -85,10 +85,10 @@ class EvictionConfig(_Family):
 
 
 class TextConfig(FrozenModel):
-    """Plain text as calibration prompts: the end of each piece is held back as the continuation of its context.
+    """Plain text as calibration prompts: the end of each block is held back as the continuation of its context.
 
-    The tokens that need the context are those whose loss rises most without it: where only the first `sinks` tokens
-    and the last part `window` of the prompt's length are left of it.
+    Its context-dependent tokens are those whose loss rises most without the context, that is when only the first
+    `sinks` tokens and the last fraction `window` of the prompt's length are left of it.
     """
 
     name: Name
@@ -98,7 +98,7 @@ class TextConfig(FrozenModel):
     data_revision: str | None = None
     field: str = Field(default="text", description="of each row of a JSONL file or data set")
     continuation: int = Field(default=256, ge=16, description="tokens held back at the end of each prompt")
-    look_back: float = Field(default=0.1, gt=0, le=1, description="part of them that counts as needing the context")
+    look_back: float = Field(default=0.1, gt=0, le=1, description="fraction of them that counts as context-dependent")
     sinks: int = Field(default=4, ge=0)
     window: float = Field(default=0.1, gt=0, le=1)
 
@@ -106,7 +106,7 @@ class TextConfig(FrozenModel):
 class CalibrationConfig(FrozenModel):
     """Prompts with known continuations: the first `n_profile` are profiled, the rest guide the search.
 
-    They come from tasks, from plain text, or from both by turns.
+    They come from tasks, from plain text, or from both in turn.
     """
 
     name: Name
@@ -130,5 +130,5 @@ class CalibrationConfig(FrozenModel):
 
     @property
     def needs_model(self) -> bool:
-        """Whether the prompts take more than a tokenizer: which tokens of a text need the context, the model says."""
+        """Whether making the prompts takes the model, which finds a text's context-dependent tokens."""
         return self.text is not None

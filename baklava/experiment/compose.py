@@ -45,7 +45,7 @@ def check(model: type[FrozenModel], values: Any, *, source: str) -> Any:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        key = ".".join(str(name) for name in first["loc"]) or "(top level)"
         if first["type"] == "missing" and key in GROUPS:
             raise UserError(f"{source}: {key}: none chosen; choose one with {GROUPS[key]}=NAME") from None
         given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"

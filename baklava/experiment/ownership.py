@@ -1,4 +1,4 @@
-"""Whose results a folder holds: an experiment writes its settings there, and another one of that name is refused."""
+"""Which experiment owns a results folder: it writes its settings there, and another one of that name is refused."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from baklava.system.files import read_json, write_json
 
 SCHEMA = 1
 
-# Where and how results are kept, and what jobs ask of a cluster, is no part of what an experiment is.
+# Where results are kept and what jobs ask of a cluster do not make another experiment.
 _IGNORED = ("results", "tracking", "plan", "resources")
 
 
 def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
-    """Raise `UserError` where the results folder cannot be written or is another experiment's.
+    """Raise `UserError` where the results folder cannot be written or belongs to another experiment.
 
-    Settings may change from run to run of one experiment (`experiment=NAME`): the workflow makes again what depends on
-    them. Two experiments of one name would overwrite each other's results by turns.
+    Settings may change from run to run of one experiment (`experiment=NAME`): the workflow runs again what depends on
+    them. Two experiments of one name would keep overwriting each other's results.
     """
-    layout = ExperimentPaths(config.results, config.name)
-    _check_writable(layout.root)
-    if not layout.experiment_json.exists():
+    paths = ExperimentPaths(config.results, config.name)
+    _check_writable(paths.root)
+    if not paths.experiment_json.exists():
         return
-    found = read_json(layout.experiment_json, schema=SCHEMA, what="experiment")
-    ours, theirs = chosen(overrides, "experiment"), found.get("experiment")
+    written = read_json(paths.experiment_json, schema=SCHEMA, what="experiment")
+    ours, theirs = chosen(overrides, "experiment"), written.get("experiment")
     if ours == theirs:
         return
-    for key, there, here in _differences(found.get("settings"), _settings(config)):
+    for key, there, here in _differences(written.get("settings"), _settings(config)):
         raise UserError(
-            f"{layout.experiment_json}: {layout.root} holds results of {_named(theirs)} with {key} = {there!r}, and "
-            f"{_named(ours)} has {here!r}; give it a name of its own (name=...), or remove {layout.experiment_json} to "
+            f"{paths.experiment_json}: {paths.root} holds results of {_named(theirs)} with {key} = {there!r}, and "
+            f"{_named(ours)} has {here!r}; give it a name of its own (name=...), or remove {paths.experiment_json} to "
             "let it take the folder over"
         )
 
 
 def claim_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
-    """Write down which experiment the results folder is for, and its settings; nothing where that is so already."""
+    """Write which experiment the results folder belongs to, and its settings, unless the file says so already."""
     path = ExperimentPaths(config.results, config.name).experiment_json
     values = {"experiment": chosen(overrides, "experiment"), "settings": _settings(config)}
     if not path.exists() or read_json(path, schema=SCHEMA, what="experiment") != values:
@@ -58,7 +58,7 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _differences(there: Any, here: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Keys whose values differ, as dotted names, with both values."""
+    """The dotted keys whose values differ, with both values."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in dict.fromkeys((*there, *here)):
             yield from _differences(there.get(name), here.get(name), f"{key}.{name}" if key else name)
@@ -68,7 +68,7 @@ def _differences(there: Any, here: Any, key: str = "") -> Iterator[tuple[str, An
 
 def _check_writable(folder: Path) -> None:
     try:
-        nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists() or one.is_symlink())
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         raise UserError(f"results: {folder}: {error.strerror}; set results=FOLDER to one that can be written") from None
     if not nearest.is_dir():

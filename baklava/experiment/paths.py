@@ -24,7 +24,7 @@ class ExperimentPaths:
 
     @property
     def experiment_json(self) -> Path:
-        """Which experiment the folder belongs to, with its settings."""
+        """The experiment that the folder belongs to, and its settings."""
         return self.root / "experiment.json"
 
     def prompts(self, model: str) -> Path:
@@ -47,28 +47,28 @@ class ExperimentPaths:
         return self.root / "search" / model / allocator / f"{eviction}.parquet"
 
     def search_losses(self, model: str, allocator: str, eviction: str) -> Path:
-        """Measured losses, which outlive a killed search; no target of the workflow."""
+        """Measured losses, which outlive a killed search; not an output of the workflow."""
         return self.search_trace(model, allocator, eviction).with_suffix(".losses")
 
     def search_cost(self, model: str, allocator: str, eviction: str) -> Path:
-        """What the search took; no target of the workflow, as it is another with every run."""
+        """What the search took; not an output of the workflow, as it differs from run to run."""
         return self.search_trace(model, allocator, eviction).with_suffix(".cost.json")
 
     def records(self, model: str, task: str) -> Path:
         return self.root / "records" / model / f"{task}.parquet"
 
     def timings(self, model: str, task: str) -> Path:
-        """Seconds per record, which differ from run to run and so have a file of their own."""
+        """Seconds per record; they differ from run to run, so they have a file of their own."""
         return self.root / "timings" / model / f"{task}.parquet"
 
     def store(self, model: str, task: str) -> Path:
-        """Finished answers, which outlive changes of the experiment; no target of the workflow."""
+        """Finished answers, which outlive changes of the experiment; not an output of the workflow."""
         return self.root / "store" / model / f"{task}.lines"
 
     @staticmethod
-    def shard(whole: Path, index: int | str, of: int) -> Path:
-        """One of the `of` parts of a file of records or timings, until all are put together."""
-        return whole.with_suffix("") / f"{index}-of-{of}{whole.suffix}"
+    def shard(merged: Path, index: int | str, of: int) -> Path:
+        """One of `of` shards of a file of records or timings, until they are merged."""
+        return merged.with_suffix("") / f"{index}-of-{of}{merged.suffix}"
 
     def measurements(self, model: str) -> Path:
         return self.root / "measurements" / f"{model}.parquet"

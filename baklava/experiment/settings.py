@@ -1,4 +1,4 @@
-"""Settings of the stages, and of what runs them."""
+"""Settings of the stages, of the workflow's resources, of `baklava plan` and of MLflow."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from baklava.importance import ESTIMATORS
 
 
 class ProfileConfig(FrozenModel):
-    """What one pass over the calibration prompts records."""
+    """What a single pass over the calibration prompts records."""
 
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
     skip_first: int = Field(default=4, ge=0, description="positions at the start that enter no average")
     sinks: int = Field(default=4, ge=0, description="first entries that the simulated eviction keeps")
-    window: float = Field(default=0.1, gt=0, le=1, description="recent part of the prompt that it keeps")
+    window: float = Field(default=0.1, gt=0, le=1, description="fraction of the prompt, its end, that it keeps")
     seed: int = Field(default=0, ge=0, description="of the control `random`")
 
     @model_validator(mode="after")
@@ -40,16 +40,18 @@ class CurvesConfig(FrozenModel):
     """How the loss rises as each KV cache alone keeps less."""
 
     levels: Annotated[tuple[Ratio, ...], AfterValidator(_levels)] = Field(
-        default=(0.0, 0.02, 0.05, 0.1, 0.25, 0.5), description="parts of the context that the one KV cache keeps"
+        default=(0.0, 0.02, 0.05, 0.1, 0.25, 0.5), description="shares of the context that the one KV cache keeps"
     )
-    batch_rows: int = Field(default=32, ge=1, description="KV caches and levels that replay a continuation together")
+    batch_rows: int = Field(
+        default=32, ge=1, description="KV caches and levels whose continuation losses are measured together"
+    )
 
 
 class SearchConfig(FrozenModel):
     """The parameter search of the `baklava` allocator."""
 
-    n_rounds: int = Field(default=8, ge=1, description="each tries 8 mappings per ratio, and learns from those before")
-    batch_rows: int = Field(default=32, ge=1, description="mappings that replay a continuation together")
+    n_rounds: int = Field(default=8, ge=1, description="each tries 8 mappings per ratio and learns from earlier ones")
+    batch_rows: int = Field(default=32, ge=1, description="mappings whose continuation losses are measured together")
     memory_gib: float | None = Field(
         default=None, ge=0, description="for contexts that are kept, not read again; null: half of what is free"
     )
@@ -103,7 +105,7 @@ class SummaryConfig(FrozenModel):
 
 
 class ValidateConfig(FrozenModel):
-    """How far a profile can be relied on, and how well each estimator ranks."""
+    """How far a profile can be relied on, and how well each estimator ranks the KV caches."""
 
     enabled: bool = Field(default=False, description="whether the workflow validates; `baklava validate` always does")
     calibrations: Annotated[dict[Name, CalibrationConfig], NamedByKeys] = Field(
@@ -113,7 +115,9 @@ class ValidateConfig(FrozenModel):
         default=(512, 1024, 2048), description="of the experiment's own set, compared; in tokens"
     )
     n_prompts: int = Field(default=4, ge=1, description="of each set and length")
-    top: float = Field(default=0.3, gt=0, le=1, description="part of the KV caches that counts as the most important")
+    top: float = Field(
+        default=0.3, gt=0, le=1, description="fraction of the KV caches that counts as the most important"
+    )
 
 
 class ClaimsConfig(FrozenModel):
@@ -138,17 +142,21 @@ class JobResources(FrozenModel):
 
 
 class PlanConfig(FrozenModel):
-    """A memory cap, and what has to fit under it (`baklava plan`)."""
+    """A memory cap and what has to fit under it (`baklava plan`)."""
 
-    gpu_memory: Annotated[Bytes, Field(ge=2**20)] | None = Field(default=None, description="none: that of the device")
+    gpu_memory: Annotated[Bytes, Field(ge=2**20)] | None = Field(
+        default=None, description="null: the memory of the device"
+    )
     context: int = Field(default=32768, ge=1, description="tokens per sequence that are compressed")
-    new_tokens: int = Field(default=256, ge=0, description="tokens per sequence after them, which are not")
+    new_tokens: int = Field(default=256, ge=0, description="tokens per sequence after the context, not compressed")
     batch: int = Field(default=1, ge=1, description="sequences at once")
-    prefill_rows: int = Field(default=1, ge=1, description="sequences whose contexts are read together")
-    prefill_chunk: int = Field(default=1024, ge=1, description="tokens, where reading in chunks takes less than a pass")
+    prefill_rows: int = Field(default=1, ge=1, description="sequences whose contexts are prefilled together")
+    prefill_chunk: int = Field(
+        default=1024, ge=1, description="tokens, where prefilling in chunks takes less memory than one pass"
+    )
     reserve: Bytes = Field(default="1GiB", validate_default=True, description="for the device and its allocator")
     largest_ratio: Ratio = 0.95
-    allocator: Name | None = Field(default=None, description="which one of `allocators` writes budgets")
+    allocator: Name | None = Field(default=None, description="the one of `allocators` that writes budgets")
 
 
 def _without_password(uri: str) -> str:
