@@ -82,5 +82,5 @@ STAGES = {
     "page": Stage(
         f"{JOBS}.reports:PageJob", "baklava.report.page.run:write_page", "write one page with interactive figures"
     ),
-    "track": Stage(f"{JOBS}.reports:TrackJob", "baklava.tracking.track:track", "project the results into MLflow"),
+    "track": Stage(f"{JOBS}.reports:TrackJob", "baklava.tracking.run:track", "project the results into MLflow"),
 }

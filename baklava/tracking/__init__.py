@@ -1,6 +1,6 @@
-"""The results in MLflow. The files are the truth; MLflow is a copy of them that can be made again at any time.
+"""Copies the results into MLflow. The files are the truth; the copy can be made again at any time.
 
-MLflow is not imported here: it takes seconds, and the workflow asks for the store's address before its first job.
+This module does not import MLflow, which takes seconds: the workflow asks for the store's address before its first job.
 """
 
 import os

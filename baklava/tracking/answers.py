@@ -1,4 +1,4 @@
-"""The answers of one model to one task, as data set and as tables."""
+"""The answers of one model to one task: as a data set, and as one table per cell."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pyarrow as pa
 
 from baklava.evaluation.records import COLUMNS, FULL, SCHEMA, Cell
 from baklava.system.parquet import read_parquet
-from baklava.tracking.run import Dataset
+from baklava.tracking.run_spec import Dataset
 
 TABLE = "predictions.json"
 
-_SHOWN = ("sample", "prediction", "answers", "score", "failed")
-_QUESTION = ("sample", "context_tokens", "answers", "group", "failed")
+_TABLE_COLUMNS = ("sample", "prediction", "answers", "score", "failed")
+_DATASET_COLUMNS = ("sample", "context_tokens", "answers", "group", "failed")
 _TYPES = (("sample", "long"), ("context_tokens", "long"), ("answers", "string"), ("group", "string"))
-_READ = pa.schema([COLUMNS.field(name) for name in dict.fromkeys((*Cell._fields, *_SHOWN, *_QUESTION))])
+_READ = pa.schema([COLUMNS.field(name) for name in dict.fromkeys((*Cell._fields, *_TABLE_COLUMNS, *_DATASET_COLUMNS))])
 
 
 class Answers:
-    """Raises `UserError` for a missing, broken or newer records file."""
+    """The rows of a records file, by cell. Raises `UserError` if it is missing, broken or newer."""
 
     def __init__(self, path: Path):
         table = read_parquet(path, _READ, schema=SCHEMA, what="records", hint="`baklava evaluate`")
@@ -34,15 +34,15 @@ class Answers:
             self._rows.setdefault(Cell(*(row[name] for name in Cell._fields)), []).append(row)
 
     def table(self, cell: Cell) -> str:
-        """The cell's answers in the layout of `mlflow.log_table`."""
-        data = [[_plain(row[name]) for name in _SHOWN] for row in self._rows[cell]]
-        return json.dumps({"columns": _SHOWN, "data": data})
+        """Format the cell's answers as `mlflow.log_table` does."""
+        data = [[_plain(row[name]) for name in _TABLE_COLUMNS] for row in self._rows[cell]]
+        return json.dumps({"columns": _TABLE_COLUMNS, "data": data})
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The samples, known by what is asked of every cell: sizes of contexts, right answers, which failed."""
+        """The samples, identified by what all cells share: context sizes, right answers, which ones failed."""
         cell = next(cell for cell in self._rows if cell.allocator == FULL)
-        samples = [[row[name] for name in _QUESTION] for row in self._rows[cell]]
+        samples = [[row[name] for name in _DATASET_COLUMNS] for row in self._rows[cell]]
         identity = json.dumps([cell.protocol, cell.seed, cell.length, samples])
         return Dataset(
             name=cell.task,
@@ -55,7 +55,7 @@ class Answers:
 
 
 def _plain(value: Any) -> Any:
-    """Something that the UI shows in one field of a table."""
+    """Convert a value to one that the UI shows in a field of a table."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, list):

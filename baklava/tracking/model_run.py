@@ -1,4 +1,4 @@
-"""The run of one model: its curves over the ratio, what its jobs took, its profile and its figures."""
+"""Makes the run of one model: its curves over the ratio, the usage of its jobs, its profile and its figures."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from baklava.evaluation.records import FULL
 from baklava.experiment.jobs import VALIDATION, TrackJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.system.usage import SUFFIX, read_usage
-from baklava.tracking.cell_run import method_name
-from baklava.tracking.run import Dataset, MetricPoint, Run, key_of
+from baklava.tracking.cell_run import name_method
+from baklava.tracking.run_spec import Dataset, MetricPoint, RunSpec, make_key
 
 STAGE = "summarize"
-OF_ONE_MODEL = ("importance_", "budgets_")  # figures whose name ends with the model's; folders have one of each model
+MODEL_PREFIXES = ("importance_", "budgets_")  # of figures whose name ends with the model's name
 STAGES_WITH_USAGE = ("calibration", "profile", "search", "records", "measurements")
 
 
-def model_run(
+def make_model_run(
     job: TrackJob,
     model: str,
     headline: Headline,
@@ -33,106 +33,107 @@ def model_run(
     cells: pd.DataFrame,
     figures: Iterable[Path],
     usage: Mapping[str, Path],
-) -> Run:
-    """`cells` are the model's rows of the summary, `usage` the files of its jobs by name."""
-    numbers, profile = headline.models[model], job.profiles[model]
-    about, calibration = _profiled(job, model, profile)
+) -> RunSpec:
+    """Make the run of a model; `cells` are its rows of the summary, `usage` the usage files of its jobs by name."""
+    model_figures, profile = headline.models[model], job.profiles[model]
+    profile_params, calibration = _read_profile_header(job, model, profile)
     lossless = {
-        f"largest_lossless_ratio/{method_name(one.allocator, one.eviction)}": one.largest_lossless_ratio
-        for one in numbers.methods
+        f"largest_lossless_ratio/{name_method(method.allocator, method.eviction)}": method.largest_lossless_ratio
+        for method in model_figures.methods
     }
     scores = {f"score_full/{row['task']}": row["score"] for _, row in cells[cells["allocator"] == FULL].iterrows()}
-    return Run(
-        key=key_of("model", model),
+    return RunSpec(
+        key=make_key("model", model),
         name=model,
         tags={"stage": STAGE, "experiment": job.experiment, "model": model},
         params={
             "experiment": job.experiment,
             "model": model,
-            **about,
+            **profile_params,
             **{name: str(getattr(headline, name)) for name in ("margin", "confidence", "n_bootstrap")},
         },
-        metrics={"score_full": numbers.full, "kv_bytes_full": numbers.kv_bytes_full, **scores, **lossless},
-        curves={**_means(numbers), **_tasks(cells), **_usage(usage)},
+        metrics={"score_full": model_figures.full, "kv_bytes_full": model_figures.kv_bytes_full, **scores, **lossless},
+        curves={**_mean_curves(model_figures), **_task_curves(cells), **_usage_curves(usage)},
         datasets=(calibration,),
         artifacts=(
             ("", job.headline),
             ("profile", profile),
-            *((_beside(job.figures, path), path) for path in figures),
-            *(("validation", path) for path in validation_figures(job, model)),
+            *((_artifact_folder(job.figures, path), path) for path in figures),
+            *(("validation", path) for path in find_validation_figures(job, model)),
         ),
     )
 
 
-def figures_of(model: str, folder: Path, figures: Iterable[Path]) -> list[Path]:
-    """The model's own figures, and those of all models: `name`, `name_<model>` or `name/<model>/...` in the folder."""
-    own = {prefix + model for prefix in OF_ONE_MODEL}
+def select_figures(model: str, folder: Path, figures: Iterable[Path]) -> list[Path]:
+    """Select the model's own figures and those of all models: `name`, `name_<model>` or `name/<model>/...`."""
+    own = {prefix + model for prefix in MODEL_PREFIXES}
 
     def wanted(name: str, *below: str) -> bool:
-        return below[0] == model if below else name in own or not name.startswith(OF_ONE_MODEL)
+        return below[0] == model if below else name in own or not name.startswith(MODEL_PREFIXES)
 
     return [path for path in figures if wanted(*path.relative_to(folder).with_suffix("").parts)]
 
 
-def validation_figures(job: TrackJob, model: str) -> list[Path]:
-    """Those that are there: an experiment need not validate its profiles."""
-    layout = ExperimentPaths(job.results, job.experiment)
-    paths = [layout.validation(model, what).with_suffix(kind) for what in VALIDATION for kind in (".svg", ".png")]
-    return [path for path in paths if path.is_file()]
+def find_validation_figures(job: TrackJob, model: str) -> list[Path]:
+    """Find the figures of the validation, which not every experiment has."""
+    paths = ExperimentPaths(job.results, job.experiment)
+    figures = [paths.validation(model, what).with_suffix(kind) for what in VALIDATION for kind in (".svg", ".png")]
+    return [path for path in figures if path.is_file()]
 
 
-def _beside(folder: Path, path: Path) -> str:
-    """Where an artifact goes, so that it lies among the others as its file does."""
+def _artifact_folder(folder: Path, path: Path) -> str:
+    """The folder of an artifact, so that artifacts are arranged as the files are."""
     return path.parent.relative_to(folder.parent).as_posix()
 
 
-def usage_files(root: Path) -> dict[str, dict[str, Path]]:
-    """Per model, the files that its jobs left behind, by the job's name: `records.vt`."""
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
+def find_usage_files(root: Path) -> dict[str, dict[str, Path]]:
+    """Find the usage files of each model's jobs, by the job's name such as `records.vt`."""
+    files: dict[str, dict[str, Path]] = defaultdict(dict)
     for stage in STAGES_WITH_USAGE:
         for path in sorted((root / stage).rglob(f"[!.]*{SUFFIX}")):
             model, *rest = path.relative_to(root / stage).as_posix().removesuffix(SUFFIX).split("/")
-            found[model][".".join((stage, *rest))] = path
-    return dict(found)
+            files[model][".".join((stage, *rest))] = path
+    return dict(files)
 
 
-def step(ratio: float) -> int:
-    """Steps are whole numbers: percent of the entries removed."""
+def to_step(ratio: float) -> int:
+    """Convert a ratio to a step, an integer: percent of the entries removed."""
     return round(100 * ratio)
 
 
-def _means(numbers: ModelFigures) -> dict[str, tuple[MetricPoint, ...]]:
-    """Per method, the mean over the tasks with its interval, and the KV bytes, from the full cache on."""
+def _mean_curves(figures: ModelFigures) -> dict[str, tuple[MetricPoint, ...]]:
+    """Curves per method, from the full cache on: the mean over the tasks with its interval, and the KV bytes."""
     curves = {}
-    for one in numbers.methods:
-        method = method_name(one.allocator, one.eviction)
+    for method in figures.methods:
+        method_name = name_method(method.allocator, method.eviction)
         columns = {
-            "score": (numbers.full, [ratio.score for ratio in one.ratios]),
-            "score_low": (numbers.full_low, [ratio.ci_low for ratio in one.ratios]),
-            "score_high": (numbers.full_high, [ratio.ci_high for ratio in one.ratios]),
-            "kv_bytes": (numbers.kv_bytes_full, [ratio.kv_bytes for ratio in one.ratios]),
+            "score": (figures.full, [at_ratio.score for at_ratio in method.ratios]),
+            "score_low": (figures.full_low, [at_ratio.ci_low for at_ratio in method.ratios]),
+            "score_high": (figures.full_high, [at_ratio.ci_high for at_ratio in method.ratios]),
+            "kv_bytes": (figures.kv_bytes_full, [at_ratio.kv_bytes for at_ratio in method.ratios]),
         }
-        steps = [0, *(step(ratio.ratio) for ratio in one.ratios)]
+        steps = [0, *(to_step(at_ratio.ratio) for at_ratio in method.ratios)]
         for name, (full, values) in columns.items():
-            curves[f"{name}/{method}"] = tuple(map(MetricPoint, steps, [full, *values]))
+            curves[f"{name}/{method_name}"] = tuple(map(MetricPoint, steps, [full, *values]))
     return curves
 
 
-def _tasks(cells: pd.DataFrame) -> dict[str, tuple[MetricPoint, ...]]:
-    """Per task and method, the score."""
+def _task_curves(cells: pd.DataFrame) -> dict[str, tuple[MetricPoint, ...]]:
+    """A curve of the score per task and method."""
     curves = {}
     for task, rows in cells.groupby("task"):
         full = rows[rows["allocator"] == FULL]
-        for (allocator, eviction), some in rows[rows["allocator"] != FULL].groupby(["allocator", "eviction"]):
-            points = pd.concat([full, some]).sort_values("ratio")
-            curves[f"score.{task}/{method_name(str(allocator), str(eviction))}"] = tuple(
-                MetricPoint(step(ratio), score) for ratio, score in zip(points["ratio"], points["score"], strict=True)
+        for (allocator, eviction), compressed in rows[rows["allocator"] != FULL].groupby(["allocator", "eviction"]):
+            points = pd.concat([full, compressed]).sort_values("ratio")
+            curves[f"score.{task}/{name_method(str(allocator), str(eviction))}"] = tuple(
+                MetricPoint(to_step(ratio), score)
+                for ratio, score in zip(points["ratio"], points["score"], strict=True)
             )
     return curves
 
 
-def _usage(files: Mapping[str, Path]) -> dict[str, tuple[MetricPoint, ...]]:
-    """What each job took over time, under the prefix that MLflow shows as system metrics; steps are seconds."""
+def _usage_curves(files: Mapping[str, Path]) -> dict[str, tuple[MetricPoint, ...]]:
+    """Usage of each job over time, under the prefix that MLflow shows as system metrics; steps are seconds."""
     curves: dict[str, list[MetricPoint]] = defaultdict(list)
     for job, path in files.items():
         rows = read_usage(path)
@@ -144,10 +145,10 @@ def _usage(files: Mapping[str, Path]) -> dict[str, tuple[MetricPoint, ...]]:
     return {name: tuple(points) for name, points in curves.items()}
 
 
-def _profiled(job: TrackJob, model: str, profile: Path) -> tuple[dict[str, str], Dataset]:
-    """What the header of the profile says of the model, and the calibration prompts as a data set.
+def _read_profile_header(job: TrackJob, model: str, profile: Path) -> tuple[dict[str, str], Dataset]:
+    """Read the parameters of the model, and its calibration prompts as a data set, from the header of its profile.
 
-    The header is read without the library's own reader, which needs torch.
+    This does not use `Profile.load`, which imports torch.
     """
     try:
         with safe_open(str(profile), framework="np") as file:
@@ -157,8 +158,8 @@ def _profiled(job: TrackJob, model: str, profile: Path) -> tuple[dict[str, str],
         raise UserError(f"{profile}: no such profile; make it with `baklava profile`") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{profile}: not a readable profile ({' '.join(str(error).split())})") from None
-    about = {f"model_{name}": header[name] for name in ("path", "revision", "dtype") if header.get(name) is not None}
-    about |= header.get("versions", {})
+    params = {f"model_{name}": header[name] for name in ("path", "revision", "dtype") if header.get(name) is not None}
+    params |= header.get("versions", {})
     prompts = Dataset(
         name=f"calibration {job.calibration}",
         digest=str(header.get("calibration", "unknown")),
@@ -166,4 +167,4 @@ def _profiled(job: TrackJob, model: str, profile: Path) -> tuple[dict[str, str],
         source=str(ExperimentPaths(job.results, job.experiment).prompts(model)),
         n_rows=n_prompts,
     )
-    return {name: str(value) for name, value in about.items()}, prompts
+    return {name: str(value) for name, value in params.items()}, prompts

@@ -1,66 +1,79 @@
-"""A run as MLflow should hold it, in plain values: nothing here knows MLflow."""
+"""The stage `track`: brings an MLflow experiment in line with the files."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+import shlex
+import sys
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from baklava.errors import UserError
+from baklava.experiment.jobs import TrackJob
+from baklava.system.files import write_json
+from baklava.system.lock import wait_for_lock
+from baklava.tracking.address import artifacts_folder, hide_password, is_server, lock_file, store_uri, ui_address
+from baklava.tracking.experiment_runs import ExperimentRuns
+from baklava.tracking.mlflow_store import MlflowStore
+from baklava.tracking.saved_views import CELLS, CURVES, TRADE_OFF, SavedView, format_link, make_views, supports_version
+
+SCHEMA = 1
 
 
-class MetricPoint(NamedTuple):
-    """One value of a metric that has several; `time` in seconds since 1970, None: when it is logged."""
+def track(job: TrackJob) -> None:
+    """Make the MLflow experiment `baklava/<experiment>` hold what the files say. Repeating this changes nothing.
 
-    step: int
-    value: float
-    time: float | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What a run was computed from. `columns` are (name, MLflow's name of the type); the digest is at most 36 long."""
-
-    name: str
-    digest: str
-    context: str  # what it served for: calibration, evaluation
-    source: str
-    n_rows: int
-    columns: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as it should be. `key` says which run it is, the fingerprint whether its content is the same.
-
-    `curves` are metrics over steps; `artifacts` are (folder, file); `table` is a table of rows that the UI shows, as
-    the text of a JSON file of that name.
+    It holds a run per model, with its curves and figures, and below it a run per cell (a row of the summary). Processes
+    that write to the same store take turns.
     """
+    if not job.tracking.enabled:
+        write_json(job.output, {"enabled": False}, schema=SCHEMA)
+        return
+    runs = ExperimentRuns(job)
+    name, uri = f"baklava/{job.experiment}", store_uri(job)
+    lock = lock_file(uri, job)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        wait_for_lock(file, f"{lock}: waiting while another process tracks into this store")
+        store = MlflowStore.open(uri, name, artifacts=artifacts_folder(uri, job))
+        try:
+            changes = store.synchronise(runs, n_runs=len(runs), rebuild=job.rebuild)
+        except (MlflowException, SQLAlchemyError) as error:  # the store is read-only, the disk is full, ...
+            reason = " ".join(str(error).split())
+            raise UserError(f"tracking.uri: cannot write to {hide_password(uri)} ({reason})") from None
+        _decorate(store, make_views(runs.methods, runs.tasks, measured=runs.measured))
+    tracked = {
+        "enabled": True,
+        "uri": hide_password(uri),
+        "experiment": {"id": store.experiment_id, "name": name},
+        "runs": {"models": len(runs.models), "cells": runs.n_cells},
+        "view": format_link(store.experiment_id, TRADE_OFF),
+        "curves": format_link(store.experiment_id, CURVES),
+    }
+    write_json(job.output, tracked, schema=SCHEMA)
+    print(f"MLflow experiment {name}: {changes}")
+    if not is_server(uri):
+        print(f"Start the UI with `make ui`, or `mlflow ui --backend-store-uri {shlex.quote(hide_password(uri))}`")
+    print(f"Score against KV memory: {ui_address(uri)}/{tracked['view']}")
+    print(f"Score over the ratio:    {ui_address(uri)}/{tracked['curves']}")
 
-    key: str
-    name: str
-    parent: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    curves: Mapping[str, tuple[MetricPoint, ...]] = field(default_factory=dict)
-    datasets: tuple[Dataset, ...] = ()
-    artifacts: tuple[tuple[str, Path], ...] = ()
-    table: tuple[str, str] | None = None
 
-    @property
-    def fingerprint(self) -> str:
-        files = {f"{folder}/{path.name}": _digest(path.read_bytes()) for folder, path in self.artifacts}
-        values: list[Any] = [self.name, dict(self.tags), dict(self.params), dict(self.metrics), dict(self.curves)]
-        content = [*values, [asdict(one) for one in self.datasets], files, self.table]
-        return _digest(json.dumps(content, sort_keys=True).encode())
+def _decorate(store: MlflowStore, saved_views: list[SavedView]) -> None:
+    """Add a note and saved views for people who open the UI. A failure, as with a new MLflow, is only reported."""
+    try:
+        store.set_tag("mlflow.note.content", _format_note(store.experiment_id, saved_views))
+        store.set_tag("mlflow.experimentKind", "custom_model_development")
+        if supports_version(mlflow.__version__):
+            for view in saved_views:
+                store.set_tag(view.tag, view.value)
+    except Exception as error:
+        print(f"MLflow: no saved view ({error})", file=sys.stderr)
 
 
-def key_of(*identity: str) -> str:
-    """The same for the same run at every time and place."""
-    return _digest(json.dumps(identity).encode())[:16]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _format_note(experiment_id: str, saved_views: list[SavedView]) -> str:
+    links = [f"- [{view.name}]({format_link(experiment_id, view.key)})" for view in saved_views]
+    return (
+        "One run per model, its cells (task x method x ratio) nested under it; "
+        f"the filter `{CELLS}` lists the cells.\n\n" + "\n".join(links)
+    )

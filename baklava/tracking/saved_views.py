@@ -1,4 +1,4 @@
-"""Saved views for the MLflow UI: the trade-off of memory against score instead of an empty chart page."""
+"""Saved views for the MLflow UI: people see memory against score instead of an empty chart page."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from baklava.tracking.cell_run import STAGE as OF_CELLS
-from baklava.tracking.cell_run import method_name
-from baklava.tracking.model_run import STAGE as OF_MODELS
+from baklava.tracking.cell_run import STAGE as CELL_STAGE
+from baklava.tracking.cell_run import name_method
+from baklava.tracking.model_run import STAGE as MODEL_STAGE
 
-CELLS = f"tags.stage = '{OF_CELLS}'"
-MODELS = f"tags.stage = '{OF_MODELS}'"
+CELLS = f"tags.stage = '{CELL_STAGE}'"
+MODELS = f"tags.stage = '{MODEL_STAGE}'"
 TRADE_OFF, CURVES = "trade-off", "curves"
 KNOWN_MAJOR = "3"  # the state below is an internal format of the UI, taken from 3.17
-LONGEST_TAG = 5000  # the longest value of an experiment's tag
+MAX_TAG_LENGTH = 5000  # of the value of an experiment's tag
 MAX_RUNS = 500
 
 _COLUMNS = ("params.`model`", "params.`task`", "params.`allocator`", "params.`eviction`", "params.`ratio`")
@@ -24,7 +24,7 @@ _NUMBERS = ("score", "ci_low", "ci_high", "delta_full", "delta_uniform", "kept_f
 
 
 class SavedView(NamedTuple):
-    """A saved view: what its link calls it, what people call it, and the value of the tag that holds it."""
+    """A saved view: its key in links, its name for people, and the value of the tag that holds it."""
 
     key: str
     name: str
@@ -35,25 +35,25 @@ class SavedView(NamedTuple):
         return f"mlflow.sharedViewState.{self.key}"
 
 
-def is_known(version: str) -> bool:
-    """Whether this MLflow can be expected to read the views."""
+def supports_version(version: str) -> bool:
+    """Whether this version of MLflow is expected to read the views."""
     return version.split(".")[0] == KNOWN_MAJOR
 
 
-def link(experiment_id: str, key: str) -> str:
-    """Where the UI shows a view, after its address."""
+def format_link(experiment_id: str, key: str) -> str:
+    """Format the part of a link to a view that follows the UI's address."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
 
 
-def views(methods: Sequence[tuple[str, str]], tasks: Sequence[str], *, measured: bool) -> list[SavedView]:
-    """The cells as points, and the models as curves over the ratio; the same at every call.
+def make_views(methods: Sequence[tuple[str, str]], tasks: Sequence[str], *, measured: bool) -> list[SavedView]:
+    """Make a view of the cells as points and one of the models as curves over the ratio; every call gives the same.
 
-    Speed has a chart where it was measured. Where there are too many tasks for a tag, only the mean has a curve.
+    Speed has a chart if it was measured. If the curves of all tasks do not fit into a tag, only the mean has one.
     """
-    return [_trade_off(measured), _curves([method_name(*method) for method in methods], tasks)]
+    return [_make_trade_off(measured), _make_curves([name_method(*method) for method in methods], tasks)]
 
 
-def _trade_off(measured: bool) -> SavedView:
+def _make_trade_off(measured: bool) -> SavedView:
     charts = [
         _chart("SCATTER", "score against KV bytes", **_axes("kv_bytes", "score")),
         _chart(
@@ -69,10 +69,10 @@ def _trade_off(measured: bool) -> SavedView:
         charts.append(_chart("SCATTER", "tokens per second against score", **_axes("score", "tokens_per_second")))
     columns = [*_COLUMNS, *(f"metrics.`{name}`" for name in _NUMBERS)]
     name = "Score against KV memory"
-    return _view(TRADE_OFF, name, charts, columns=columns, cells=CELLS, order="metrics.`score`")
+    return _pack_view(TRADE_OFF, name, charts, columns=columns, cells=CELLS, order="metrics.`score`")
 
 
-def _curves(methods: Sequence[str], tasks: Sequence[str]) -> SavedView:
+def _make_curves(methods: Sequence[str], tasks: Sequence[str]) -> SavedView:
     def over_ratio(title: str, metric: str) -> dict[str, Any]:
         keys = [f"{metric}/{method}" for method in methods]
         return _chart("LINE", title, metricKey=keys[0], selectedMetricKeys=keys, **_LINE) if keys else {}
@@ -81,16 +81,16 @@ def _curves(methods: Sequence[str], tasks: Sequence[str]) -> SavedView:
         over_ratio("mean score over percent removed", "score"),
         over_ratio("KV bytes over percent removed", "kv_bytes"),
     ]
-    each = [over_ratio(f"{task}: score over percent removed", f"score.{task}") for task in tasks]
+    task_charts = [over_ratio(f"{task}: score over percent removed", f"score.{task}") for task in tasks]
     lossless = [f"metrics.`largest_lossless_ratio/{method}`" for method in methods]
     columns = ["params.`model`", "metrics.`score_full`", *lossless]
 
     def view(charts: list[dict[str, Any]]) -> SavedView:
         name = "Score over the ratio"
-        return _view(CURVES, name, charts, columns=columns, cells=MODELS, order="metrics.`score_full`")
+        return _pack_view(CURVES, name, charts, columns=columns, cells=MODELS, order="metrics.`score_full`")
 
-    whole = view(means + each)
-    return whole if len(whole.value) <= LONGEST_TAG else view(means)
+    complete = view(means + task_charts)
+    return complete if len(complete.value) <= MAX_TAG_LENGTH else view(means)
 
 
 _LINE = {
@@ -109,7 +109,7 @@ _LINE = {
 }
 
 
-def _view(
+def _pack_view(
     key: str, name: str, charts: list[dict[str, Any]], *, columns: list[str], cells: str, order: str
 ) -> SavedView:
     state = {
@@ -150,13 +150,13 @@ _SECTION = {
 
 
 def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
-    place = {
+    identity = {
         "uuid": name.replace(" ", "-"),
         "metricSectionId": _SECTION["uuid"],
         "deleted": False,
         "isGenerated": False,
     }
-    return {"type": kind, "displayName": name, "runsCountToCompare": MAX_RUNS, **place, **settings}
+    return {"type": kind, "displayName": name, "runsCountToCompare": MAX_RUNS, **identity, **settings}
 
 
 def _axes(x: str, y: str) -> dict[str, Any]:

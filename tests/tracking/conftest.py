@@ -45,7 +45,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Experimen
     from finished_experiment import job_of
 
     from baklava.system.usage import usage_path
-    from baklava.tracking.track import track
+    from baklava.tracking.run import track
 
     layout = finished(tmp_path_factory.mktemp("tracked") / "results", tables)
     write_measurements(layout, "tiny-llama")

@@ -8,9 +8,9 @@ from finished_experiment import job_of, runs_in
 from mlflow import MlflowClient
 
 from baklava.experiment.paths import ExperimentPaths
-from baklava.tracking.address import VARIABLE, artifacts_folder, lock_file, page, store_uri, without_password
+from baklava.tracking.address import VARIABLE, artifacts_folder, hide_password, lock_file, store_uri, ui_address
 from baklava.tracking.mlflow_store import MlflowStore
-from baklava.tracking.track import track
+from baklava.tracking.run import track
 
 
 def test_the_setting_comes_before_the_variable_before_the_default(
@@ -56,9 +56,9 @@ def test_an_sqlite_address_may_have_options(tmp_path: Path):
 
 
 def test_passwords_are_not_shown():
-    assert without_password("https://me:secret@tracking.example:5000/x") == "https://tracking.example:5000/x"
-    assert without_password("postgresql://host/db?user=me&password=secret") == "postgresql://host/db"
-    assert page("https://me:secret@tracking.example/") == "https://tracking.example"
-    assert without_password("postgresql://me:secret@host/db") == "postgresql://host/db"
-    assert without_password("sqlite:////a/b@c/mlflow.db") == "sqlite:////a/b@c/mlflow.db"
-    assert page("sqlite:///results/mlflow.db") == "http://127.0.0.1:5000"
+    assert hide_password("https://me:secret@tracking.example:5000/x") == "https://tracking.example:5000/x"
+    assert hide_password("postgresql://host/db?user=me&password=secret") == "postgresql://host/db"
+    assert ui_address("https://me:secret@tracking.example/") == "https://tracking.example"
+    assert hide_password("postgresql://me:secret@host/db") == "postgresql://host/db"
+    assert hide_password("sqlite:////a/b@c/mlflow.db") == "sqlite:////a/b@c/mlflow.db"
+    assert ui_address("sqlite:///results/mlflow.db") == "http://127.0.0.1:5000"

@@ -15,9 +15,9 @@ from mlflow import MlflowClient
 from baklava.errors import UserError
 from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.mlflow_store import MlflowStore
-from baklava.tracking.moved import follow, local_path
-from baklava.tracking.run import Run
-from baklava.tracking.track import track
+from baklava.tracking.moved import to_local_path, update_locations
+from baklava.tracking.run import track
+from baklava.tracking.run_spec import RunSpec
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def places(layout: ExperimentPaths) -> set[Path]:
     """The folders in which MLflow looks for the files of the runs."""
-    return {local_path(run.info.artifact_uri).parents[1] for run in runs_in(layout)}
+    return {to_local_path(run.info.artifact_uri).parents[1] for run in runs_in(layout)}
 
 
 def shown(layout: ExperimentPaths, tmp_path: Path) -> str:
@@ -87,8 +87,8 @@ def test_a_ui_that_is_opened_first_finds_the_files(original: ExperimentPaths, tm
 def test_a_place_that_did_not_change_is_not_written(original: ExperimentPaths, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(original.results)
     before = contents(original.results)
-    follow(original.results / "mlflow.db", original.results / "mlartifacts", "baklava/demo")
-    follow(tmp_path / "link" / "mlflow.db", tmp_path / "link" / "mlartifacts", "baklava/demo")
+    update_locations(original.results / "mlflow.db", original.results / "mlartifacts", "baklava/demo")
+    update_locations(tmp_path / "link" / "mlflow.db", tmp_path / "link" / "mlartifacts", "baklava/demo")
     assert contents(original.results) == before
 
 
@@ -105,7 +105,7 @@ def open_store(database: Path, results: Path, name: str = "x") -> MlflowStore:
 
 
 def place(store: MlflowStore) -> Path | None:
-    return local_path(store.client.get_experiment(store.experiment_id).artifact_location)
+    return to_local_path(store.client.get_experiment(store.experiment_id).artifact_location)
 
 
 class TestDatabaseOfSeveralResults:
@@ -116,23 +116,23 @@ class TestDatabaseOfSeveralResults:
         return Path(shutil.copy(tables, tmp_path / "runs.db"))
 
     @pytest.fixture
-    def text(self, tmp_path: Path) -> Run:
+    def text(self, tmp_path: Path) -> RunSpec:
         (tmp_path / "text").write_text("some")
-        return Run(key="k", name="cell", artifacts=(("", tmp_path / "text"),))
+        return RunSpec(key="k", name="cell", artifacts=(("", tmp_path / "text"),))
 
-    def test_a_copy_shares_it_with_the_original(self, database: Path, text: Run, tmp_path: Path) -> None:
+    def test_a_copy_shares_it_with_the_original(self, database: Path, text: RunSpec, tmp_path: Path) -> None:
         open_store(database, tmp_path / "old").synchronise([text], n_runs=1)
         shutil.copytree(tmp_path / "old", tmp_path / "new")
         assert place(open_store(database, tmp_path / "new")) == tmp_path / "old" / "mlartifacts" / "x"
 
-    def test_a_move_takes_the_files_along(self, database: Path, text: Run, tmp_path: Path) -> None:
+    def test_a_move_takes_the_files_along(self, database: Path, text: RunSpec, tmp_path: Path) -> None:
         open_store(database, tmp_path / "old").synchronise([text], n_runs=1)
         (tmp_path / "old").rename(tmp_path / "new")
         store = open_store(database, tmp_path / "new")
         assert place(store) == tmp_path / "new" / "mlartifacts" / "x"
         assert store.synchronise([text], n_runs=1).unchanged == 1
 
-    def test_experiments_of_other_results_stay(self, tables: Path, text: Run, tmp_path: Path) -> None:
+    def test_experiments_of_other_results_stay(self, tables: Path, text: RunSpec, tmp_path: Path) -> None:
         old, other, new = tmp_path / "old", tmp_path / "other", tmp_path / "new"
         old.mkdir()
         shutil.copy(tables, old / "mlflow.db")
@@ -141,7 +141,7 @@ class TestDatabaseOfSeveralResults:
         old.rename(new)
         store = open_store(new / "mlflow.db", new, "x")
         found = {name: store.client.get_experiment_by_name(f"baklava/{name}").artifact_location for name in "xyz"}
-        assert {name: local_path(address) for name, address in found.items()} == {
+        assert {name: to_local_path(address) for name, address in found.items()} == {
             "x": new / "mlartifacts" / "x",
             "y": new / "mlartifacts" / "y",
             "z": other / "mlartifacts" / "z",
@@ -170,4 +170,4 @@ class TestDatabaseOfSeveralResults:
     ],
 )
 def test_addresses_on_this_machine(address: str | None, path: Path | None) -> None:
-    assert local_path(address) == path
+    assert to_local_path(address) == path

@@ -8,7 +8,7 @@ from pathlib import Path
 from finished_experiment import FIGURES, job_of, runs_in, small_records, write_finished
 
 from baklava.experiment.paths import ExperimentPaths
-from baklava.tracking.track import track
+from baklava.tracking.run import track
 
 EXPERIMENTS = ("a", "b", "c", "d")
 
@@ -20,7 +20,7 @@ def test_eight_at_once_lose_nothing_and_double_nothing(tmp_path: Path):
     for layout in layouts[1:]:
         shutil.copytree(layouts[0].root, layout.root)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["baklava.tracking.track"])
+    processes.set_forkserver_preload(["baklava.tracking.run"])
     running = [processes.Process(target=track, args=(job_of(layout),)) for layout in layouts for _ in range(2)]
     for process in running:
         process.start()

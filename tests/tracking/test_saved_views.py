@@ -11,7 +11,7 @@ from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
 
 from baklava.allocation import ALLOCATORS
 from baklava.eviction import POLICIES
-from baklava.tracking.saved_views import LONGEST_TAG, SavedView, views
+from baklava.tracking.saved_views import MAX_TAG_LENGTH, SavedView, make_views
 
 METHODS = [("baklava", "streaming_llm"), ("uniform", "streaming_llm")]
 
@@ -46,12 +46,12 @@ def test_the_other_shows_the_models_scores_over_the_ratio(tracked):
 
 
 def test_views_are_the_same_at_every_call():
-    assert views(METHODS, ["vt"], measured=True) == views(METHODS, ["vt"], measured=True)
+    assert make_views(METHODS, ["vt"], measured=True) == make_views(METHODS, ["vt"], measured=True)
 
 
 def test_speed_has_a_chart_where_it_was_measured():
     def drawn(measured: bool) -> bool:
-        return "tokens_per_second" in json.dumps(state(views(METHODS, ["vt"], measured=measured)[0].value))
+        return "tokens_per_second" in json.dumps(state(make_views(METHODS, ["vt"], measured=measured)[0].value))
 
     assert drawn(True)
     assert not drawn(False)
@@ -59,8 +59,8 @@ def test_speed_has_a_chart_where_it_was_measured():
 
 @pytest.mark.parametrize(
     "view",
-    views([(one, two) for one in ALLOCATORS for two in POLICIES], [f"task_{i}" for i in range(60)], measured=True),
+    make_views([(one, two) for one in ALLOCATORS for two in POLICIES], [f"task_{i}" for i in range(60)], measured=True),
 )
 def test_views_of_large_experiments_fit_into_a_tag(view: SavedView):
-    assert len(view.value) <= LONGEST_TAG <= MAX_EXPERIMENT_TAG_VAL_LENGTH
+    assert len(view.value) <= MAX_TAG_LENGTH <= MAX_EXPERIMENT_TAG_VAL_LENGTH
     assert len(state(view.value)["compareRunCharts"]) >= 2

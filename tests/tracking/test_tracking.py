@@ -30,9 +30,9 @@ from baklava.errors import UserError
 from baklava.importance.profile import Profile
 from baklava.system.usage import usage_path
 from baklava.tracking.address import VARIABLE
-from baklava.tracking.cell_run import MEASURED_ON
-from baklava.tracking.model_run import figures_of
-from baklava.tracking.track import track
+from baklava.tracking.cell_run import MEASURED_PARAMS
+from baklava.tracking.model_run import select_figures
+from baklava.tracking.run import track
 
 PARAMS = ["model", "task", "allocator", "eviction", "ratio", "protocol", "seed", "length"]
 
@@ -58,7 +58,7 @@ def test_cells_tell_what_the_search_chose(tracked):
     chosen = cell(tracked, model="tiny-llama", allocator="baklava").data.params
     assert chosen["budgets.estimator"] == "eviction_shift"
     assert chosen["budgets.floor"] == "0.02"
-    assert set(cell(tracked, model="tiny-llama", allocator="full").data.params) == {*PARAMS, *MEASURED_ON.values()}
+    assert set(cell(tracked, model="tiny-llama", allocator="full").data.params) == {*PARAMS, *MEASURED_PARAMS.values()}
 
 
 def test_cells_hold_what_was_measured_where_it_was(tracked):
@@ -299,7 +299,7 @@ def test_a_changed_figure_replaces_the_parent_and_keeps_the_cells(layout):
 def test_a_figure_belongs_to_its_model_whatever_the_model_is_called(tmp_path):
     names = ("score_vs_ratio", "importance_qwen2.5-7b", "importance_qwen2", "measured/qwen2.5-7b", "measured/qwen2")
     paths = [tmp_path / f"{name}.svg" for name in (*names, "needle_grid/qwen2.5-7b/vt", "needle_grid/qwen2/vt")]
-    found = figures_of("qwen2.5-7b", tmp_path, paths)
+    found = select_figures("qwen2.5-7b", tmp_path, paths)
     assert found == [paths[i] for i in (0, 1, 3, 5)]
 
 

@@ -12,7 +12,7 @@ from synthetic import experiment_records
 
 from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.address import VARIABLE
-from baklava.tracking.track import track
+from baklava.tracking.run import track
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 

@@ -18,7 +18,7 @@ from baklava.models.files import model_fingerprint
 from baklava.preflight import planned_experiment
 from baklava.report.figure_list import list_figures
 from baklava.system.devices import JOBS_PER_GPU, list_visible_devices
-from baklava.tracking.address import store_fingerprint
+from baklava.tracking.address import fingerprint_store
 
 # `--config experiment=NAME overrides="KEY=VALUE ..."`. A mistake ends the run with one line; an exception of Snakemake's
 # would come with lines of this file.

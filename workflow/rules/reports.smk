@@ -88,7 +88,7 @@ rule track:
     conda:
         "../envs/baklava.yaml"
     params:
-        store=store_fingerprint(track_job),
+        store=fingerprint_store(track_job),
         job=job_json("track"),
     message:
         "Runs for MLflow: {output}"
