@@ -17,7 +17,7 @@ from baklava.models.encoder import Encoder
 from baklava.models.load import LoadedModel, load_model, load_tokenizer
 from baklava.models.shape import read_shape
 from baklava.tasks.base import random_stream
-from baklava.tasks.text.documents import Documents, open_documents, pieces, split_tokens
+from baklava.tasks.text.documents import Documents, cut_pieces, open_documents, split_tokens
 
 # Fraction of a text's continuation that is read before losses count, as the question of a task is.
 LEAD_IN = 0.125
@@ -69,7 +69,7 @@ def draw_text_prompts(
     lead = max(1, round(LEAD_IN * text.continuation))
     sizes = (settings.length - text.continuation, lead, text.continuation - lead)
     rng = random_stream(split=SPLIT, name=text.name, seed=settings.seed, index=0)
-    texts = pieces(_open_documents(text), length=settings.length, count_tokens=count_tokens, rng=rng)
+    texts = cut_pieces(_open_documents(text), length=settings.length, count_tokens=count_tokens, rng=rng)
     for index, piece in enumerate(texts):
         context, question, answer = split_tokens(piece, sizes, (count_tokens, count_later_tokens, count_later_tokens))
         prompt = Prompt(text.name, index, context, question, answer, ends=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from baklava.errors import UserError
 from baklava.experiment.compose import compose_task
-from baklava.tasks.longbench import LENGTH_CLASSES, LongBench, length_class
+from baklava.tasks.longbench import LENGTH_CLASSES, LongBench, find_length_class
 from baklava.tasks.metrics import check_metric
 from baklava.tasks.text.rows import read_jsonl
 
@@ -32,9 +32,9 @@ def score(task: str, predictions: Path) -> None:
             scores.append(chosen.score(row.text("prediction"), answers, classes))
         except UserError as error:
             message = str(error)
-            raise UserError(message if message.startswith(row.place) else f"{row.place}: {message}") from None
+            raise UserError(message if message.startswith(row.location) else f"{row.location}: {message}") from None
         if by_length:
-            groups[length_class(row.count("length"))].append(scores[-1])
+            groups[find_length_class(row.count("length"))].append(scores[-1])
     if not scores:
         raise UserError(f"{predictions}: no predictions; give a JSONL file with the fields prediction and answers")
     print(f"{metric} {_mean(scores):.4f}")

@@ -1,4 +1,4 @@
-"""What a task is: it makes samples of an asked length and scores predictions."""
+"""The interface of a task, which makes samples of a requested length and scores predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from baklava.tasks.metrics import METRICS, check_metric
 
-# Number of tokens that the target model's tokenizer makes of a text, special tokens not counted.
+# Counts the tokens that the target model's tokenizer makes of a text; special tokens do not count.
 CountTokens = Callable[[str], int]
 
 Count = Annotated[int, Field(ge=1)]
@@ -19,13 +19,16 @@ Count = Annotated[int, Field(ge=1)]
 # Samples of different splits come from different random streams, whatever their seeds.
 SPLITS = ("train", "calibration", "evaluation")
 
-# How far the user's turn of a chat template reaches: to the end of the question, so that the answer prefix begins the
-# model's turn (RULER); to the end of the prompt (LongBench); or no template at all.
+# Where the user's turn of a chat template ends: after the question, so that the answer prefix begins the model's turn
+# (RULER); after the prompt (LongBench); or no template.
 Chat = Literal["question", "prompt", "none"]
 
 
 def random_stream(*, split: str, name: str, seed: int, index: int) -> random.Random:
-    """A generator: equal arguments, equal numbers, on every machine. Its seed begins with the split."""
+    """Make a generator that gives equal numbers for equal arguments on every machine.
+
+    Its seed begins with the split.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
     return random.Random(f"{split}/{name}/{seed}/{index}")
@@ -33,11 +36,11 @@ def random_stream(*, split: str, name: str, seed: int, index: int) -> random.Ran
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One prompt, in the parts that a compression protocol treats differently.
+    """A prompt, split where compression protocols treat it differently.
 
-    The prompt is `context + question + answer_prefix`; the model continues it with the answer. `all_classes` is what
-    the metric `classification` asks for, `id` the sample's name in the file that it comes from, and `group` what it is
-    averaged with inside its task, such as a class of lengths. With `one_line` generation ends with the first line.
+    The prompt is `context + question + answer_prefix`; the model continues it with the answer. `all_classes` is for the
+    metric `classification`, `id` is the sample's name in its file, and `group` names the samples of the task that are
+    averaged together, such as a class of lengths. With `one_line`, generation stops after the first line.
     """
 
     index: int
@@ -59,57 +62,57 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Interface of a task; the fields of a subclass are its parameters.
+    """The interface of a task; the fields of a subclass are its parameters.
 
-    A subclass lives in a file of its own, names its `family`, and implements `sample`, `metric_name` and
-    `reference_answer`. Unknown parameters are refused.
+    A subclass has a file of its own, names its `family`, and implements `sample`, `metric_name` and `reference_answer`.
+    Unknown parameters are refused.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     family: ClassVar[str]
-    by_loss: ClassVar[bool] = False  # scored by how likely the model finds the first answer; nothing is generated
+    by_loss: ClassVar[bool] = False  # scored by the likelihood of the first answer, without generation
 
     name: str
     max_new_tokens: Count = 128
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
-        """Sample `index` of a stream, at most `length` tokens long including the generated ones.
+        """Make sample `index` of a stream, at most `length` tokens long including the generated ones.
 
-        Depends on (split, seed, index) and the parameters alone.
-        Raises `UserError` when no sample within [0.9, 1.0] of `length` exists.
+        It depends only on (split, seed, index) and the parameters. Raises `UserError` if there is no sample between 0.9
+        and 1.0 of `length`.
         """
         raise NotImplementedError
 
     def metric_name(self) -> str:
-        """Which of `METRICS` scores the predictions."""
+        """The name in `METRICS` of the metric that scores the predictions."""
         raise NotImplementedError
 
     def score(self, prediction: str, answers: tuple[str, ...], all_classes: tuple[str, ...] = ()) -> float:
-        """Quality of one prediction, in [0, 1]."""
+        """Score a prediction, in [0, 1]."""
         return METRICS[self.metric_name()](prediction, answers, all_classes)
 
     def reference_answer(self, sample: Sample) -> str:
-        """The text that a perfect model writes after the prompt; used for training and for losses."""
+        """The text that a perfect model writes after the prompt, for training and losses."""
         raise NotImplementedError
 
     def n_available(self) -> int | None:
-        """How many samples there are; None: any number, since they are made and not read."""
+        """How many samples exist; None for tasks that make any number of them."""
         return None
 
     def n_samples(self, asked: int) -> int:
-        """As many samples as were asked for, or all that there are."""
+        """The requested number of samples, or all that exist if that is fewer."""
         available = self.n_available()
         return asked if available is None else min(asked, available)
 
     def check(self) -> None:
-        """Look, before the first job and without reading much, whether samples can be made and scored.
+        """Check before the first job, without reading much, that samples can be made and scored.
 
-        Raises `UserError` that says what to provide: here, what the metric needs.
+        Raises `UserError` that says what to provide; this one checks the packages of the metric.
         """
         if not self.by_loss:
             check_metric(self.metric_name())
 
     def random_stream(self, *, split: str, seed: int, index: int) -> random.Random:
-        """The generator of one sample."""
+        """Make the generator of one sample."""
         return random_stream(split=split, name=self.name, seed=seed, index=index)

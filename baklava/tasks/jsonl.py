@@ -1,4 +1,4 @@
-"""Your own task: a JSONL file with one sample a line."""
+"""A task of the user's own: a JSONL file with one sample per line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from baklava.tasks.text.truncate import cut_middle
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlTask(FileTask):
-    """Samples from a file, scored by the metric of that name.
+    """Samples from a file, scored by the named metric.
 
-    Fields of a line: `context`, `question` and `answers` (a list of texts); where wanted also `id`, `answer_prefix`
+    The fields of a line are `context`, `question` and `answers` (a list of texts), and optionally `id`, `answer_prefix`
     (the beginning of the answer), `max_new_tokens`, and `all_classes` for the metric `classification`. The prompt is
-    context, question and answer prefix, one right after the other: new lines between them are the file's matter. A
-    prompt that is too long loses its middle, but never a part of the question. `data` may also be a data set with these
+    context, question and answer prefix without anything between them, so the file must contain the line breaks. A
+    prompt that is too long loses its middle, but nothing of the question. `data` may also be a data set with these
     columns that `datasets` loads.
     """
 
@@ -49,7 +49,7 @@ class JsonlTask(FileTask):
             id=row.name("id") if row.has("id") else "",
         )
         return cut_middle(
-            sample, task=self.name, place=row.place, length=length, count_tokens=count_tokens, keep_question=True
+            sample, task=self.name, location=row.location, length=length, count_tokens=count_tokens, keep_question=True
         )
 
     def metric_name(self) -> str:

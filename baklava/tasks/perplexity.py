@@ -1,4 +1,4 @@
-"""Continuation loss, that is perplexity: how well a text is predicted after its compressed beginning."""
+"""Continuation loss (perplexity): how well the model predicts a text after its compressed beginning."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.documents import Documents, check_source, open_documents, pieces, split_tokens
+from baklava.tasks.text.documents import Documents, check_source, cut_pieces, open_documents, split_tokens
 from baklava.tasks.text.essay import STAND_IN
 
 
 class _Reader:
-    """Pieces by their number: the next one is read on to, for an earlier one the text is begun again."""
+    """Reads pieces by number: it reads ahead to a later one, and starts again for an earlier one."""
 
     def __init__(self) -> None:
         self._key: object = None
@@ -22,7 +22,7 @@ class _Reader:
         self.n_read = 0
 
     def piece(self, number: int, key: object, begin: Iterator[str]) -> str | None:
-        """Piece `number` of those that `begin` gives; None where there are not so many. Equal keys, equal pieces."""
+        """Piece `number` of those that `begin` yields, or None if there are too few. Equal keys mean equal pieces."""
         if key != self._key or number < self.n_read:
             self._key, self._pieces, self.n_read = key, begin, 0
         for piece in self._pieces:
@@ -34,13 +34,14 @@ class _Reader:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation(Task):
-    """Pieces of a text: all but the last `max_new_tokens` tokens are the context, these are scored, not generated.
+    """Pieces of a text: the last `max_new_tokens` tokens are scored, not generated, and the others are the context.
 
-    They are read after the compressed context at their true positions, teacher-forced. The score is `exp(-loss)`, the
-    geometric mean of the probabilities of their tokens, which is 1 / perplexity and in [0, 1]; the loss is recorded
-    beside it. `data` is a text or JSONL file, a folder of text files, or a path for `datasets.load_dataset` (then
-    `data_name`, `data_split`, `data_revision`); `field` is the text of a row. Pieces of one split do not overlap; those
-    of different splits may, as may those of `calibration=text` from the same text: calibrate on another one.
+    The model reads these tokens after the compressed context at their true positions, teacher-forced. The score is
+    `exp(-loss)`, the geometric mean of the tokens' probabilities, which is 1 / perplexity and in [0, 1]; the loss is
+    recorded beside it. `data` is a text or JSONL file, a folder of text files, or a path for `datasets.load_dataset`
+    (then `data_name`, `data_split`, `data_revision`); `field` is the text of a row. Pieces of one split do not overlap;
+    pieces of different splits may, and so may those of `calibration=text` from the same text: calibrate on another
+    text.
     """
 
     family: ClassVar[str] = "continuation"
@@ -55,7 +56,7 @@ class Continuation(Task):
 
     @property
     def _names(self) -> dict[str, str]:
-        """For messages: who asks for the text, and the setting that gives it."""
+        """What messages name: who asks for the text, and the setting that gives it."""
         return {"who": f"task {self.name}", "key": f"tasks.{self.name}.data"}
 
     def check(self) -> None:
@@ -79,16 +80,16 @@ class Continuation(Task):
                 f"task {self.name}: length {length} is too short: {self.max_new_tokens} tokens are scored, which "
                 f"leaves less than half as context; ask for a length of at least {2 * self.max_new_tokens}"
             )
-        rng = self.random_stream(split=split, seed=seed, index=0)  # of the order of all pieces
-        found = pieces(self._documents, length=length, count_tokens=count_tokens, rng=rng)
-        piece = self._reader.piece(index, (split, seed, length), found)
+        rng = self.random_stream(split=split, seed=seed, index=0)  # draws the order of all pieces
+        all_pieces = cut_pieces(self._documents, length=length, count_tokens=count_tokens, rng=rng)
+        piece = self._reader.piece(index, (split, seed, length), all_pieces)
         if piece is None:
             raise UserError(
                 f"task {self.name}: sample {index} asked for, but {self.data} has {self._reader.n_read} pieces of "
                 f"{length} tokens; ask for at most {self._reader.n_read}, or give more text"
             )
         sizes = (length - self.max_new_tokens, self.max_new_tokens)
-        special = count_tokens("")  # before the context only
+        special = count_tokens("")  # tokens that only stand before the context
         context, continuation = split_tokens(piece, sizes, (count_tokens, lambda text: count_tokens(text) - special))
         return Sample(
             index=index,

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from baklava.tasks.ruler import niah, vt
 from baklava.tasks.text.noise import NOISE_LINE, hide_in_noise
-from baklava.tasks.text.python_docs import english_text
+from baklava.tasks.text.python_docs import load_english_text
 
 
 class Mark(IntEnum):
@@ -73,7 +73,7 @@ class DocumentWriter:
 
     def english(self, length: int, rng: random.Random) -> Document:
         """Cut a window out of ordinary English."""
-        text = english_text()
+        text = load_english_text()
         start = rng.randrange(len(text) - 6 * length)
         document = Document()
         document.add(self._encode(text[start : start + 6 * length])[:length])
@@ -81,7 +81,8 @@ class DocumentWriter:
 
     def single_needles(self, length: int, rng: random.Random) -> Document:
         """Hide needles of different keys in noise, then ask for one key per question."""
-        keys = niah.word_keys(rng.randint(1, 8) if length >= 500 and rng.random() < 0.3 else rng.randint(2, 4), rng)
+        n_keys = rng.randint(1, 8) if length >= 500 and rng.random() < 0.3 else rng.randint(2, 4)
+        keys = niah.draw_word_keys(n_keys, rng)
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
         order = rng.sample(pairs, len(pairs))
         return self._write_questions(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
@@ -89,7 +90,7 @@ class DocumentWriter:
     def listed_needles(self, length: int, rng: random.Random) -> Document:
         """Hide needles of one or several keys in noise, then ask for all in one question; answers in text order."""
         n = 4 if rng.random() < 0.8 else rng.randint(2, 3)
-        distinct = niah.word_keys(n, rng)
+        distinct = niah.draw_word_keys(n, rng)
         keys = distinct if rng.random() < 0.5 else distinct[:1] * n
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
         asked = rng.sample(distinct, n) if keys == distinct else keys[:1]
@@ -98,7 +99,7 @@ class DocumentWriter:
     def many_needles(self, length: int, rng: random.Random) -> Document:
         """Like `single_needles`, with so many keys that half of the document is questions and answers."""
         most = max(2, length // 64)  # a needle, its question and its answer take about 64 tokens
-        keys = niah.word_keys(rng.randint(max(2, most // 2), most), rng)
+        keys = niah.draw_word_keys(rng.randint(max(2, most // 2), most), rng)
         pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
         order = rng.sample(pairs, len(pairs))
         return self._write_questions(length, rng, pairs, [[key] for key, _ in order], [(value,) for _, value in order])
@@ -106,7 +107,7 @@ class DocumentWriter:
     def many_lists(self, length: int, rng: random.Random) -> Document:
         """Like `listed_needles`, with several questions: each for the values of one key or of several keys."""
         n_lists = max(1, min(4, length // 256))
-        keys = niah.word_keys(n_lists * 4, rng)
+        keys = niah.draw_word_keys(n_lists * 4, rng)
         if rng.random() < 0.5:
             rounds = [[key] for key in keys[:n_lists]]
             pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for [key] in rounds for _ in range(4)]
@@ -114,7 +115,7 @@ class DocumentWriter:
             rounds = [keys[4 * i : 4 * i + 4] for i in range(n_lists)]
             pairs = [(key, str(rng.randint(1_000_000, 9_999_999))) for key in keys]
         rng.shuffle(pairs)
-        return self._write_questions(length, rng, pairs, rounds, [niah.values_of(asked, pairs) for asked in rounds])
+        return self._write_questions(length, rng, pairs, rounds, [niah.select_values(asked, pairs) for asked in rounds])
 
     def _write_questions(
         self,
@@ -125,14 +126,14 @@ class DocumentWriter:
         answers: list[tuple[str, ...]],
     ) -> Document:
         """Hide needles for `pairs` in noise and append as many rounds of question and answer as fit."""
-        needles = [niah.needle(key, value) for key, value in pairs]
+        needles = [niah.write_needle(key, value) for key, value in pairs]
         plural = len(answers[0]) > 1
-        header = niah.header(plural=plural)
+        header = niah.write_header(plural=plural)
         room = length - len(self._encode(header + "\n".join(needles) + "\n"))
         encoded: list[tuple[list[int], list[int]]] = []
         for asked, values in zip(rounds, answers, strict=True):
-            question = self._encode("".join(niah.question(asked, plural=plural)))
-            answer = [*self._encode(niah.answer(values)), self._end]
+            question = self._encode("".join(niah.write_question(asked, plural=plural)))
+            answer = [*self._encode(niah.write_answer(values)), self._end]
             if encoded and len(question) + len(answer) > room:
                 break
             room -= len(question) + len(answer)
@@ -151,7 +152,7 @@ class DocumentWriter:
         lead = rng.choice(("", "", "numbers for ", "One of the special magic numbers for "))
         stated, asked = " is: ", rng.choice((" is: ", " mentioned in the provided text is "))
         room = length
-        keys = niah.word_keys(rng.randint(2, 6), rng)
+        keys = niah.draw_word_keys(rng.randint(2, 6), rng)
         pairs = [(key, str(rng.randrange(10, 100))) for key in keys]
         document = Document()
         for key, value in pairs:

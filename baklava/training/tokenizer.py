@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from baklava.tasks.ruler import niah, vt
 from baklava.tasks.text.noise import NOISE_LINE
-from baklava.tasks.text.python_docs import english_text
+from baklava.tasks.text.python_docs import load_english_text
 
 VOCAB_SIZE = 4096
 END = "<|endoftext|>"  # as in Qwen2: the end of an answer, and padding
@@ -40,13 +40,14 @@ def _write_corpus(seed: int) -> Iterator[str]:
     """Yield text in the proportions that the reference models read: task prompts, word keys, English."""
     rng = random.Random(f"tokenizer/{seed}")
     for _ in range(2_000):
-        keys = niah.word_keys(20, rng)
-        yield "\n".join(niah.needle(key, str(rng.randrange(10**7))) for key in keys)
+        keys = niah.draw_word_keys(20, rng)
+        yield "\n".join(niah.write_needle(key, str(rng.randrange(10**7))) for key in keys)
         for plural in (False, True):
-            yield niah.header(plural=plural) + NOISE_LINE + "\n" + "".join(niah.question(keys[:1], plural=plural))
+            question = "".join(niah.write_question(keys[:1], plural=plural))
+            yield f"{niah.write_header(plural=plural)}{NOISE_LINE}\n{question}"
         chain = vt.Chain.draw(n_hops=1, n_letters=5, rng=rng)
         yield vt.HEADER + "\n".join(chain.statements()) + "\n" + "".join(chain.question())
-    yield english_text()
+    yield load_english_text()
 
 
 def build_tokenizer(*, seed: int = 0) -> PreTrainedTokenizerFast:

@@ -14,7 +14,7 @@ from invented import CLASSES, longbench_row, write_jsonl
 from baklava.errors import UserError
 from baklava.experiment.components import TaskConfig
 from baklava.tasks.base import CountTokens, Sample
-from baklava.tasks.longbench import LongBench, Spec, length_class, specs
+from baklava.tasks.longbench import LongBench, Spec, find_length_class, load_specs
 
 CONF = Path(__file__).parents[2] / "conf" / "task" / "longbench"
 
@@ -53,7 +53,7 @@ def words(text: str) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked data.zip: every set with three rows, and LongBench-E's with one of each class of length."""
     path = tmp_path_factory.mktemp("longbench")
-    for name, spec in specs().items():
+    for name, spec in load_specs().items():
         write_jsonl(path / "data" / f"{name}.jsonl", [longbench_row(name, spec.metric, i) for i in range(3)])
         if spec.in_e:
             rows = [longbench_row(name, spec.metric, i, length=n) for i, n in enumerate((3999, 4000, 8000))]
@@ -75,7 +75,7 @@ def draw(one: LongBench, index: int = 0, *, length: int = 20_000, count_tokens: 
 
 def test_all_sets_are_the_published_ones() -> None:
     fixed = {
-        name: (one.metric, one.max_new_tokens, one.chat, one.first_line, one.in_e) for name, one in specs().items()
+        name: (one.metric, one.max_new_tokens, one.chat, one.first_line, one.in_e) for name, one in load_specs().items()
     }
     assert fixed == PUBLISHED
     assert sorted(path.stem for path in CONF.glob("[!_]*.yaml")) == sorted(SETS)
@@ -83,7 +83,7 @@ def test_all_sets_are_the_published_ones() -> None:
 
 def test_templates_are_frozen() -> None:
     """Character for character the published ones, misspellings included: scores compare with no others."""
-    prompts = json.dumps({name: one.prompt for name, one in specs().items()}, sort_keys=True)
+    prompts = json.dumps({name: one.prompt for name, one in load_specs().items()}, sort_keys=True)
     assert hashlib.sha256(prompts.encode()).hexdigest()[:16] == "bb89f011861ff65f"
 
 
@@ -113,7 +113,9 @@ def test_every_set_gives_its_prompt_and_its_rules(name: str, folder: Path) -> No
     one = task(name, folder)
     row = longbench_row(base, metric, 1)
     sample = draw(one, 1)
-    assert sample.prompt == specs()[base].prompt.replace("{context}", row["context"]).replace("{input}", row["input"])
+    assert sample.prompt == load_specs()[base].prompt.replace("{context}", row["context"]).replace(
+        "{input}", row["input"]
+    )
     assert sample.max_new_tokens == max_new_tokens == one.max_new_tokens
     assert sample.chat == ("prompt" if chat else "none")
     assert sample.all_classes == (tuple(CLASSES) if metric == "classification" else ())
@@ -128,7 +130,7 @@ def test_every_set_gives_its_prompt_and_its_rules(name: str, folder: Path) -> No
 def test_classes_of_length_are_those_of_longbench_e(folder: Path) -> None:
     one = task("hotpotqa_e", folder)
     assert [draw(one, i).group for i in range(3)] == ["0-4k", "4-8k", "8k+"]
-    assert [length_class(n) for n in (0, 3999, 4000, 7999, 8000)] == ["0-4k", "0-4k", "4-8k", "4-8k", "8k+"]
+    assert [find_length_class(n) for n in (0, 3999, 4000, 7999, 8000)] == ["0-4k", "0-4k", "4-8k", "4-8k", "8k+"]
 
 
 @pytest.mark.parametrize("name", ["trec", "triviaqa", "samsum", "lsht"])
@@ -222,7 +224,7 @@ def test_unknown_sets_are_refused() -> None:
 
 
 def test_specs_are_complete() -> None:
-    for name, spec in specs().items():
+    for name, spec in load_specs().items():
         assert isinstance(spec, Spec)
         assert spec.prompt.count("{context}") == 1, name
         assert spec.prompt.index("{context}") < spec.prompt.find("{input}") or "{input}" not in spec.prompt

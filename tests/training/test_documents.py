@@ -97,8 +97,8 @@ def test_answers_to_needle_questions_are_marked_and_right(
     expected = []
     for question in questions:
         keys = {key for key, _ in pairs if re.search(rf"(^|, |and ){re.escape(key)}(,|$)", question)}
-        expected.append(niah.values_of(sorted(keys), pairs))
-    assert marked(document, tokenizer) == [niah.answer(values) + END for values in expected]
+        expected.append(niah.select_values(sorted(keys), pairs))
+    assert marked(document, tokenizer) == [niah.write_answer(values) + END for values in expected]
     assert chosen(document, tokenizer) == [value[0] for values in expected for value in values]
 
 
@@ -149,8 +149,8 @@ def test_repetition_marks_what_has_been_seen_before(writer: DocumentWriter, leng
 def test_english_is_background_and_a_window_of_the_source(
     writer: DocumentWriter, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    from baklava.tasks.text.python_docs import english_text
+    from baklava.tasks.text.python_docs import load_english_text
 
     document = write(writer, "english", 320, seed=0)
     assert set(document.marks) == {Mark.BACKGROUND}
-    assert tokenizer.decode(document.ids[:-2]) in english_text()  # the last tokens may be parts of a character
+    assert tokenizer.decode(document.ids[:-2]) in load_english_text()  # the last tokens may be parts of a character

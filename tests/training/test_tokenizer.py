@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from baklava.tasks import NeedleInHaystack, VariableTracking
-from baklava.tasks.ruler.niah import word_keys
+from baklava.tasks.ruler.niah import draw_word_keys
 from baklava.training.tokenizer import END, build_tokenizer
 
 
@@ -86,7 +86,7 @@ def test_qwen2_s_own_class_splits_alike(tokenizer: PreTrainedTokenizerFast, text
 
 def test_word_keys_take_few_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     """A needle of many tokens would leave little room in contexts of 1,024."""
-    keys = word_keys(200, random.Random(1))
+    keys = draw_word_keys(200, random.Random(1))
     assert sum(len(encode(tokenizer, f" {key}")) for key in keys) / len(keys) < 5
 
 

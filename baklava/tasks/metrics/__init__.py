@@ -1,4 +1,4 @@
-"""Every metric by name: a prediction and its answers in, a number in [0, 1] out. No torch in here."""
+"""Every metric by name. A metric turns a prediction and the right answers into a number in [0, 1], without torch."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from baklava.tasks.metrics.base import Metric, best_of
 from baklava.tasks.metrics.chinese import check_jieba, qa_f1_zh
 from baklava.tasks.metrics.classification import classification
 from baklava.tasks.metrics.code_similarity import code_similarity
-from baklava.tasks.metrics.numbers import count, retrieval
+from baklava.tasks.metrics.numbers import count, make_retrieval
 from baklava.tasks.metrics.qa_f1 import qa_f1
 from baklava.tasks.metrics.rouge import rouge_l, rouge_l_zh
 from baklava.tasks.metrics.string_match import string_match_all, string_match_part
@@ -19,18 +19,18 @@ METRICS: dict[str, Metric] = {
     "rouge_l": best_of(rouge_l),
     "rouge_l_zh": best_of(rouge_l_zh),
     "classification": classification,
-    "retrieval": best_of(retrieval("Paragraph ")),
-    "retrieval_zh": best_of(retrieval("段落")),
+    "retrieval": best_of(make_retrieval("Paragraph ")),
+    "retrieval_zh": best_of(make_retrieval("段落")),
     "count": best_of(count),
     "code_similarity": best_of(code_similarity),
 }
 
-# What looks for the packages of an extra that some metrics need.
+# Functions that check for packages of an extra, for the metrics that need them.
 _NEEDS: dict[str, Callable[[], None]] = {"qa_f1_zh": check_jieba, "rouge_l_zh": check_jieba}
 
 
 def check_metric(name: str) -> None:
-    """Raise `UserError` that says what to install where a metric lacks a package. Imports none."""
+    """Raise `UserError` that says what to install if a metric lacks a package. Imports no package."""
     if name in _NEEDS:
         _NEEDS[name]()
 

@@ -1,4 +1,4 @@
-"""What a metric is."""
+"""The type of a metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Metric = Callable[[str, Sequence[str], Sequence[str]], float]
 
 
 def best_of(score: Callable[[str, str], float]) -> Metric:
-    """The metric that compares with each answer and keeps the best, as LongBench does."""
+    """Make the metric that scores a prediction against each answer and keeps the best, as LongBench does."""
 
     def metric(prediction: str, answers: Sequence[str], all_classes: Sequence[str] = ()) -> float:
         return max(score(prediction, answer) for answer in answers)

@@ -18,26 +18,26 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation + _MARKS)
 
 
 def check_jieba() -> None:
-    """Raise `UserError` where jieba is not installed."""
+    """Raise `UserError` if jieba is not installed."""
     if find_spec("jieba") is None:
         raise UserError("Chinese metrics need jieba; install it with `pip install 'baklava-kv[chinese]'`")
 
 
-def segments(text: str) -> list[str]:
-    """The text cut into words by jieba, nothing left out. Raises `UserError` where jieba is not installed."""
+def cut_segments(text: str) -> list[str]:
+    """Cut the complete text into words with jieba. Raises `UserError` if jieba is not installed."""
     check_jieba()
     import jieba
 
-    jieba.setLogLevel(logging.WARNING)  # it reports the loading of its dictionary
+    jieba.setLogLevel(logging.WARNING)  # it logs that it loads its dictionary
     return list(jieba.cut(text, cut_all=False))
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words without punctuation and white space."""
-    normal = ("".join(segment.lower().translate(_PUNCTUATION).split()) for segment in segments(text))
+def split_words(text: str) -> list[str]:
+    """Split a text into lower-case words without punctuation and white space."""
+    normal = ("".join(segment.lower().translate(_PUNCTUATION).split()) for segment in cut_segments(text))
     return [word for word in normal if word]
 
 
 def qa_f1_zh(prediction: str, answer: str) -> float:
     """F1 over Chinese words."""
-    return token_f1(words(prediction), words(answer))
+    return token_f1(split_words(prediction), split_words(answer))

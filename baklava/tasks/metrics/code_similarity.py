@@ -8,10 +8,10 @@ _NOT_CODE = ("`", "#", "//")
 
 
 def code_similarity(prediction: str, answer: str) -> float:
-    """Similarity, in hundredths, of the prediction's first line without a comment or a fence.
+    """Similarity, in hundredths, of the prediction's first line that is no comment or fence.
 
-    The published scores are fuzzywuzzy's `ratio` with the requirements of LongBench, which make it difflib's.
-    RapidFuzz and fuzzywuzzy with python-Levenshtein count edits instead, and differ by some hundredths.
+    The published scores are fuzzywuzzy's `ratio`, which with the requirements of LongBench is difflib's. RapidFuzz, and
+    fuzzywuzzy with python-Levenshtein, count edits instead and differ by some hundredths.
     """
     lines = prediction.lstrip("\n").split("\n")
     line = next((line for line in lines if not any(mark in line for mark in _NOT_CODE)), "")

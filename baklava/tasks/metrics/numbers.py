@@ -9,13 +9,13 @@ from baklava.errors import UserError
 
 
 def count(prediction: str, answer: str) -> float:
-    """Fraction of the numbers in the prediction that are the right one."""
+    """Fraction of the numbers in the prediction that equal the answer."""
     numbers = re.findall(r"\d+", prediction)
     return numbers.count(answer) / len(numbers) if numbers else 0.0
 
 
-def retrieval(word: str) -> Callable[[str, str], float]:
-    """`count` against the number in an answer such as `Paragraph 12`, where `word` is `Paragraph `."""
+def make_retrieval(word: str) -> Callable[[str, str], float]:
+    """Make `count` for answers such as `Paragraph 12`, where `word` is `Paragraph `."""
 
     def score(prediction: str, answer: str) -> float:
         right = re.search(rf"{word}(\d+)", answer)

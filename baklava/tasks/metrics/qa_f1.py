@@ -12,7 +12,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def token_f1(prediction: Sequence[str], answer: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall over two bags of tokens; 0 where they share none."""
+    """Harmonic mean of precision and recall over two bags of tokens; 0 if they share none."""
     common = (Counter(prediction) & Counter(answer)).total()
     if common == 0:
         return 0.0
@@ -20,11 +20,11 @@ def token_f1(prediction: Sequence[str], answer: Sequence[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words without punctuation and articles; `state-of-the-art` is one word, as in SQuAD."""
+def split_words(text: str) -> list[str]:
+    """Split a text into lower-case words without punctuation and articles; `state-of-the-art` is one, as in SQuAD."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
 def qa_f1(prediction: str, answer: str) -> float:
     """F1 over normalised words."""
-    return token_f1(words(prediction), words(answer))
+    return token_f1(split_words(prediction), split_words(answer))

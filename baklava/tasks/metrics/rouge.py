@@ -10,31 +10,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from baklava.tasks.metrics.chinese import segments
+from baklava.tasks.metrics.chinese import cut_segments
 
 
 def rouge_l(prediction: str, answer: str) -> float:
-    """F of ROUGE-L over words; 0 where either text has no words, as published."""
+    """F of ROUGE-L over words; 0 if either text has no words, as published."""
     from rouge import Rouge
 
     if not prediction.replace(".", "") or not answer.replace(".", ""):
         return 0.0
-    with _deep_enough(prediction, answer):
+    with _deep_recursion(prediction, answer):
         [score] = Rouge(metrics=["rouge-l"], stats=["f"]).get_scores([prediction], [answer])
     return float(score["rouge-l"]["f"])
 
 
 def rouge_l_zh(prediction: str, answer: str) -> float:
     """F of ROUGE-L over Chinese words."""
-    return rouge_l(" ".join(segments(prediction)), " ".join(segments(answer)))
+    return rouge_l(" ".join(cut_segments(prediction)), " ".join(cut_segments(answer)))
 
 
 @contextmanager
-def _deep_enough(*texts: str) -> Iterator[None]:
-    """`rouge` recurses once per word; the published script scores 0 where Python stops it, here it may go on."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(before + sum(len(text.split()) for text in texts))
+def _deep_recursion(*texts: str) -> Iterator[None]:
+    """Raise the recursion limit: `rouge` recurses once per word, and the published script scores 0 at the limit."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + sum(len(text.split()) for text in texts))
     try:
         yield
     finally:
-        sys.setrecursionlimit(before)
+        sys.setrecursionlimit(limit)

@@ -16,7 +16,7 @@ from baklava.system.files import expand_home
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.text.fit_length import fit_length
 from baklava.tasks.text.rows import read_text
-from baklava.tasks.text.words import words
+from baklava.tasks.text.words import load_words
 
 HEADER = (
     "Below is a numbered list of words. In these words, some appear more often than others. "
@@ -31,32 +31,32 @@ LONG = 4096
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often common and other words stand in a list."""
+    """How often common words and other words occur in a list."""
 
     common: int
     other: int
 
 
-def numbered(listed: Sequence[str]) -> str:
-    return " ".join(f"{i}. {word}" for i, word in enumerate(listed, start=1))
+def number_words(words: Sequence[str]) -> str:
+    return " ".join(f"{i}. {word}" for i, word in enumerate(words, start=1))
 
 
-def word_list(common: Sequence[str], others: Sequence[str], repeats: Repeats, rng: random.Random) -> str:
-    """Common and other words in random order, numbered."""
+def write_word_list(common: Sequence[str], others: Sequence[str], repeats: Repeats, rng: random.Random) -> str:
+    """Write common and other words in random order, numbered."""
     listed = [*common] * repeats.common + [*others] * repeats.other
     rng.shuffle(listed)
-    return numbered(listed)
+    return number_words(listed)
 
 
 @cache
-def _words(more: str | None) -> tuple[str, ...]:
-    """Nouns, adjectives and verbs, then those of the user's file that are not among them."""
-    known = sorted({*words("nouns"), *words("adjectives"), *words("verbs")})
-    return tuple(dict.fromkeys([*known, *(_from_file(expand_home(more)) if more else ())]))
+def _load_all_words(more: str | None) -> tuple[str, ...]:
+    """Load nouns, adjectives and verbs, and then other words of the user's file."""
+    known = sorted({*load_words("nouns"), *load_words("adjectives"), *load_words("verbs")})
+    return tuple(dict.fromkeys([*known, *(_read_words(expand_home(more)) if more else ())]))
 
 
-def _from_file(path: Path) -> list[str]:
-    """Words of RULER's english_words.json, an object whose values are words, or of a text with a word a line."""
+def _read_words(path: Path) -> list[str]:
+    """Read RULER's english_words.json, an object whose values are words, or a text with one word per line."""
     text = read_text(path)
     try:
         listed = list(json.loads(text).values()) if path.suffix == ".json" else text.split()
@@ -71,9 +71,9 @@ def _from_file(path: Path) -> list[str]:
 class CommonWords(Task):
     """Name the words that are repeated most in a numbered list, after a solved example.
 
-    From `LONG` tokens on common words occur `common_repeats` and others `other_repeats` times, in shorter lists 6 times
-    and once, as in RULER. There are words for about 120,000 tokens; `more_words` names a file with more, such as
-    RULER's english_words.json. RULER then takes words of that file alone.
+    From `LONG` tokens on, common words occur `common_repeats` times and others `other_repeats` times; in shorter lists
+    6 times and once, as in RULER. There are enough words for about 120,000 tokens; `more_words` names a file with more,
+    such as RULER's english_words.json. RULER then takes words of that file only.
     """
 
     family: ClassVar[str] = "cwe"
@@ -99,7 +99,7 @@ class CommonWords(Task):
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         rng = self.random_stream(split=split, seed=seed, index=index)
-        drawn = list(_words(self.more_words))
+        drawn = list(_load_all_words(self.more_words))
         rng.shuffle(drawn)
         common, others = drawn[: self.n_common], drawn[self.n_common :]
         question, answer_prefix = QUESTION.format(n=self.n_common), ANSWER_PREFIX.format(n=self.n_common)
@@ -109,8 +109,9 @@ class CommonWords(Task):
         order = rng.getrandbits(64)
 
         def context(n: int) -> str:
-            some = list(islice(cycle(others), n))  # more than there are only while the length is searched
-            return example + HEADER + word_list(common, some, repeats, random.Random(order)) + "\n"
+            # The search for the length may ask for more words than there are.
+            chosen = list(islice(cycle(others), n))
+            return example + HEADER + write_word_list(common, chosen, repeats, random.Random(order)) + "\n"
 
         sample = Sample(
             index=index,
@@ -129,14 +130,14 @@ class CommonWords(Task):
         return replace(sample, context=context(n))
 
     def _example(self, rng: random.Random, repeats: Repeats, n_words: int) -> str:
-        drawn = rng.sample(_words(self.more_words), max(n_words, self.n_common))
+        drawn = rng.sample(_load_all_words(self.more_words), max(n_words, self.n_common))
         common, others = drawn[: self.n_common], drawn[self.n_common :]
-        listed = word_list(common, others, repeats, rng)
+        listed = write_word_list(common, others, repeats, rng)
         asked = QUESTION.format(n=self.n_common) + ANSWER_PREFIX.format(n=self.n_common)
-        return f"{HEADER}{listed}\n{asked} {numbered(common)}\n"
+        return f"{HEADER}{listed}\n{asked} {number_words(common)}\n"
 
     def metric_name(self) -> str:
         return "string_match_all"
 
     def reference_answer(self, sample: Sample) -> str:
-        return " " + numbered(sample.answers)
+        return " " + number_words(sample.answers)

@@ -25,11 +25,11 @@ ANSWER_PREFIX = " Answer: According to the coded text above, the three most freq
 
 NOISE = "..."  # the most frequent of all
 N_ASKED = 3
-TOKENS_PER_WORD = 50  # RULER's vocabulary has one word for so many tokens of the prompt
+TOKENS_PER_WORD = 50  # RULER's vocabulary has one word per 50 tokens of the prompt
 
 
-def coded_words(n: int, n_letters: int, rng: random.Random) -> list[str]:
-    """`n` different words of random letters."""
+def draw_coded_words(n: int, n_letters: int, rng: random.Random) -> list[str]:
+    """Draw `n` different words of random letters."""
     words: dict[str, None] = {}
     while len(words) < n:
         words["".join(rng.choices(string.ascii_lowercase, k=n_letters))] = None
@@ -38,10 +38,10 @@ def coded_words(n: int, n_letters: int, rng: random.Random) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class FrequentWords(Task):
-    """Name the three most frequent coded words of a text in which frequencies fall with the rank as a zeta law.
+    """Name the three most frequent coded words of a text whose word frequencies follow a zeta law.
 
-    The word of rank `k` stands `n * k ** -alpha / zeta(alpha)` times, rounded down, in a text for `n` words; dots have
-    rank 1. Where RULER would let the third and the fourth word tie in very short texts, the text is refused.
+    In a text for `n` words, the word of rank `k` occurs `n * k ** -alpha / zeta(alpha)` times, rounded down; dots have
+    rank 1. A text so short that the third and the fourth word would tie, as RULER allows, is refused.
     """
 
     family: ClassVar[str] = "fwe"
@@ -56,13 +56,13 @@ class FrequentWords(Task):
         rng = self.random_stream(split=split, seed=seed, index=index)
         order, seed_of_words = rng.getrandbits(64), rng.getrandbits(64)
         scale = float(zeta(self.alpha))
-        fewest, n_ranks = self._shortest_text(scale)
+        min_words, n_ranks = self._shortest_text(scale)
         n_words = max(n_ranks, (length - self.max_new_tokens) // TOKENS_PER_WORD) - 1
-        vocabulary = [NOISE, *coded_words(n_words, self.n_letters, random.Random(seed_of_words))]
+        vocabulary = [NOISE, *draw_coded_words(n_words, self.n_letters, random.Random(seed_of_words))]
         shares = [rank**-self.alpha / scale for rank in range(1, len(vocabulary) + 1)]
 
         def context(n: int) -> str:
-            counts = [int((fewest + n) * share) for share in shares]
+            counts = [int((min_words + n) * share) for share in shares]
             text = [word for word, count in zip(vocabulary, counts, strict=True) for _ in range(count)]
             random.Random(order).shuffle(text)
             return HEADER + " ".join(text) + "\n"
@@ -80,10 +80,10 @@ class FrequentWords(Task):
         )
 
     def _shortest_text(self, scale: float) -> tuple[int, int]:
-        """The fewest words with which the third word still beats the fourth, and how many ranks they fill."""
+        """The smallest number of words with which the third word beats the fourth, and the number of their ranks."""
         third, fourth = ((N_ASKED + i) ** -self.alpha / scale for i in (1, 2))
-        fewest = math.ceil(1 / (third - fourth))
-        return fewest, max(N_ASKED + 2, int((fewest / scale) ** (1 / self.alpha)))
+        min_words = math.ceil(1 / (third - fourth))
+        return min_words, max(N_ASKED + 2, int((min_words / scale) ** (1 / self.alpha)))
 
     def metric_name(self) -> str:
         return "string_match_all"

@@ -1,4 +1,4 @@
-"""Needle grid: one needle at fixed depths of texts of fixed lengths, for a heat map of what is found where.
+"""Needle grid: one needle at fixed depths of texts of fixed lengths, for a heat map of where it is found.
 
 After G. Kamradt's "Needle In A Haystack" pressure test (2023), with RULER's needle, question and metric.
 """
@@ -15,20 +15,20 @@ from baklava.errors import UserError
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.ruler.niah import NeedleInHaystack
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeedleGrid(NeedleInHaystack):
-    """One needle per sample; sample `index` is for the cell `index` modulo the number of cells, depths first.
+    """One needle per sample; sample `index` belongs to cell `index` modulo the number of cells, depths first.
 
-    A depth is the share of the haystack that comes before the needle, a length a share of the asked length. Ask for a
-    multiple of `n_cells` samples, so that every cell has equally many.
+    A depth is the fraction of the haystack before the needle, a length a fraction of the requested length. Request a
+    multiple of `n_cells` samples, so that every cell has the same number.
     """
 
     family: ClassVar[str] = "needle_grid"
 
-    depths: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    depths: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
     lengths: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
 
     def __post_init__(self) -> None:
@@ -41,15 +41,15 @@ class NeedleGrid(NeedleInHaystack):
         return len(self.depths) * len(self.lengths)
 
     def cell(self, index: int) -> tuple[float, float]:
-        """Depth and share of the asked length of a sample."""
+        """Depth, and fraction of the requested length, of a sample."""
         cell = index % self.n_cells
         return self.depths[cell % len(self.depths)], self.lengths[cell // len(self.depths)]
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
-        depth, share = self.cell(index)
-        shorter = round(share * length)
-        sample = super().sample(split=split, seed=seed, index=index, length=shorter, count_tokens=count_tokens)
-        return replace(sample, group=f"length {shorter}, depth {depth:g}")
+        depth, fraction = self.cell(index)
+        cell_length = round(fraction * length)
+        sample = super().sample(split=split, seed=seed, index=index, length=cell_length, count_tokens=count_tokens)
+        return replace(sample, group=f"length {cell_length}, depth {depth:g}")
 
     def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, index: int) -> list[int]:
         return [round(self.cell(index)[0] * n_pieces)] * n_needles

@@ -11,12 +11,12 @@ from uuid import UUID
 
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.essay import DEPTHS, check_essay, draw_positions_at_depths, essay_words, sentences
+from baklava.tasks.text.essay import DEPTHS, check_essay, draw_positions_at_depths, read_essay_words, split_sentences
 from baklava.tasks.text.fit_length import fill_context
 from baklava.tasks.text.noise import NOISE_LINE, draw_positions, insert_needles
-from baklava.tasks.text.words import words
+from baklava.tasks.text.words import load_words
 
-# What keys and values are made of, in RULER's words.
+# What keys and values are, in RULER's words.
 Kind = Literal["words", "numbers", "uuids"]
 
 HEADER = (
@@ -25,49 +25,49 @@ HEADER = (
 )
 
 
-def word_keys(n: int, rng: random.Random) -> list[str]:
-    """`n` different keys of the form adjective-noun."""
-    adjectives, nouns = words("adjectives"), words("nouns")
+def draw_word_keys(n: int, rng: random.Random) -> list[str]:
+    """Draw `n` different keys of the form adjective-noun."""
+    adjectives, nouns = load_words("adjectives"), load_words("nouns")
     keys: dict[str, None] = {}
     while len(keys) < n:
         keys[f"{rng.choice(adjectives)}-{rng.choice(nouns)}"] = None
     return list(keys)
 
 
-def draw(kind: Kind, rng: random.Random, *, n_digits: int = 7) -> str:
-    """One key or value."""
+def draw_value(kind: Kind, rng: random.Random, *, n_digits: int = 7) -> str:
+    """Draw a key or a value."""
     if kind == "words":
-        return word_keys(1, rng)[0]
+        return draw_word_keys(1, rng)[0]
     if kind == "uuids":
         return str(UUID(int=rng.getrandbits(128), version=4))
     return str(rng.randint(10 ** (n_digits - 1), 10**n_digits - 1))
 
 
 def draw_keys(n: int, kind: Kind, rng: random.Random, *, n_digits: int = 7) -> list[str]:
-    """`n` different keys."""
+    """Draw `n` different keys."""
     keys: dict[str, None] = {}
     while len(keys) < n:
-        keys[draw(kind, rng, n_digits=n_digits)] = None
+        keys[draw_value(kind, rng, n_digits=n_digits)] = None
     return list(keys)
 
 
-def _enumerate(keys: list[str]) -> str:
+def _join_names(keys: list[str]) -> str:
     return keys[0] if len(keys) == 1 else ", ".join(keys[:-1]) + ", and " + keys[-1]
 
 
-def needle(key: str, value: str, *, kind: Kind = "numbers") -> str:
+def write_needle(key: str, value: str, *, kind: Kind = "numbers") -> str:
     return f"One of the special magic {kind} for {key} is: {value}."
 
 
-def header(*, plural: bool, kind: Kind = "numbers") -> str:
+def write_header(*, plural: bool, kind: Kind = "numbers") -> str:
     if plural:
         return HEADER.format(some="Some", kind=f"{kind} are", what=kind)
     return HEADER.format(some="A", kind=f"{kind[:-1]} is", what=kind[:-1])
 
 
-def question(keys: list[str], *, plural: bool, kind: Kind = "numbers") -> tuple[str, str]:
-    """The question about `keys` and the beginning of its answer."""
-    asked = _enumerate(keys)
+def write_question(keys: list[str], *, plural: bool, kind: Kind = "numbers") -> tuple[str, str]:
+    """Write the question about `keys` and the beginning of its answer."""
+    asked = _join_names(keys)
     if plural:
         return (
             f"What are all the special magic {kind} for {asked} mentioned in the provided text?",
@@ -79,12 +79,12 @@ def question(keys: list[str], *, plural: bool, kind: Kind = "numbers") -> tuple[
     )
 
 
-def values_of(asked: list[str], pairs: list[tuple[str, str]]) -> tuple[str, ...]:
-    """Values of the asked keys in the order of the text; RULER's scores do not look at the order."""
+def select_values(asked: list[str], pairs: list[tuple[str, str]]) -> tuple[str, ...]:
+    """Select the values of the asked keys in the order of the text; RULER's scores ignore the order."""
     return tuple(value for key, value in pairs if key in asked)
 
 
-def answer(values: tuple[str, ...]) -> str:
+def write_answer(values: tuple[str, ...]) -> str:
     return " " + ", ".join(values) + "."
 
 
@@ -92,10 +92,9 @@ def answer(values: tuple[str, ...]) -> str:
 class NeedleInHaystack(Task):
     """Find the values that belong to the asked keys.
 
-    The haystack is a line of noise, repeated; needles of other keys; or an essay, read from the text that `essay` names
-    (see `baklava.tasks.text.essay`). RULER's eight tasks are settings of the haystack, the three counts and the two
-    kinds:
-    `conf/task/ruler/niah_*.yaml`. `conf/task/niah_*.yaml` hide them all in noise, which needs no file.
+    The haystack is a repeated line of noise, needles of other keys, or an essay: the text that `essay` names (see
+    `baklava.tasks.text.essay`). RULER's eight tasks are settings of the haystack, the three counts and the two kinds:
+    `conf/task/ruler/niah_*.yaml`. `conf/task/niah_*.yaml` hide all needles in noise, which needs no file.
     """
 
     family: ClassVar[str] = "niah"
@@ -126,27 +125,29 @@ class NeedleInHaystack(Task):
         rng = self.random_stream(split=split, seed=seed, index=index)
         keys = draw_keys(self.n_keys, self.key_kind, rng, n_digits=self.n_digits)
         pairs = [
-            (key, draw(self.value_kind, rng, n_digits=self.n_digits)) for key in keys for _ in range(self.n_values)
+            (key, draw_value(self.value_kind, rng, n_digits=self.n_digits))
+            for key in keys
+            for _ in range(self.n_values)
         ]
         rng.shuffle(pairs)
-        needles = [needle(key, value, kind=self.value_kind) for key, value in pairs]
+        needles = [write_needle(key, value, kind=self.value_kind) for key, value in pairs]
         asked = rng.sample(keys, self.n_queries)
         plural = self.n_queries * self.n_values > 1
-        asked_text, answer_prefix = question(asked, plural=plural, kind=self.value_kind)
+        asked_text, answer_prefix = write_question(asked, plural=plural, kind=self.value_kind)
         seed_of_text = rng.getrandbits(64)
 
         def context(n: int) -> str:
             hay = self._hay(n, avoid=keys, seed=seed_of_text)
             positions = self.positions(len(needles), len(hay), rng=random.Random(seed_of_text), index=index)
             joined = (" " if self.haystack == "essay" else "\n").join(insert_needles(needles, positions, hay))
-            return header(plural=plural, kind=self.value_kind) + joined + "\n"
+            return write_header(plural=plural, kind=self.value_kind) + joined + "\n"
 
         sample = Sample(
             index=index,
             context="",
             question=asked_text,
             answer_prefix=answer_prefix,
-            answers=values_of(asked, pairs),
+            answers=select_values(asked, pairs),
             max_new_tokens=self.max_new_tokens,
         )
         unit = {"noise": "noise lines", "needle": "other needles", "essay": "words of the essay"}[self.haystack]
@@ -157,22 +158,22 @@ class NeedleInHaystack(Task):
         return (draw_positions_at_depths if self.haystack == "essay" else draw_positions)(n_needles, n_pieces, rng)
 
     def _hay(self, n: int, *, avoid: Container[str], seed: int) -> list[str]:
-        """`n` lines of noise, `n` needles of keys that nobody asks for, or the sentences of `n` words."""
+        """Make `n` lines of noise, `n` needles of keys that nobody asks for, or the sentences of `n` words."""
         if self.haystack == "noise":
             return [NOISE_LINE] * n
         if self.haystack == "needle":
             return list(islice(self._other_needles(avoid, random.Random(f"other needles/{seed}")), n))
         essay = check_essay(self.essay, task=self.name)
-        return sentences(essay_words(essay, self.essay_split, self.essay_revision), n)
+        return split_sentences(read_essay_words(essay, self.essay_split, self.essay_revision), n)
 
     def _other_needles(self, avoid: Container[str], rng: random.Random) -> Iterator[str]:
         while True:
-            key, value = (draw(kind, rng, n_digits=self.n_digits) for kind in (self.key_kind, self.value_kind))
+            key, value = (draw_value(kind, rng, n_digits=self.n_digits) for kind in (self.key_kind, self.value_kind))
             if key not in avoid:
-                yield needle(key, value, kind=self.value_kind)
+                yield write_needle(key, value, kind=self.value_kind)
 
     def metric_name(self) -> str:
         return "string_match_all"
 
     def reference_answer(self, sample: Sample) -> str:
-        return answer(sample.answers)
+        return write_answer(sample.answers)

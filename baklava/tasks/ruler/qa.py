@@ -30,9 +30,9 @@ _WANTED = {
 class RulerQa(FileTask):
     """Answer a question from the one document, or the few, that hold its answer, among many that do not.
 
-    Questions are taken in the order of the file; the seed chooses and orders the documents around them: those of the
-    same article first (SQuAD), then any. As in RULER documents repeat where there are too few. A length that they miss
-    by more than a tenth, whole and in their order, is filled with shorter ones out of it.
+    Questions come in the order of the file; the seed chooses and orders the documents around them: those of the same
+    article first (SQuAD), then any. As in RULER, documents repeat if there are too few. If complete documents in their
+    order miss the length by more than a tenth, shorter ones that come later fill it.
     """
 
     family: ClassVar[str] = "ruler_qa"
@@ -46,7 +46,7 @@ class RulerQa(FileTask):
 
     @cached_property
     def questions(self) -> QaSet:
-        """All questions. Raises `UserError` where there is no data or a field is malformed."""
+        """All questions. Raises `UserError` if there is no data or a field is malformed."""
         data, split = self._required_data(), self.data_split
         return read_qa_set(data, self.dataset, name=self.data_name, split=split, revision=self.data_revision)
 
@@ -84,7 +84,7 @@ class RulerQa(FileTask):
     ) -> Sample:
         """Build the sample with as many documents of `order` as fit.
 
-        Raises `UserError` where it is too long or too short.
+        Raises `UserError` if it is too long or too short.
         """
         room = length - self.max_new_tokens
 

@@ -25,7 +25,7 @@ ANSWER_PREFIX = (
 
 @dataclass(frozen=True)
 class Chain:
-    """Variables that are assigned one after another, the first one a value."""
+    """Variables of which the first is assigned a value, and each other one the variable before it."""
 
     names: tuple[str, ...]
     value: str
@@ -50,17 +50,17 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class VariableTracking(Task):
-    """Name every variable that holds a value, through a chain of assignments.
+    """Name every variable that holds a value through a chain of assignments.
 
-    As in RULER a solved example (three-letter names, at most `example_length` tokens) stands before the text;
-    `example_length` 0 leaves it out. RULER draws one example per run and renames its variables for each sample;
-    here the whole example comes from the sample's own random stream.
+    As in RULER, a solved example (three-letter names, at most `example_length` tokens) precedes the text;
+    `example_length` 0 leaves it out. RULER draws one example per run and renames its variables for each sample; here
+    each sample draws its own example.
     """
 
     family: ClassVar[str] = "vt"
 
     n_hops: Annotated[int, Field(ge=1, le=1000)] = 4
-    n_letters: Annotated[int, Field(ge=3)] = 5  # 3: names enough for the longest chain
+    n_letters: Annotated[int, Field(ge=3)] = 5  # 3 letters give enough names for the longest chain
     example_length: Annotated[int, Field(ge=0)] = 500
     max_new_tokens: Count = 30
 

@@ -1,1 +1,1 @@
-"""Text that samples are made of: noise, essays, documents, and fitting them to a length."""
+"""The text that samples are made of: noise, essays, documents, and how it is fitted to a length."""

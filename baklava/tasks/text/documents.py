@@ -1,4 +1,4 @@
-"""Plain text in pieces of a number of tokens: files, JSONL rows, data sets."""
+"""Cuts plain text (files, JSONL rows, data sets) into pieces of a number of tokens."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from baklava.tasks.text.rows import Rows, check_text, is_local, load_dataset_row
 
 WANTED = "a text or JSONL file, a folder of text files, or a path that `datasets` loads"
 
-# Documents are cut into stretches of this many characters per wanted token, each of which gives one piece or none: so
-# only the stretches that are drawn are ever tokenised.
+# Documents are cut into stretches of this many characters per token of a piece. Each stretch gives one piece or none,
+# so only the stretches that are drawn need to be tokenized.
 CHARACTERS_PER_TOKEN = 8
 
 
 class Source(Protocol):
-    """Where a text is: `data` as `WANTED` says, the rest for data sets; `field` holds the text of a row."""
+    """Where to read a text: `data` is as `WANTED` says, the others are for data sets; `field` is a row's text."""
 
     @property
     def data(self) -> str | None: ...
@@ -40,14 +40,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts of which each is read when it is asked for."""
+    """Texts that are read one at a time."""
 
     read: Callable[[int], str]
     count: int
 
 
 def check_source(source: Source, *, who: str, key: str) -> str:
-    """Its data. Raises `UserError` where none is given, or none is there or no text; `key` is the setting to name."""
+    """Check the `data` of a source. Raises `UserError` that names the setting `key` if it is missing or not a text."""
     if source.data is None:
         raise UserError(f"{who}: data: none given; set {key} to {WANTED}")
     if source.data != STAND_IN and is_local(source.data):
@@ -59,25 +59,25 @@ def check_source(source: Source, *, who: str, key: str) -> str:
 
 
 def open_documents(source: Source, *, who: str, key: str) -> Documents:
-    """The documents of a text. Raises `UserError` where it is missing, empty or unreadable."""
+    """Open the documents of a text. Raises `UserError` if it is missing, empty or unreadable."""
     data = check_source(source, who=who, key=key)
     if data == STAND_IN:
-        from baklava.tasks.text.python_docs import english_text
+        from baklava.tasks.text.python_docs import load_english_text
 
-        return Documents(lambda _: english_text(), 1)
+        return Documents(lambda _: load_english_text(), 1)
     path = expand_home(data)
     if not is_local(data) or (path.is_dir() and not _text_files(path)):
         name, split, revision = source.data_name, source.data_split, source.data_revision
-        return _of_rows(load_dataset_rows(data, name=name, split=split, revision=revision), source.field)
+        return _from_rows(load_dataset_rows(data, name=name, split=split, revision=revision), source.field)
     if path.is_dir():
         files = _text_files(path)
         return Documents(lambda i: read_text(files[i]), len(files))
     if path.suffix in (".jsonl", ".json"):
-        return _of_rows(read_jsonl(path), source.field)
+        return _from_rows(read_jsonl(path), source.field)
     return Documents(lambda _: read_text(path), 1)
 
 
-def _of_rows(rows: Rows, field: str) -> Documents:
+def _from_rows(rows: Rows, field: str) -> Documents:
     return Documents(lambda i: rows[i].text(field), len(rows))
 
 
@@ -85,28 +85,28 @@ def _text_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in (".txt", ".md"))
 
 
-def pieces(documents: Documents, *, length: int, count_tokens: CountTokens, rng: random.Random) -> Iterator[str]:
-    """Pieces of more than `length` tokens, none overlapping another: documents by turns, in random order.
+def cut_pieces(documents: Documents, *, length: int, count_tokens: CountTokens, rng: random.Random) -> Iterator[str]:
+    """Cut pieces of more than `length` tokens that do not overlap, from the documents in turn, in random order.
 
-    Each begins at a random one of a document's stretches; documents and stretches that are too short are passed over.
-    A document is read again for each of its pieces, so that memory does not grow with their number.
+    Each piece is one of a document's stretches, at random; documents and stretches that are too short are skipped. A
+    document is read again for each of its pieces, so that memory does not grow with their number.
     """
     order = rng.sample(range(documents.count), documents.count)
     turns: deque[Iterator[str]] = deque()
     for number in order:
-        turns.append(_stretches(documents, number, length=length, rng=rng))
-        if (piece := _long_enough(turns[-1], length=length, count_tokens=count_tokens)) is None:
+        turns.append(_draw_stretches(documents, number, length=length, rng=rng))
+        if (piece := _next_piece(turns[-1], length=length, count_tokens=count_tokens)) is None:
             turns.pop()
         else:
             yield piece
     while turns:
         turn = turns.popleft()
-        if (piece := _long_enough(turn, length=length, count_tokens=count_tokens)) is not None:
+        if (piece := _next_piece(turn, length=length, count_tokens=count_tokens)) is not None:
             turns.append(turn)
             yield piece
 
 
-def _stretches(documents: Documents, number: int, *, length: int, rng: random.Random) -> Iterator[str]:
+def _draw_stretches(documents: Documents, number: int, *, length: int, rng: random.Random) -> Iterator[str]:
     size = len(documents.read(number))
     n = max(1, size // (CHARACTERS_PER_TOKEN * length))
     bounds = [round(i * size / n) for i in range(n + 1)]
@@ -114,27 +114,28 @@ def _stretches(documents: Documents, number: int, *, length: int, rng: random.Ra
         yield documents.read(number)[bounds[i] : bounds[i + 1]]
 
 
-def _long_enough(stretches: Iterator[str], *, length: int, count_tokens: CountTokens) -> str | None:
+def _next_piece(stretches: Iterator[str], *, length: int, count_tokens: CountTokens) -> str | None:
     return next((text for text in stretches if len(text) > length // 4 and count_tokens(text) > length), None)
 
 
 def split_tokens(text: str, sizes: Sequence[int], counters: Sequence[CountTokens]) -> list[str]:
-    """Parts of `text`, one after another, each as long as its number of tokens allows.
+    """Split `text` into consecutive sections, each as long as its number of tokens allows.
 
-    `counters` say how many tokens each part takes. A part ends before a space where there is one nearby, so that a
-    tokenizer cuts the next as it would cut the whole; where it does not, the last part loses what is too much.
+    `counters` count the tokens of each section. A section ends before a space if there is one nearby, because then a
+    tokenizer usually splits the next section as it splits the complete text; otherwise the last section is shortened to
+    the total.
     """
-    parts, start = [], 0
+    sections, start = [], 0
     for size, count_tokens in zip(sizes, counters, strict=True):
-        rest = text[start:]
-        if count_tokens(rest) > size:
-            n = largest_fitting(lambda n, rest=rest: rest[:n], room=size, count_tokens=count_tokens)  # type: ignore[misc]
-            space = max(rest.rfind(" ", 0, n + 1), rest.rfind("\n", 0, n + 1))
-            rest = rest[: space if space > 0.9 * n else max(0, n)]
-        parts.append(rest)
-        start += len(rest)
-    room, count_tokens, last = sum(sizes), counters[0], parts.pop()
-    if count_tokens("".join([*parts, last])) > room:
-        n = largest_fitting(lambda n: "".join([*parts, last[:n]]), room=room, count_tokens=count_tokens)
+        section = text[start:]
+        if count_tokens(section) > size:
+            n = largest_fitting(lambda n, rest=section: rest[:n], room=size, count_tokens=count_tokens)  # type: ignore[misc]
+            space = max(section.rfind(" ", 0, n + 1), section.rfind("\n", 0, n + 1))
+            section = section[: space if space > 0.9 * n else max(0, n)]
+        sections.append(section)
+        start += len(section)
+    room, count_tokens, last = sum(sizes), counters[0], sections.pop()
+    if count_tokens("".join([*sections, last])) > room:
+        n = largest_fitting(lambda n: "".join([*sections, last[:n]]), room=room, count_tokens=count_tokens)
         last = last[: max(0, n)]
-    return [*parts, last]
+    return [*sections, last]

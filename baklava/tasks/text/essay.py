@@ -1,4 +1,4 @@
-"""Running text as a haystack: RULER's `essay` (arXiv 2404.06654), read from a file that the user gives."""
+"""Running text as a haystack: RULER's `essay` (arXiv 2404.06654), read from the user's file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from baklava.errors import DataError, UserError
 from baklava.system.files import expand_home
 from baklava.tasks.text.rows import check_text, is_local, load_dataset_rows, read_jsonl, read_text
 
-# The language reference inside CPython, in place of the essays; tasks that use it carry the name.
+# The language reference of CPython, which stands in for the essays; tasks that use it have this word in their name.
 STAND_IN = "standin"
 
 WANTED = (
@@ -24,12 +24,12 @@ WANTED = (
 # RULER puts needles at 40 depths, in percent of the sentences.
 DEPTHS = tuple(round(100 * i / 39) for i in range(40))
 
-# RULER cuts sentences with NLTK, whose data would have to be downloaded; abbreviations are all that tells them apart.
+# RULER splits sentences with NLTK, whose data would have to be downloaded; only abbreviations are split differently.
 _END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')\]])\s+")
 
 
 def check_essay(essay: str | None, *, task: str) -> str:
-    """The essay that a task asks for. Raises `UserError` where there is none, or the stand-in goes unnamed."""
+    """Check the essay of a task. Raises `UserError` if there is none, or if the task's name hides the stand-in."""
     if essay is None:
         raise UserError(f"task {task}: essay: no text given; set tasks.{task}.essay to {WANTED}")
     if essay == STAND_IN and STAND_IN not in task:
@@ -46,19 +46,19 @@ def check_essay(essay: str | None, *, task: str) -> str:
 
 
 @cache
-def essay_words(essay: str, split: str, revision: str | None) -> tuple[str, ...]:
-    """The words of a text, in order. Raises `DataError` where it cannot be read or is empty."""
-    words = tuple(_text(essay, split, revision).split())
+def read_essay_words(essay: str, split: str, revision: str | None) -> tuple[str, ...]:
+    """Read the words of a text, in order. Raises `DataError` if it cannot be read or is empty."""
+    words = tuple(_read_text(essay, split, revision).split())
     if not words:
         raise DataError(f"{essay}: no words in this text; give {WANTED}")
     return words
 
 
-def _text(essay: str, split: str, revision: str | None) -> str:
+def _read_text(essay: str, split: str, revision: str | None) -> str:
     if essay == STAND_IN:
-        from baklava.tasks.text.python_docs import english_text
+        from baklava.tasks.text.python_docs import load_english_text
 
-        return english_text()
+        return load_english_text()
     if not is_local(essay):
         rows = load_dataset_rows(essay, name=None, split=split, revision=revision)
         return "\n".join(row.text("text") for row in rows)
@@ -68,10 +68,10 @@ def _text(essay: str, split: str, revision: str | None) -> str:
         return "\n".join(read_text(file) for file in files)
     if path.suffix == ".jsonl":
         return "\n".join(row.text("text") for row in read_jsonl(path))
-    return _text_of_json(path) if path.suffix == ".json" else read_text(path)
+    return _read_json_text(path) if path.suffix == ".json" else read_text(path)
 
 
-def _text_of_json(path: Path) -> str:
+def _read_json_text(path: Path) -> str:
     content = read_text(path)
     try:
         text = json.loads(content)["text"]
@@ -82,10 +82,10 @@ def _text_of_json(path: Path) -> str:
     return text
 
 
-def sentences(words: Sequence[str], n_words: int) -> list[str]:
-    """The first `n_words` words as sentences; the text starts over where it is too short."""
-    times = -(-n_words // len(words))
-    text = " ".join((tuple(words) * times)[:n_words])
+def split_sentences(words: Sequence[str], n_words: int) -> list[str]:
+    """Split the first `n_words` words into sentences; a text that is too short repeats."""
+    n_repeats = -(-n_words // len(words))
+    text = " ".join((tuple(words) * n_repeats)[:n_words])
     return _END_OF_SENTENCE.split(text) if text else []
 
 

@@ -1,4 +1,4 @@
-"""English words of the `wonderwords` package, which RULER takes too; in a fixed order."""
+"""English words of the `wonderwords` package, which RULER takes, too; in a fixed order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Category = Literal["adjectives", "nouns", "verbs"]
 
 
 @cache
-def words(category: Category) -> tuple[str, ...]:
-    """All words of a category, sorted."""
+def load_words(category: Category) -> tuple[str, ...]:
+    """Load all words of a category, sorted."""
     from wonderwords import RandomWord
     from wonderwords.random_word import Defaults
 

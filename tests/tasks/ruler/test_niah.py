@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baklava.errors import UserError
 from baklava.tasks import NeedleInHaystack, Sample
-from baklava.tasks.ruler.niah import word_keys
+from baklava.tasks.ruler.niah import draw_word_keys
 from baklava.tasks.text.noise import NOISE_LINE
 
 NEEDLE = re.compile(r"^One of the special magic numbers for (.+-.+) is: (\d+)\.$", re.MULTILINE)
@@ -113,10 +113,10 @@ def test_reference_answer_goes_on_from_the_prefix() -> None:
 def test_word_keys_differ_and_join_an_adjective_to_a_noun() -> None:
     import random
 
-    keys = word_keys(500, random.Random(0))
+    keys = draw_word_keys(500, random.Random(0))
     assert len(set(keys)) == 500
     assert all("-" in key for key in keys)
-    assert word_keys(500, random.Random(0)) == keys
+    assert draw_word_keys(500, random.Random(0)) == keys
 
 
 def test_no_more_keys_are_asked_for_than_there_are() -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from baklava.errors import UserError
-from baklava.tasks.text.essay import DEPTHS, STAND_IN, check_essay, draw_positions_at_depths, essay_words, sentences
+from baklava.tasks.text.essay import (
+    DEPTHS,
+    STAND_IN,
+    check_essay,
+    draw_positions_at_depths,
+    read_essay_words,
+    split_sentences,
+)
 
 TEXT = "The boats left early. Where to? Nobody knew!\n\nThe harbour   was empty."
 
@@ -23,7 +30,7 @@ def test_words_are_the_same_from_every_layout(tmp_path: Path) -> None:
     (tmp_path / "folder" / "deep" / "2.txt").write_text(TEXT.split("\n\n")[1])
     (tmp_path / "folder" / "ignored.bin").write_bytes(b"\xff")
     for name in ("a.txt", "PaulGrahamEssays.json", "rows.jsonl", "folder"):
-        assert essay_words(str(tmp_path / name), "train", None) == tuple(TEXT.split()), name
+        assert read_essay_words(str(tmp_path / name), "train", None) == tuple(TEXT.split()), name
 
 
 def test_a_data_set_gives_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +44,7 @@ def test_a_data_set_gives_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return DatasetRows(path, [{"text": "Two boats."}, {"text": "One gull."}])
 
     monkeypatch.setattr(essay, "load_dataset_rows", load)
-    assert essay_words("someone/essays", "validation", "abc") == ("Two", "boats.", "One", "gull.")
+    assert read_essay_words("someone/essays", "validation", "abc") == ("Two", "boats.", "One", "gull.")
     assert asked == [("someone/essays", {"name": None, "split": "validation", "revision": "abc"})]
 
 
@@ -54,7 +61,7 @@ def test_a_data_set_gives_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_bad_text_is_named(name: str, content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        essay_words(str(tmp_path / name), "train", None)
+        read_essay_words(str(tmp_path / name), "train", None)
 
 
 class TestCheck:
@@ -82,26 +89,29 @@ class TestCheck:
         assert check_essay(STAND_IN, task="ruler_standin_niah_single_2") == STAND_IN
 
     def test_the_stand_in_is_long(self) -> None:
-        assert len(essay_words(STAND_IN, "train", None)) > 50_000
+        assert len(read_essay_words(STAND_IN, "train", None)) > 50_000
 
 
 class TestSentences:
     def test_end_at_points_and_marks(self) -> None:
         words = TEXT.split()
-        assert sentences(words, len(words)) == [
+        assert split_sentences(words, len(words)) == [
             "The boats left early.",
             "Where to?",
             "Nobody knew!",
             "The harbour was empty.",
         ]
-        assert sentences(words, 5) == ["The boats left early.", "Where"]
-        assert sentences(["He", "said:", '"No."', "Then", "he", "left."], 6) == ['He said: "No."', "Then he left."]
+        assert split_sentences(words, 5) == ["The boats left early.", "Where"]
+        assert split_sentences(["He", "said:", '"No."', "Then", "he", "left."], 6) == [
+            'He said: "No."',
+            "Then he left.",
+        ]
 
     def test_of_no_words_are_none(self) -> None:
-        assert sentences(TEXT.split(), 0) == []
+        assert split_sentences(TEXT.split(), 0) == []
 
     def test_start_over_where_the_text_is_too_short(self) -> None:
-        assert sentences(["A", "b."], 5) == ["A b.", "A b.", "A"]
+        assert split_sentences(["A", "b."], 5) == ["A b.", "A b.", "A"]
 
 
 def test_depths_are_rulers_forty() -> None:

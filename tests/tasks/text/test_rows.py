@@ -53,7 +53,7 @@ class TestRow:
 class TestJsonLines:
     def test_counts_lines_as_an_editor_does(self) -> None:
         rows = JsonLines("f.jsonl", b'\n{"a": "x"}\r\n\n  \n{"a": "y"}')
-        assert [one.place for one in rows] == ["f.jsonl, line 2", "f.jsonl, line 5"]
+        assert [one.location for one in rows] == ["f.jsonl, line 2", "f.jsonl, line 5"]
         assert [one.text("a") for one in rows] == ["x", "y"]
 
     @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ class TestSources:
             archive.writestr("data/mine.jsonl", '{"a": "yes"}')
         [one] = read_zipped(path, "mine.jsonl")
         assert one.text("a") == "yes"
-        assert one.place == f"{path}/data/mine.jsonl, line 1"
+        assert one.location == f"{path}/data/mine.jsonl, line 1"
         with pytest.raises(UserError, match=r"data\.zip: no theirs\.jsonl in this archive"):
             read_zipped(path, "theirs.jsonl")
 
@@ -121,7 +121,7 @@ class TestSources:
         (tmp_path / "mine" / "test.jsonl").write_text('{"a": "x", "b": ["y"]}\n{"a": "z", "b": ["w"]}\n')
         rows = load_dataset_rows(str(tmp_path / "mine"), name=None, split="test", revision=None)
         assert [(one.text("a"), one.texts("b")) for one in rows] == [("x", ("y",)), ("z", ("w",))]
-        assert rows[1].place == f"data set {tmp_path / 'mine'}, row 1"
+        assert rows[1].location == f"data set {tmp_path / 'mine'}, row 1"
         with pytest.raises(UserError, match=r"split train, revision None.* cannot be loaded") as error:
             load_dataset_rows(str(tmp_path / "mine"), name=None, split="train", revision=None)
         assert "\n" not in str(error.value)

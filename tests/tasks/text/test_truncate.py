@@ -22,7 +22,7 @@ def words(text: str) -> int:
 
 
 def cut(one: Sample, length: int, count_tokens: CountTokens = words, **kept: bool) -> Sample:
-    return cut_middle(one, task="t", place="f.jsonl, line 3", length=length, count_tokens=count_tokens, **kept)
+    return cut_middle(one, task="t", location="f.jsonl, line 3", length=length, count_tokens=count_tokens, **kept)
 
 
 def test_a_prompt_that_fits_stays() -> None:
