@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_profile import PROFILES, RATIOS, FakeProfile, profiles
+from fake_profiles import PROFILES, RATIOS, FakeProfile, profiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
-from fake_profile import PROFILES, RATIOS, FakeProfile, flat_profile
+from fake_profiles import PROFILES, RATIOS, FakeProfile, flat_profile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_profile import FakeProfile, flat_profile
+from fake_profiles import FakeProfile, flat_profile
 
 from baklava.allocation import Duo, HeadKV, LuCurve, Pyramid, Random, Squeeze
 from baklava.allocation.squeeze import smallest_group

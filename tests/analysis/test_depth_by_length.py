@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import cell_records, write_records
+from synthetic_results import cell_records, write_records
 
 from baklava.analysis.depth_by_length import read_depth_by_length
 from baklava.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import EVICTION, RATIOS, TASKS, cell_records, experiment_records, write_records
+from synthetic_results import EVICTION, RATIOS, TASKS, cell_records, experiment_records, write_records
 
 from baklava.analysis.cells import read_cells
 from baklava.analysis.headline import Headline, MethodFigures, compute_headline

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, experiment_records, write_records, write_timings
+from synthetic_results import (
+    EVICTION,
+    MODELS,
+    RATIOS,
+    TASKS,
+    cell_records,
+    experiment_records,
+    write_records,
+    write_timings,
+)
 
 from baklava.analysis.headline import Headline
 from baklava.analysis.results import COLUMNS, read_summary

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import cell_records, experiment_records, write_records
+from synthetic_results import cell_records, experiment_records, write_records
 
 from baklava.claims.comparison import Comparison
 from baklava.claims.criteria import Criterion

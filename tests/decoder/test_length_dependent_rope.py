@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kept_entries import kept_by, uniform
-from rotations import BY_LENGTH, LIMIT, ROPES, STATIC, rotating_model
+from rope_models import BY_LENGTH, LIMIT, ROPES, STATIC, rotating_model
 from tiny_models import VOCABULARY, hidden_after, naive_logits, random_tokens
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel

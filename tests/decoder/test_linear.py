@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from quantised import KINDS, Scaled8Bit
+from quantised_linears import KINDS, Scaled8Bit
 from torch import nn
 
 from baklava.decoder import linear as module_under_test

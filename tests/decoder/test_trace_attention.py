@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from fixed_prompt import FixedPrompt
-from quantised import KINDS
+from quantised_linears import KINDS
 from tiny_models import random_tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel

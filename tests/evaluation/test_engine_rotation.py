@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from engine_runs import TASK, config, records, sample
-from rotations import BY_LENGTH
+from rope_models import BY_LENGTH
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from baklava.budgets import Budgets

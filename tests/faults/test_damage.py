@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_experiment import write_model
-from synthetic import cell_records, write_records, write_timings
+from synthetic_results import cell_records, write_records, write_timings
 
 from baklava.analysis.headline import Headline
 from baklava.budgets import Budgets

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rotations import BY_LENGTH, LIMIT, rotating_model
+from rope_models import BY_LENGTH, LIMIT, rotating_model
 from tiny_models import CLASSES, random_model, random_tokens
 
 from baklava.budgets import Budgets

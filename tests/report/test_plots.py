@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import (
+from synthetic_results import (
     MODELS,
     RATIOS,
     TASKS,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from synthetic import EVICTION, MODELS, write_budgets, write_experiment
+from synthetic_results import EVICTION, MODELS, write_budgets, write_experiment
 
 from baklava.analysis.headline import Headline
 from baklava.analysis.summary import summarize

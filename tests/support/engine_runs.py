@@ -1,4 +1,4 @@
-"""Runs of the evaluation engine on a made-up task, as several tests need them."""
+"""Runs the evaluation engine on a needle task, for several tests."""
 
 from __future__ import annotations
 

@@ -4,12 +4,12 @@ from tiny_models import random_tokens
 
 from baklava.calibration.prompts import Prompt
 
-PARTS = (30, 8, 4)  # context, question, answer
+SIZES = (30, 8, 4)  # context, question, answer
 
 
 class FixedPrompt(Prompt):
     """A prompt whose tokens are given, so that no tokenizer is needed."""
 
     def token_ids(self, model):
-        ids = random_tokens(sum(PARTS), seed=self.index)[0].tolist()
-        return ids[: PARTS[0]], ids[PARTS[0] : -PARTS[2]], ids[-PARTS[2] :]
+        ids = random_tokens(sum(SIZES), seed=self.index)[0].tolist()
+        return ids[: SIZES[0]], ids[SIZES[0] : -SIZES[2]], ids[-SIZES[2] :]

@@ -1,4 +1,4 @@
-"""What a budgeted cache keeps, in words that several tests share."""
+"""A naive computation of the entries that a budgeted cache must keep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def uniform(ratio: float, *, n_layers: int = 2, n_kv_heads: int = 2) -> Budgets:
 def kept_by(
     policy: EvictionPolicy, model: PreTrainedModel, context: Tensor, budgets: Budgets, *, rotated_for: int | None = None
 ) -> Tensor:
-    """Naive: `[L, Hkv, n_context]`, the best of one whole pass, layer by layer and head by head."""
+    """Compute naively `[L, Hkv, n_context]`: the best entries of one complete pass, per layer and head."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def observer(module: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A small Llama whose weights are set by hand, so that it is known which KV caches retrieve.
+"""A small Llama with hand-set weights, so that the KV caches that retrieve are known.
 
 Two KV heads do what induction heads do: a query looks for the entry that came right after an earlier occurrence of its
 own token, and predicts that entry's token. They find it through a previous-token head of the first layer, which writes
@@ -29,7 +29,7 @@ VOCABULARY = 20
 TOKEN, BEFORE, PREDICTED, CONSTANT, HIDDEN = 0, 20, 40, 60, 64
 BEGIN, NOISE, NAMES = 0, range(1, 10), range(10, VOCABULARY)
 
-# Of a head's pairs of dimensions the first turn with the position, the last hardly at all over a few hundred tokens.
+# The first pairs of a head's dimensions rotate with the position, the last hardly at all over a few hundred tokens.
 THETA = 1e12
 POSITIONAL, CONTENT = range(8), 12
 
@@ -114,8 +114,8 @@ class PlantedPrompt(Prompt):
         rng = random.Random(self.index)
         context = [BEGIN, *rng.choices(NOISE, k=self.n_context - 1)]
         names = rng.sample(NAMES, 6)
-        for pair, place in enumerate((12, 20, 28)):
-            context[place : place + 2] = names[2 * pair : 2 * pair + 2]
+        for pair, position in enumerate((12, 20, 28)):
+            context[position : position + 2] = names[2 * pair : 2 * pair + 2]
         return context, names[:1], names[1:2]
 
 

@@ -1,4 +1,4 @@
-"""The smallest experiment that takes every step of the chain: a random model, one task, two ratios, a few samples."""
+"""The smallest experiment that runs every stage: a random model, one task, two ratios, a few samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "small"
 
 
 def write_model(folder: Path, **changed: Any) -> Path:
-    """A Llama with random weights and the tokenizer of a reference model."""
+    """Write a Llama with random weights and the tokenizer of a reference model."""
     reference = reference_model_path("tiny-llama")
     folder.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -62,9 +62,9 @@ def overrides(model: Path, *more: str) -> list[str]:
     ]
 
 
-def start_snakemake(repository: Path, folder: Path, some: list[str], *options: str) -> subprocess.Popen[str]:
-    """The workflow in a working folder, as the leader of a process group of its own, with its output in a file."""
-    experiment, *others = some
+def start_snakemake(repository: Path, folder: Path, settings: list[str], *options: str) -> subprocess.Popen[str]:
+    """Start the workflow in a folder, as the leader of a process group of its own, with its output in a file."""
+    experiment, *others = settings
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile"), "--cores", "2"]
     command += [*options, "--config", experiment, f"overrides={' '.join(others)}"]
     with (folder / "snakemake.log").open("a") as log:

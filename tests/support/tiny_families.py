@@ -17,7 +17,7 @@ CLASSES: dict[str, str] = {**MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, **MODEL_FOR_
 FAMILIES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 MULTIMODAL = sorted(set(CLASSES) - set(FAMILIES))  # models of text and images or sound alone
 VOCABULARY = 60
-MOST_PARAMETERS = 6_000_000
+MAX_PARAMETERS = 6_000_000
 
 _LAYERS = (
     "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers"
@@ -207,7 +207,7 @@ def tiny_model(config: PreTrainedConfig) -> PreTrainedModel:
     config._experts_implementation = "eager"  # the others know no float64
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in auto_class(config).from_config(config).parameters())
-    assert size <= MOST_PARAMETERS, f"{config.model_type}: {size} parameters; set more of its sizes"
+    assert size <= MAX_PARAMETERS, f"{config.model_type}: {size} parameters; set more of its sizes"
     torch.manual_seed(0)
     model = auto_class(config).from_config(config).double().eval()
     with torch.no_grad():

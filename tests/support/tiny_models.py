@@ -1,4 +1,4 @@
-"""Small random models and a naive attention that masks what a budgeted cache must have dropped."""
+"""Small random models, and a naive attention that masks what a budgeted cache must have removed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,20 @@ from transformers import (
 )
 
 VOCABULARY = 60
-# In the last two every other layer has a sliding window; with two layers, one is budgeted.
+# In these, every other layer has a sliding window; of two layers, one is budgeted.
 WINDOWED = ("gemma2", "gemma3")
 HYBRID = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8}
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 CLASSES: dict[str, Any] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
@@ -50,23 +61,25 @@ def random_model(
     attention: str = "baklava",
     dtype: torch.dtype = torch.float64,
 ) -> PreTrainedModel:
-    """A model with random weights, large enough ones that attention is not flat."""
-    config_class, model_class, more = CLASSES[family]
+    """Build a model of a family with random weights."""
+    config_class, model_class, settings = CLASSES[family]
+    if family != "phi3":
+        settings = {"head_dim": 8, **settings}
+    sizes = {"num_hidden_layers": n_layers, "num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}
+    return build_random_model(config_class, model_class, attention=attention, dtype=dtype, **sizes, **settings)
+
+
+def build_random_model(
+    config_class: Any,
+    model_class: Any,
+    *,
+    attention: str = "baklava",
+    dtype: torch.dtype = torch.float64,
+    **settings: Any,
+) -> PreTrainedModel:
+    """Build a model with random weights, which are large enough that attention is not flat."""
     torch.manual_seed(0)
-    settings = {**{"head_dim": 8}, **more} if family != "phi3" else more
-    config = config_class(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=n_layers,
-        num_attention_heads=n_heads,
-        num_key_value_heads=n_kv_heads,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-        **settings,
-    )
-    model = model_class(config).to(dtype).eval()
+    model = model_class(config_class(**{**SIZES, **settings})).to(dtype).eval()
     model.set_attn_implementation(attention)
     return model
 
@@ -76,7 +89,7 @@ def random_tokens(n: int, *, seed: int = 0, rows: int = 1) -> Tensor:
 
 
 class NaiveAttention:
-    """Full `T x T` attention; beyond causality, `hidden` `[L, Hkv, T, T]` is true where a query may not look."""
+    """Full `T x T` attention; besides the future, `hidden` `[L, Hkv, T, T]` marks what a query must not see."""
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
@@ -101,8 +114,8 @@ AttentionMaskInterface.register("naive", lambda **_: None)
 
 
 def naive_logits(model: PreTrainedModel, ids: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Logits `[B, T, vocab]` of one pass over `ids` with more hidden than the future."""
-    before = model.config._attn_implementation
+    """Logits `[B, T, vocab]` of one pass over `ids`, with `hidden` entries masked besides the future."""
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("naive")
     NAIVE.hidden = hidden
     try:
@@ -110,11 +123,11 @@ def naive_logits(model: PreTrainedModel, ids: Tensor, hidden: Tensor | None = No
             return model(ids, use_cache=False).logits
     finally:
         NAIVE.hidden = None
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(implementation)
 
 
 def hidden_after(kept: Tensor, length: int) -> Tensor:
-    """`[L, Hkv, length, length]`: of the context, the tokens after it see only what is `kept` `[L, Hkv, n_context]`."""
+    """Mask `[L, Hkv, length, length]` that hides the context from later tokens but for `kept` `[L, Hkv, n_context]`."""
     n_context = kept.shape[-1]
     hidden = torch.zeros(*kept.shape[:2], length, length, dtype=torch.bool)
     hidden[..., n_context:, :n_context] = ~kept[:, :, None]

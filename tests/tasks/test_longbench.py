@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from invented import CLASSES, longbench_row, write_jsonl
+from benchmark_data import CLASSES, longbench_row, write_jsonl
 
 from baklava.errors import UserError
 from baklava.experiment.components import TaskConfig

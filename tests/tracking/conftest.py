@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_experiment import small_records, write_finished
-from synthetic import write_measurements
+from synthetic_results import write_measurements
+from tracked_experiment import small_records, write_finished
 
 from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.address import VARIABLE
@@ -42,7 +42,7 @@ def layout(tmp_path: Path, tables: Path) -> ExperimentPaths:
 @pytest.fixture(scope="session")
 def tracked(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> ExperimentPaths:
     """For tests that only look: one model measured, one of its jobs with a usage file."""
-    from finished_experiment import job_of
+    from tracked_experiment import job_of
 
     from baklava.system.usage import usage_path
     from baklava.tracking.run import track

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from finished_experiment import job_of, runs_in
 from mlflow import MlflowClient
+from tracked_experiment import job_of, runs_in
 
 from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.address import VARIABLE, artifacts_folder, hide_password, lock_file, store_uri, ui_address

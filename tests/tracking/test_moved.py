@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from finished_experiment import client_of, ids, job_of, parent, runs_in
 from mlflow import MlflowClient
+from tracked_experiment import client_of, ids, job_of, parent, runs_in
 
 from baklava.errors import UserError
 from baklava.experiment.paths import ExperimentPaths

@@ -5,7 +5,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from finished_experiment import FIGURES, job_of, runs_in, small_records, write_finished
+from tracked_experiment import FIGURES, job_of, runs_in, small_records, write_finished
 
 from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.run import track

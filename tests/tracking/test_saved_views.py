@@ -6,8 +6,8 @@ import zlib
 from typing import Any
 
 import pytest
-from finished_experiment import client_of
 from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
+from tracked_experiment import client_of
 
 from baklava.allocation import ALLOCATORS
 from baklava.eviction import POLICIES

@@ -8,7 +8,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from finished_experiment import (
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from synthetic_results import EVICTION, MODELS, measurements, write_measurements
+from tracked_experiment import (
     RATIO,
     cell,
     client_of,
@@ -19,9 +22,6 @@ from finished_experiment import (
     small_records,
     write_summary,
 )
-from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
-from synthetic import EVICTION, MODELS, measurements, write_measurements
 
 from baklava.analysis.headline import Headline
 from baklava.analysis.results import read_summary

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from browser import browser, server
-from finished_experiment import job_of, write_finished
 from selenium import webdriver
 from shown import RATIOS, Shown
-from synthetic import experiment_records
+from synthetic_results import experiment_records
+from tracked_experiment import job_of, write_finished
 
 from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.address import VARIABLE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import importance
+from synthetic_results import importance
 
 from baklava.allocation import Uniform, budgets_of
 from baklava.calibration.run import calibrate

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import EVICTION, MODELS, RATIOS, TASKS, cell_records, measurements, write_records, write_results
+from synthetic_results import EVICTION, MODELS, RATIOS, TASKS, cell_records, measurements, write_records, write_results
 
 from baklava.analysis.cells import read_cells
 from baklava.analysis.headline import Headline, compute_headline

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invented import hotpotqa, squad
+from benchmark_data import hotpotqa, squad
 
 from baklava.errors import UserError
 from baklava.tasks import Sample

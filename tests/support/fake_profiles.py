@@ -1,4 +1,4 @@
-"""Made-up profiles: what an allocator sees of one, and random ones for properties that must always hold."""
+"""Fake profiles with what an allocator reads of them, and random ones for property-based tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from baklava.importance import ESTIMATORS
 
 @dataclass(frozen=True)
 class FakeCurves:
-    """What an allocator sees of measured curves: rises `[K, L, Hkv]` in proportion to importance, with a bump."""
+    """What an allocator reads of loss curves: rises `[K, L, Hkv]` in proportion to importance, not monotone."""
 
     head: NDArray[np.float64]
     levels: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5)
@@ -25,7 +25,7 @@ class FakeCurves:
 
 @dataclass
 class FakeProfile:
-    """What an allocator sees of a profile."""
+    """What an allocator reads of a profile."""
 
     head: NDArray[np.float64]  # [L, Hkv]
     layer_importance: NDArray[np.float64]  # [P, L]
@@ -54,7 +54,7 @@ class FakeProfile:
 
 
 def flat_profile(importance: list[float]) -> FakeProfile:
-    """One layer, so that only head importance counts."""
+    """Make a profile of one layer, so that only head importance counts."""
     return FakeProfile(np.array([importance]), np.ones((1, 1)))
 
 
@@ -62,7 +62,7 @@ IMPORTANCE = st.floats(0, 10) | st.sampled_from([0.0, 1.0, 1e-300, 1e-9])
 
 
 def profiles(*, distinct: bool = False) -> st.SearchStrategy[FakeProfile]:
-    """Of any small shape; `distinct`: no two KV caches are equally important."""
+    """Draw profiles of any small shape; with `distinct`, no two KV caches are equally important."""
     return st.tuples(st.integers(1, 6), st.integers(1, 5)).flatmap(
         lambda shape: st.builds(
             FakeProfile,

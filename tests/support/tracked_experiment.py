@@ -1,11 +1,11 @@
-"""A made-up experiment with everything that tracking reads, and a look at what MLflow then holds of it."""
+"""A synthetic experiment with all files that tracking reads, and readers of what MLflow then holds."""
 
 from __future__ import annotations
 
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
-from synthetic import (
+from synthetic_results import (
     EVICTION,
     MODELS,
     RATIOS,
@@ -29,7 +29,7 @@ FIGURES = (
 
 
 def small_records() -> pd.DataFrame:
-    """2 models x 1 task x (full, uniform, baklava)."""
+    """Make records of 2 models x 1 task x (full, uniform, baklava)."""
     frames = []
     for model in MODELS:
         frames.append(cell_records([1, 1, 1, 0], model=model))
@@ -39,7 +39,7 @@ def small_records() -> pd.DataFrame:
 
 
 def write_summary(layout: ExperimentPaths, records: pd.DataFrame) -> None:
-    """Records and timings as files, and their summary."""
+    """Write records, timings and their summary."""
     groups = list(records.groupby(["model", "task"]))
     summarize(
         SummarizeJob(
@@ -55,7 +55,7 @@ def write_summary(layout: ExperimentPaths, records: pd.DataFrame) -> None:
 
 
 def write_finished(layout: ExperimentPaths, records: pd.DataFrame) -> None:
-    """All files of a finished experiment that tracking must have."""
+    """Write all files of a finished experiment that tracking requires."""
     write_summary(layout, records)
     write_budgets(layout)
     write_profiles(layout)

@@ -1,4 +1,4 @@
-"""Data in the published layouts, with invented content."""
+"""LongBench, SQuAD and HotpotQA in their published layouts, with synthetic content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWERS = {
 
 
 def longbench_row(dataset: str, metric: str, index: int, *, length: int = 100) -> dict[str, Any]:
-    """One line of LongBench's JSONL; the set gives the metric, the index the content."""
+    """Make a line of LongBench's JSONL; the set gives the metric, the index the content."""
     return {
         "input": f"How many boats were there in year {index}?\nAnswer this:",
         "context": " ".join(f"In year {year} the harbour of {dataset} had {31 + index} boats." for year in range(90)),
@@ -38,7 +38,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def squad() -> dict[str, Any]:
-    """SQuAD's JSON: 4 articles of 5 paragraphs, each with a question, one of them without an answer."""
+    """Make SQuAD's JSON: 4 articles of 5 paragraphs, each with a question, one of them without an answer."""
     articles = []
     for a in range(4):
         paragraphs = []
@@ -64,7 +64,7 @@ def squad() -> dict[str, Any]:
 
 
 def hotpotqa() -> list[dict[str, Any]]:
-    """HotpotQA's JSON: 6 questions with 3 documents each."""
+    """Make HotpotQA's JSON: 6 questions with 3 documents each."""
     return [
         {
             "_id": f"h{i}",

@@ -1,4 +1,4 @@
-"""A made-up experiment: records, budgets and profiles with known structure, written without any model."""
+"""The result files of a synthetic experiment (records, budgets, profiles, ...), written without any model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ N_SAMPLES = 64
 CONTEXT = 1000
 ENTRY_BYTES = 256
 
-# How far each method goes before half of the samples are lost, per task.
+# Ratio at which each method loses half of the samples, per task.
 _HALF = {"uniform": (0.45, 0.6, 0.55), "baklava": (0.78, 0.92, 0.85)}
 
 
@@ -44,7 +44,7 @@ def cell_records(
     ratio: float = 0.0,
     **changed: object,
 ) -> pd.DataFrame:
-    """Records of one cell with the given score per sample; `changed` replaces or adds columns."""
+    """Make records of one cell with a score per sample; `changed` replaces or adds columns."""
     scores = list(scores)
     n = len(scores)
     total = int(np.prod(MODELS.get(model, (2, 2)))) * CONTEXT
@@ -77,7 +77,7 @@ def cell_records(
 
 def write_records(path: Path, records: pd.DataFrame, *, schema: int = SCHEMA) -> Path:
     table = pa.Table.from_pandas(records.drop(columns="seconds"), preserve_index=False)
-    for name in {"loss", "score"} & set(records):  # NaN stays a number, and is no gap
+    for name in {"loss", "score"} & set(records):  # keep NaN, which is not a missing value
         values = pa.array(records[name].to_numpy(), from_pandas=False)
         table = table.set_column(table.column_names.index(name), name, values)
     write_parquet(path, table, schema=schema)
@@ -91,16 +91,16 @@ def write_timings(path: Path, records: pd.DataFrame) -> Path:
 
 
 def experiment_records(seed: int = 0) -> pd.DataFrame:
-    """2 models x 3 tasks x (full + 2 methods x 5 ratios) x 64 samples; a sample that is hard is hard in every cell."""
+    """Make records of 2 models x 3 tasks x (full + 2 methods x 5 ratios) x 64 samples, as hard in every cell."""
     random = np.random.default_rng(seed)
     frames = []
     for model in MODELS:
-        for place, task in enumerate(TASKS):
+        for index, task in enumerate(TASKS):
             ease = random.random((N_SAMPLES, 4))  # four answers per sample, so scores are quarters
             frames.append(cell_records((ease < 0.98).mean(1), model=model, task=task))
             for allocator, half in _HALF.items():
                 for ratio in RATIOS:
-                    right = 0.98 / (1 + np.exp((ratio - half[place]) * 14))
+                    right = 0.98 / (1 + np.exp((ratio - half[index]) * 14))
                     scores = (ease < right).mean(1)
                     frames.append(cell_records(scores, model=model, task=task, allocator=allocator, ratio=ratio))
     records = pd.concat(frames, ignore_index=True)
@@ -109,7 +109,7 @@ def experiment_records(seed: int = 0) -> pd.DataFrame:
 
 
 def write_experiment(layout: ExperimentPaths, seed: int = 0) -> None:
-    """All records and timings files of the made-up experiment."""
+    """Write all records and timings files of the synthetic experiment."""
     for (model, task), rows in experiment_records(seed).groupby(["model", "task"]):
         write_records(layout.records(str(model), str(task)), rows)
         write_timings(layout.timings(str(model), str(task)), rows)
@@ -120,14 +120,14 @@ LENGTHS = (512, 1024)
 
 
 def write_needle_grid(layout: ExperimentPaths, model: str) -> None:
-    """Two samples per depth and length; uniform finds no needle in the middle of the longer text."""
-    places = [(length, depth) for length in LENGTHS for depth in DEPTHS] * 2
-    groups = [f"length {length}, depth {depth:g}" for length, depth in places]
-    found = {"full": [1.0] * len(places), "baklava": [0.75] * len(places)}
-    found["uniform"] = [float(place != (1024, 0.5)) for place in places]
+    """Write two samples per depth and length; uniform finds no needle in the middle of the longer text."""
+    samples = [(length, depth) for length in LENGTHS for depth in DEPTHS] * 2
+    groups = [f"length {length}, depth {depth:g}" for length, depth in samples]
+    scores = {"full": [1.0] * len(samples), "baklava": [0.75] * len(samples)}
+    scores["uniform"] = [float(sample != (1024, 0.5)) for sample in samples]
     cells = [("full", 0.0), *((allocator, ratio) for allocator in ("uniform", "baklava") for ratio in RATIOS)]
     frames = [
-        cell_records(found[allocator], model=model, task="needle_grid", allocator=allocator, ratio=ratio, group=groups)
+        cell_records(scores[allocator], model=model, task="needle_grid", allocator=allocator, ratio=ratio, group=groups)
         for allocator, ratio in cells
     ]
     records = pd.concat(frames, ignore_index=True)
@@ -136,7 +136,7 @@ def write_needle_grid(layout: ExperimentPaths, model: str) -> None:
 
 
 def measurements(model: str) -> pd.DataFrame:
-    """Half of the memory gone at half of the ratio, on a device that does not tell its peak."""
+    """Make measurements of a device that does not report its peak; memory falls in proportion to the ratio."""
     cells = [("full", "none", 0.0), *((allocator, EVICTION, r) for allocator in ("uniform", "baklava") for r in RATIOS)]
     rows = [
         {
@@ -164,7 +164,7 @@ def write_measurements(layout: ExperimentPaths, model: str) -> None:
 
 
 def write_results(layout: ExperimentPaths, config: ExperimentConfig) -> None:
-    """Everything up to the summary, for an experiment=demo that may have a needle grid and measurements."""
+    """Write all files up to the summary, for an experiment=demo that may have a needle grid and measurements."""
     write_experiment(layout)
     write_budgets(layout)
     write_profiles(layout)
@@ -178,7 +178,7 @@ def write_results(layout: ExperimentPaths, config: ExperimentConfig) -> None:
 
 
 def importance(model: str) -> np.ndarray:
-    """`[n_layers, n_kv_heads]` with a few retrieval heads in the middle layers."""
+    """Draw importance `[n_layers, n_kv_heads]` with a few retrieval heads in the middle layers."""
     shape = MODELS[model]
     values = np.random.default_rng(len(model)).gamma(0.6, 0.15, shape)
     values[shape[0] // 2, 0] = 1.4
@@ -191,7 +191,7 @@ def write_budgets(layout: ExperimentPaths) -> None:
         for ratio in RATIOS:
             uniform = Budgets.uniform(n_layers=shape[0], n_kv_heads=shape[1], ratio=ratio, model=model)
             uniform.save(layout.budgets(model, "uniform", EVICTION, ratio))
-            shares = _filled(importance(model), 1 - ratio)
+            shares = _fill_water(importance(model), 1 - ratio)
             Budgets.from_shares(
                 shares,
                 ratio=ratio,
@@ -203,7 +203,7 @@ def write_budgets(layout: ExperimentPaths) -> None:
 
 
 def search_trace(model: str = "tiny-llama", n_trials: int = 16) -> pd.DataFrame:
-    """A search in which only the estimator matters."""
+    """Make the trace of a search in which only the estimator matters."""
     random = np.random.default_rng(len(model))
     frames = []
     for ratio in RATIOS:
@@ -243,7 +243,7 @@ def write_search_traces(layout: ExperimentPaths) -> None:
         write_parquet(layout.search_trace(model, "baklava", EVICTION), table, schema=TRACE_SCHEMA)
 
 
-def _filled(weights: np.ndarray, mean: float) -> np.ndarray:
+def _fill_water(weights: np.ndarray, mean: float) -> np.ndarray:
     low, high = 0.0, 1e6
     for _ in range(200):
         scale = (low + high) / 2
