@@ -14,7 +14,7 @@ from typing import ClassVar
 from baklava.errors import DataError, UserError
 from baklava.system.files import expand_home
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.fit_length import fit_length
+from baklava.tasks.text.fit_length import check_length, largest_fitting
 from baklava.tasks.text.rows import read_text
 from baklava.tasks.text.words import load_words
 
@@ -121,13 +121,18 @@ class CommonWords(Task):
             answers=tuple(common),
             max_new_tokens=self.max_new_tokens,
         )
-        n = fit_length(sample, context, unit="other words", task=self.name, length=length, count_tokens=count_tokens)
+        prompt_end = question + answer_prefix
+        n = largest_fitting(
+            lambda n: context(n) + prompt_end, room=length - self.max_new_tokens, count_tokens=count_tokens
+        )
+        filled = replace(sample, context=context(max(0, n)))
+        check_length(filled, n, unit="other words", task=self.name, length=length, count_tokens=count_tokens)
         if n > len(others):
             raise UserError(
                 f"task {self.name}: length {length} takes more than the {len(drawn)} words there are; set "
                 f"tasks.{self.name}.more_words to a file with more, such as RULER's english_words.json"
             )
-        return replace(sample, context=context(n))
+        return filled
 
     def _example(self, rng: random.Random, repeats: Repeats, n_words: int) -> str:
         drawn = rng.sample(_load_all_words(self.more_words), max(n_words, self.n_common))

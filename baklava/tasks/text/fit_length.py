@@ -42,29 +42,6 @@ def largest_fitting(build: Callable[[int], str], *, room: int, count_tokens: Cou
     return low
 
 
-def fit_length(
-    sample: Sample,
-    context: Callable[[int], str],
-    *,
-    unit: str,
-    task: str,
-    length: int,
-    count_tokens: CountTokens,
-) -> int:
-    """Find how many units of text bring `sample` with `context(n)` and its answer to `length` tokens or just below.
-
-    `unit` names what is counted, for messages. Raises `UserError` as `check_length`.
-    """
-
-    def prompt(n: int) -> str:
-        return context(n) + sample.question + sample.answer_prefix
-
-    n = largest_fitting(prompt, room=length - sample.max_new_tokens, count_tokens=count_tokens)
-    filled = replace(sample, context=context(max(0, n)))
-    check_length(filled, n, unit=unit, task=task, length=length, count_tokens=count_tokens)
-    return n
-
-
 def fill_context(
     sample: Sample,
     context: Callable[[int], str],
@@ -78,8 +55,14 @@ def fill_context(
 
     `unit` names what `n` counts, for messages. Raises `UserError` as `check_length`.
     """
-    n = fit_length(sample, context, unit=unit, task=task, length=length, count_tokens=count_tokens)
-    return replace(sample, context=context(n))
+
+    def prompt(n: int) -> str:
+        return context(n) + sample.question + sample.answer_prefix
+
+    n = largest_fitting(prompt, room=length - sample.max_new_tokens, count_tokens=count_tokens)
+    filled = replace(sample, context=context(max(0, n)))
+    check_length(filled, n, unit=unit, task=task, length=length, count_tokens=count_tokens)
+    return filled
 
 
 def check_length(sample: Sample, n: int, *, unit: str, task: str, length: int, count_tokens: CountTokens) -> None:
