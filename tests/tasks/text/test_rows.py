@@ -87,10 +87,10 @@ class TestSources:
     def test_a_look_may_end_inside_a_character(self, tmp_path: Path) -> None:
         path = tmp_path / "f.jsonl"
         path.write_bytes('{"a": "é"}\n'.encode())
-        read_jsonl(path, most=8)
+        read_jsonl(path, max_bytes=8)
         path.write_bytes(b'{"a": "\xe9"}\n')
         with pytest.raises(DataError, match=r"f\.jsonl, line 1: not in UTF-8"):
-            read_jsonl(path, most=9)
+            read_jsonl(path, max_bytes=9)
 
     def test_a_file_that_is_not_there_is_one_line(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"nothing\.jsonl: cannot be read \(No such file or directory\)"):
