@@ -131,7 +131,9 @@ def _add_other_commands(commands: _Commands) -> None:
         help="JSONL with the fields prediction and answers (a list); all_classes for the metric classification; "
         "length for the classes of length of LongBench-E",
     )
-    score.set_defaults(run=lambda options: load("baklava.evaluation.score:score")(options.task, options.predictions))
+    score.set_defaults(
+        run=lambda options: load("baklava.evaluation.score_predictions:score")(options.task, options.predictions)
+    )
     train = commands.add_parser(
         "train-reference", help="train a reference model", description="Train a reference model."
     )

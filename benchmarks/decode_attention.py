@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from baklava.budgets import Budgets
-from baklava.cache.attention.ragged import ragged_attention
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.attention.ragged_attention import ragged_attention
+from baklava.cache.ragged_storage import RaggedEntries
 
 
 def shares(ratio: float, n_kv_heads: int, *, skewed: bool) -> Budgets:

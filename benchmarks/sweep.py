@@ -18,7 +18,7 @@ import measure
 
 from baklava.budgets import Budgets
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.records import Record
+from baklava.evaluation.record_schema import Record
 from baklava.evaluation.samples import CellSpec
 from baklava.eviction import POLICIES
 from baklava.experiment.components import ModelConfig

@@ -14,6 +14,6 @@ from baklava.allocation.pyramid import Pyramid as Pyramid
 from baklava.allocation.random import Random as Random
 from baklava.allocation.squeeze import Squeeze as Squeeze
 from baklava.allocation.uniform import Uniform as Uniform
-from baklava.system.families import families_of
+from baklava.system.registry import families_of
 
 ALLOCATORS: dict[str, type[Allocator]] = families_of(Allocator)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from baklava.errors import UserError
-from baklava.evaluation.records import COLUMNS, SCHEMA, Cell
+from baklava.evaluation.record_schema import COLUMNS, SCHEMA, Cell
 from baklava.system.parquet import read_parquet
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from baklava.analysis.bootstrap import Bootstrap, Interval
 from baklava.analysis.cells import Cells
 from baklava.errors import UserError
-from baklava.evaluation.records import FULL, Cell
+from baklava.evaluation.record_schema import FULL, Cell
 from baklava.experiment.compose import check
 from baklava.experiment.fields import FrozenModel
 from baklava.experiment.settings import SummaryConfig

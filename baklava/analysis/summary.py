@@ -13,7 +13,7 @@ from baklava.analysis.bootstrap import Bootstrap, Interval
 from baklava.analysis.cells import Cells, read_cells
 from baklava.analysis.headline import compute_headline
 from baklava.analysis.results import COLUMNS, SCHEMA
-from baklava.evaluation.records import Cell
+from baklava.evaluation.record_schema import Cell
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import SummarizeJob
 from baklava.experiment.settings import SummaryConfig

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from baklava.cache.attended import AttendingLayer
 from baklava.cache.attention.dense import attach
-from baklava.cache.attention.ragged import ragged_attention
+from baklava.cache.attention.ragged_attention import ragged_attention
 from baklava.cache.compress import CompressedContext, RowSettings, compress
 from baklava.cache.padding import check_context
 from baklava.cache.prefill import ContextLayer

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baklava.budgets import Budgets
 from baklava.cache.prefill import ContextLayer, RowGroup
-from baklava.cache.ragged import RaggedEntries, before_each, slots_of
+from baklava.cache.ragged_storage import RaggedEntries, before_each, slots_of
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, policy_named
 from baklava.eviction.base import raise_protected

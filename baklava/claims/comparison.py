@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from baklava.analysis.bootstrap import Bootstrap
 from baklava.analysis.cells import Cells
 from baklava.analysis.headline import MethodFigures, RatioFigures, compute_headline
-from baklava.evaluation.records import FULL, Cell
+from baklava.evaluation.record_schema import FULL, Cell
 from baklava.experiment.fields import FrozenModel
 from baklava.experiment.paths import ratio_name
 from baklava.experiment.settings import SummaryConfig

@@ -9,7 +9,7 @@ import torch
 
 from baklava.errors import UserError
 from baklava.evaluation.prompt import Prompts
-from baklava.evaluation.records import Record
+from baklava.evaluation.record_schema import Record
 from baklava.evaluation.samples import CellSpec, EncodedSample
 from baklava.evaluation.scheduler import Scheduler
 from baklava.experiment.settings import EvaluateConfig

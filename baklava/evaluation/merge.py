@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from baklava.evaluation import records, timings
+from baklava.evaluation import record_schema, timings
 from baklava.experiment.jobs import MergeJob
 from baklava.system.parquet import read_parquet, write_parquet_rows
 
@@ -16,7 +16,7 @@ from baklava.system.parquet import read_parquet, write_parquet_rows
 def merge(job: MergeJob) -> None:
     """Write the shards' rows one after the other. Raises `UserError` for a missing, broken or newer file."""
     for shards, merged, file, what in (
-        (job.records_of_shards, job.records, records, "records"),
+        (job.records_of_shards, job.records, record_schema, "records"),
         (job.timings_of_shards, job.timings, timings, "timings"),
     ):
         rows = _read_rows(shards, file.COLUMNS, file.SCHEMA, what)

@@ -16,7 +16,7 @@ from baklava.errors import DataError, UserError
 from baklava.evaluation import timings
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.prompt import Prompts
-from baklava.evaluation.records import COLUMNS, FULL, SCHEMA, Record
+from baklava.evaluation.record_schema import COLUMNS, FULL, SCHEMA, Record
 from baklava.evaluation.samples import CellSpec, EncodedSample, cell_specs
 from baklava.experiment.jobs import EvaluateJob
 from baklava.models.encoder import Tokens

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from baklava.budgets import Budgets
 from baklava.errors import UserError
-from baklava.evaluation.records import FULL, Cell, Record
+from baklava.evaluation.record_schema import FULL, Cell, Record
 from baklava.eviction import EvictionPolicy, StreamingLLM
 from baklava.experiment.components import EvictionConfig
 from baklava.experiment.jobs import MethodBudgets

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from baklava.evaluation.records import Record
+from baklava.evaluation.record_schema import Record
 from baklava.evaluation.samples import EncodedSample, Request, batches, samples_of
 from baklava.experiment.settings import EvaluateConfig
 from baklava.inference.batch import BatchState, answer_losses, compress_rows, prefill

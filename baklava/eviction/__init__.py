@@ -11,7 +11,7 @@ from baklava.eviction.random import Random as Random
 from baklava.eviction.snapkv import SnapKV as SnapKV
 from baklava.eviction.streaming_llm import StreamingLLM as StreamingLLM
 from baklava.eviction.tova import TOVA as TOVA
-from baklava.system.families import families_of
+from baklava.system.registry import families_of
 
 POLICIES: dict[str, type[EvictionPolicy]] = families_of(EvictionPolicy)
 

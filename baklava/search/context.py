@@ -44,7 +44,7 @@ class SearchContext:
     def search(self, allocator: SearchedAllocator) -> Fitted:
         if not self.ratios:
             return Fitted({})
-        from baklava.search.mapping import MappingSearch  # Optuna, which most allocators do without
+        from baklava.search.mapping_search import MappingSearch  # Optuna, which most allocators do without
 
         settings = self._job.search
         search = MappingSearch(allocator, self.profile, self.ratios, self._prompts, self._losses, seed=settings.seed)

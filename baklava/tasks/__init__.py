@@ -1,6 +1,6 @@
 """Tasks: text in, score out. One file per family, whose import below registers it; `conf/task/` sets parameters."""
 
-from baklava.system.families import families_of
+from baklava.system.registry import families_of
 from baklava.tasks.base import Sample as Sample
 from baklava.tasks.base import Task as Task
 from baklava.tasks.jsonl import JsonlTask as JsonlTask

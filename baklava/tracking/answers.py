@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from baklava.evaluation.records import COLUMNS, FULL, SCHEMA, Cell
+from baklava.evaluation.record_schema import COLUMNS, FULL, SCHEMA, Cell
 from baklava.system.parquet import read_parquet
 from baklava.tracking.run_spec import Dataset
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from baklava.budgets import Budgets
 from baklava.errors import UserError
-from baklava.evaluation.records import FULL, Cell
+from baklava.evaluation.record_schema import FULL, Cell
 from baklava.experiment.paths import ratio_name
 from baklava.tracking.answers import TABLE, Answers
 from baklava.tracking.run_spec import RunSpec, make_key

@@ -13,7 +13,7 @@ from baklava.analysis.headline import Headline
 from baklava.analysis.results import BudgetKey, index_budgets, read_summary
 from baklava.errors import UserError
 from baklava.evaluation.measurements import read_measurements
-from baklava.evaluation.records import Cell
+from baklava.evaluation.record_schema import Cell
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import TrackJob
 from baklava.experiment.paths import ExperimentPaths

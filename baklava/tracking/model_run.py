@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from baklava.analysis.headline import Headline, ModelFigures
 from baklava.errors import UserError
-from baklava.evaluation.records import FULL
+from baklava.evaluation.record_schema import FULL
 from baklava.experiment.jobs import VALIDATION, TrackJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.system.usage import SUFFIX, read_usage

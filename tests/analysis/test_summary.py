@@ -23,7 +23,7 @@ from baklava.analysis.headline import Headline
 from baklava.analysis.results import COLUMNS, read_summary
 from baklava.analysis.summary import summarize
 from baklava.errors import UserError
-from baklava.evaluation.records import SCHEMA
+from baklava.evaluation.record_schema import SCHEMA
 from baklava.evaluation.timings import timings
 from baklava.experiment.jobs import SummarizeJob
 from baklava.experiment.settings import SummaryConfig

@@ -23,7 +23,7 @@ from baklava.errors import UserError
 from baklava.evaluation import samples as samples_module
 from baklava.evaluation import scheduler as scheduler_module
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.records import COLUMNS, SCHEMA, Record
+from baklava.evaluation.record_schema import COLUMNS, SCHEMA, Record
 from baklava.evaluation.run import evaluate
 from baklava.evaluation.samples import batches
 from baklava.experiment.jobs import EvaluateJob

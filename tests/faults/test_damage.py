@@ -19,7 +19,7 @@ from baklava.analysis.headline import Headline
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
-from baklava.evaluation import records, timings
+from baklava.evaluation import record_schema, timings
 from baklava.experiment.components import ModelConfig
 from baklava.importance.profile import Profile
 from baklava.models.load import load_model, load_tokenizer
@@ -50,7 +50,8 @@ def budgets_text(path: Path) -> str:
 
 
 def records_text(path: Path) -> str:
-    return repr(read_parquet(path, records.COLUMNS, schema=records.SCHEMA, what="records", hint="x").to_pylist())
+    table = read_parquet(path, record_schema.COLUMNS, schema=record_schema.SCHEMA, what="records", hint="x")
+    return repr(table.to_pylist())
 
 
 def timings_text(path: Path) -> str:

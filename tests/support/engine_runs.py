@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.records import Record
+from baklava.evaluation.record_schema import Record
 from baklava.evaluation.samples import CellSpec
 from baklava.experiment.settings import EvaluateConfig
 from baklava.models.load import LoadedModel

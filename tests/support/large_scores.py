@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from baklava.cache.attention.backend import HALVES
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.ragged_storage import RaggedEntries
 
 every_half = tuple(HALVES)
 BIAS = 90.0  # four dimensions of it: 32,400 before scaling, where bfloat16 has steps of 256

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.ragged_storage import RaggedEntries
 
 # Of outputs of about 1, and of scores bounded at 50 by a tanh of float32.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2.5e-3}

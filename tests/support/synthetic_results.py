@@ -15,7 +15,7 @@ from baklava.budgets import Budgets
 from baklava.evaluation import timings
 from baklava.evaluation.measurements import COLUMNS as MEASURED
 from baklava.evaluation.measurements import SCHEMA as MEASURED_SCHEMA
-from baklava.evaluation.records import SCHEMA
+from baklava.evaluation.record_schema import SCHEMA
 from baklava.experiment.jobs import SummarizeJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from baklava.cache.attention.triton_kernels import attend_stretches, merge_stretches
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.ragged_storage import RaggedEntries
 
 # Derived from the compiler's output, not yet measured on a GPU: blocks of this many bytes of keys and of values, two of
 # each in flight, so that the next are loaded while one is in use.
@@ -45,7 +45,7 @@ def ragged_decode(
     softcap: float | None = None,
     longest: int | None = None,
 ) -> Tensor:
-    """Compute `baklava.cache.attention.ragged.ragged_attention` for tensors of one 16- or 32-bit type on a GPU.
+    """Compute `ragged_attention.ragged_attention` for tensors of one 16- or 32-bit type on a GPU.
 
     Sums are in float32; a query that sees nothing gets zeros. A program takes at most `longest` entries; the default
     suits the device.

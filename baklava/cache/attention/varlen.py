@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.ragged_storage import RaggedEntries
 
 # FlashAttention runs one program per sequence, so that a long KV cache is split into several sequences.
 MAX_STRETCH = 1024

@@ -10,7 +10,7 @@ import pandas as pd
 
 from baklava.analysis.bootstrap import Interval
 from baklava.analysis.headline import Headline, ModelFigures, RatioFigures
-from baklava.evaluation.records import FULL
+from baklava.evaluation.record_schema import FULL
 from baklava.report.data.looks import Method, uniform_first
 
 MEAN = "mean of all tasks"  # in place of a task's name

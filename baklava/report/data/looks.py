@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baklava.analysis.headline import Headline
-from baklava.evaluation.records import UNIFORM
+from baklava.evaluation.record_schema import UNIFORM
 
 Method = tuple[str, str]  # allocator, eviction policy
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from baklava.evaluation.records import FULL
+from baklava.evaluation.record_schema import FULL
 from baklava.report.data.looks import Method, uniform_first
 from baklava.report.data.units import choose_unit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baklava.analysis.headline import Headline, MethodFigures, ModelFigures, RatioFigures
-from baklava.evaluation.records import UNIFORM
+from baklava.evaluation.record_schema import UNIFORM
 from baklava.report.data.looks import assign_looks, list_methods
 
 

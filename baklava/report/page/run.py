@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baklava.experiment.jobs import PageJob
-from baklava.report.data.results import Results
+from baklava.report.data.read_files import Results
 from baklava.report.page.budget_links import link_budgets
 from baklava.report.page.budgets import show_budgets
 from baklava.report.page.headline_table import tabulate_headline

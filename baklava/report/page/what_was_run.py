@@ -8,10 +8,10 @@ import pandas as pd
 
 import baklava
 from baklava.analysis.headline import Headline
-from baklava.evaluation.records import FULL
+from baklava.evaluation.record_schema import FULL
 from baklava.experiment.jobs import PageJob
 from baklava.importance.profile import Profile
-from baklava.report.data.results import Results
+from baklava.report.data.read_files import Results
 
 
 def describe_run(job: PageJob, results: Results) -> list[tuple[str, list[str]]]:

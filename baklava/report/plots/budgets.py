@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from baklava.budgets import Budgets
-from baklava.evaluation.records import UNIFORM
+from baklava.evaluation.record_schema import UNIFORM
 from baklava.report.data.budgets import find_choice
 from baklava.report.data.looks import Method
 from baklava.report.plots.heat_map import add_colour_bar, draw_heat_map, panel_size, set_panel_title

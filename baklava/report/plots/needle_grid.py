@@ -7,7 +7,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from baklava.analysis.depth_by_length import DepthByLength, GridCell
-from baklava.evaluation.records import FULL
+from baklava.evaluation.record_schema import FULL
 from baklava.report.data.looks import uniform_first
 from baklava.report.plots.heat_map import add_colour_bar, draw_heat_map, panel_size, set_panel_title
 from baklava.report.plots.style import add_headings

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from baklava.experiment.jobs import ReportJob
-from baklava.report.data.results import Results
+from baklava.report.data.read_files import Results
 from baklava.report.plots.budgets import draw_budgets
 from baklava.report.plots.importance import draw_importance
 from baklava.report.plots.measured import draw_measured

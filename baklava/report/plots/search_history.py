@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from baklava.evaluation.records import UNIFORM
+from baklava.evaluation.record_schema import UNIFORM
 from baklava.report.data.looks import MUTED, assign_looks
 from baklava.report.plots.heat_map import set_panel_title
 from baklava.report.plots.style import FULL_CACHE, add_headings

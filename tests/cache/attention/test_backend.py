@@ -8,8 +8,7 @@ import pytest
 import torch
 from ragged_steps import Case, Step
 
-from baklava.cache.attention import backend
-from baklava.cache.attention import ragged as ragged_attention
+from baklava.cache.attention import backend, ragged_attention
 from baklava.cache.attention.backend import choose_backend
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -16,8 +16,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from baklava import BudgetedCache, Budgets
 from baklava.cache.attention.dense import dense_attention
-from baklava.cache.attention.ragged import ragged_attention
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.attention.ragged_attention import ragged_attention
+from baklava.cache.ragged_storage import RaggedEntries
 from baklava.eviction import StreamingLLM
 from baklava.inference.batch import BatchState, compress_rows, prefill
 from baklava.models.load import LoadedModel

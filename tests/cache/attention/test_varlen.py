@@ -10,7 +10,7 @@ from large_scores import LargeStep, every_half
 from ragged_steps import Case, Step
 from torch import Tensor
 
-from baklava.cache.attention import ragged as ragged_attention
+from baklava.cache.attention import ragged_attention
 
 varlen = pytest.importorskip("torch.nn.attention.varlen")
 

@@ -19,7 +19,7 @@ from baklava.calibration.prompts import Prompt
 from baklava.experiment.schema import EvictionConfig, ModelConfig
 from baklava.importance.profile import Profile
 from baklava.inference.stored_losses import LossStore
-from baklava.search.mapping import NEIGHBOURS, MappingSearch
+from baklava.search.mapping_search import NEIGHBOURS, MappingSearch
 from baklava.search.study import ROUND, Study
 
 PROMPTS = [Prompt("none", index, "", "", "") for index in range(8)]

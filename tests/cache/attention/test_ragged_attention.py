@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baklava.cache.attention import ragged as module
-from baklava.cache.attention.ragged import ragged_attention
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.attention import ragged_attention as module
+from baklava.cache.attention.ragged_attention import ragged_attention
+from baklava.cache.ragged_storage import RaggedEntries
 
 
 def random_case(

@@ -11,7 +11,7 @@ from torch import Tensor
 from baklava.cache.attention.backend import Backend, choose_backend
 from baklava.cache.attention.dense import soft_cap
 from baklava.cache.attention.precision import at_least_float32, max_converted, multiply
-from baklava.cache.ragged import RaggedEntries
+from baklava.cache.ragged_storage import RaggedEntries
 
 # Scores `[C, group * q, n]` that are held at a time; longer questions are split.
 MAX_SCORES = 2**25

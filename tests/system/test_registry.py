@@ -1,6 +1,6 @@
 import pytest
 
-from baklava.system.families import families_of
+from baklava.system.registry import families_of
 
 
 class Shape:
