@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from fixed_prompt import PARTS, FixedPrompt
+from fixed_prompt import SIZES, FixedPrompt
 from tiny_models import random_model
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -34,7 +34,7 @@ def cosine_distance(a, b):
 
 def naive_profile(model, ids):
     """Importance of one prompt from full attention matrices, layer by layer."""
-    length, look = len(ids), slice(PARTS[0], None)
+    length, look = len(ids), slice(SIZES[0], None)
     window = max(1, int(SETTINGS.window * length))
     hidden = model.model.embed_tokens(torch.tensor([ids]))
     cos, sin = model.model.rotary_emb(hidden, torch.arange(length)[None])

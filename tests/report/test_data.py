@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import EVICTION, cell_records, measurements, write_records
+from synthetic_results import EVICTION, cell_records, measurements, write_records
 
 from baklava.analysis.cells import read_cells
 from baklava.analysis.headline import Headline, compute_headline
