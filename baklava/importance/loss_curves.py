@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baklava.errors import UserError
+from baklava.system.fingerprint import fingerprint
 from baklava.system.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ class LossCurves:
     def shape(self) -> tuple[int, int]:
         """(n_layers, n_kv_heads)."""
         return self.rises.shape[2], self.rises.shape[3]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest that changes with any rise or level."""
+        return fingerprint(self.levels, hashlib.sha256(self.rises.tobytes()).hexdigest())
 
     def mean(self) -> NDArray[np.float64]:
         """Mean rise over the prompts, `[K, L, Hkv]`."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tqdm import tqdm
 
-from baklava.allocation import Fitted, SearchedAllocator
+from baklava.allocation import Allocator, Fitted, SearchedAllocator
 from baklava.allocation.fitted import Optimum, Shares
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance.profile import Profile
+from baklava.models.files import model_identity
+from baklava.search.finished import FinishedRatio, FinishedSearches, merge
 from baklava.search.trace import Cost
+from baklava.system.append_log import AppendLog
 
 if TYPE_CHECKING:
     from baklava.inference.stored_losses import LossStore
@@ -33,6 +37,7 @@ class SearchContext:
         self.ratios = tuple(job.budgets)
         self._job = job
         self._stack = ExitStack()
+        self._finished: dict[float, FinishedRatio] = {}
         self._n_trials = self._n_replays = self._n_refined = 0
 
     def __enter__(self) -> Self:
@@ -41,13 +46,54 @@ class SearchContext:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    def fit(self, allocator: Allocator) -> tuple[Fitted, Cost | None]:
+        """Budgets at every ratio, and what their searches took.
+
+        Ratios at which an earlier job with the same settings has searched keep their budgets; only the others are
+        searched, from the best mappings of those.
+        """
+        if not (allocator.searches and self.ratios):
+            return allocator.fit(self), None
+        searches = FinishedSearches(self._log, *self._determined_by())
+        asked, self._finished = self.ratios, searches.load(self.ratios)
+        self.ratios = tuple(ratio for ratio in asked if ratio not in self._finished)
+        if self.ratios:
+            if self._finished:
+                kept = ", ".join(f"{ratio:g}" for ratio in self._finished)
+                tqdm.write(
+                    f"search {self._job.model.name} {allocator.name}: ratios {kept} stay as an earlier search left them"
+                )
+            searches.save(allocator.fit(self), self.cost())
+        return merge(searches.load(asked))
+
+    def _determined_by(self) -> list[Any]:
+        """All that the budgets of a ratio follow from, beside the mappings that earlier searches found for others."""
+        job, profile, curves = self._job, self.profile, self.profile.curves
+        policy = job.eviction.build()
+        return [
+            *(model_identity(job.model), profile.model, policy.family, asdict(policy)),
+            job.allocator.model_dump(mode="json"),
+            job.search.model_dump(mode="json", exclude={"batch_rows", "memory_gib"}),
+            [asdict(prompt) for prompt in self._prompts],
+            [profile.fingerprint, profile.meta.get("calibration"), profile.meta.get("path")],
+            None if curves is None else curves.fingerprint,
+        ]
+
     def search(self, allocator: SearchedAllocator) -> Fitted:
         if not self.ratios:
             return Fitted({})
         from baklava.search.mapping_search import MappingSearch  # Optuna, which most allocators do without
 
         settings = self._job.search
-        search = MappingSearch(allocator, self.profile, self.ratios, self._prompts, self._losses, seed=settings.seed)
+        search = MappingSearch(
+            allocator,
+            self.profile,
+            self.ratios,
+            self._prompts,
+            self._losses,
+            seed=settings.seed,
+            known={ratio: dict(found.point) for ratio, found in self._finished.items()},
+        )
         fitted = search.run(settings.n_rounds)
         self._n_trials += len(fitted.trials)
         self._n_replays += sum(trial.n_prompts for trial in fitted.trials)
@@ -75,10 +121,8 @@ class SearchContext:
             ratio: search.optimum(loss_full=float(loss_full), n_prompts=n_prompts) for ratio, search in searches.items()
         }
 
-    def cost(self) -> Cost | None:
-        """What all searches so far took; None where there was none."""
-        if not (self._n_trials or self._n_refined):
-            return None
+    def cost(self) -> Cost:
+        """What all searches so far took."""
         return Cost(
             seconds=self._losses.seconds,
             prefill_seconds=self._losses.prefill_seconds(self._prompts),
@@ -93,6 +137,12 @@ class SearchContext:
         return Calibration.load(self._job.prompts).search
 
     @cached_property
+    def _log(self) -> AppendLog:
+        log = AppendLog(self._job.losses, alone=True)
+        self._stack.callback(log.close)
+        return log
+
+    @cached_property
     def _losses(self) -> LossStore:
         from baklava.inference.continuation_loss import ContinuationLosses
         from baklava.inference.stored_losses import LossStore
@@ -100,4 +150,4 @@ class SearchContext:
 
         job = self._job
         measured = cache(lambda: ContinuationLosses.of(job, load_model(job.model)))
-        return self._stack.enter_context(LossStore.at(job.losses, job.model, job.eviction, measured))
+        return LossStore(self._log, job.model, job.eviction, measured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -58,8 +58,10 @@ class MappingSearch:
         losses: LossSource,
         *,
         seed: int,
+        known: Mapping[float, SearchPoint] | None = None,
     ):
         self._allocator = allocator
+        self._known = dict(known or {})
         self._profile = profile
         self._prompts = prompts
         self._losses = losses
@@ -110,8 +112,10 @@ class MappingSearch:
         """The allocator's first points, then the best of the nearest ratios, unless they were tried."""
         tried = [trial.params for trial in self.studies[ratio].trials]
         points = list(self._allocator.starts(self._profile))
-        others = sorted((other for other in self.studies if other != ratio), key=lambda other: abs(other - ratio))
-        points += [self.studies[other].best.params for other in others[:NEIGHBOURS] if self.studies[other].complete]
+        best = {other: study.best.params for other, study in self.studies.items() if study.complete}
+        others = [other for other in (*self.studies, *self._known) if other != ratio]
+        nearest = sorted(others, key=lambda other: abs(other - ratio))[:NEIGHBOURS]
+        points += [point for other in nearest if (point := (best | self._known).get(other))]
         for point in points:
             if point not in tried:
                 tried.append(point)

@@ -19,8 +19,8 @@ def allocate(job: AllocateJob) -> None:
     """Write the budgets of one method at every ratio, and the trace of how they were found (empty for most)."""
     profile = _load_profile(job)
     with SearchContext(job, profile) as context:
-        fitted = job.allocator.build().fit(context)
-        if cost := context.cost():
+        fitted, cost = context.fit(job.allocator.build())
+        if cost is not None:
             cost.save(job.cost)
             tqdm.write(f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: {cost}")
     for ratio, path in job.budgets.items():

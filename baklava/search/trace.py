@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,16 @@ class Cost:
     def prefills(self) -> float:
         """The time of the searches in prefills of the search prompts."""
         return self.seconds / self.prefill_seconds
+
+    def __add__(self, other: Cost) -> Cost:
+        """What both took; they share prompts, and so the time of a prefill."""
+        return replace(
+            self,
+            seconds=self.seconds + other.seconds,
+            n_trials=self.n_trials + other.n_trials,
+            n_replays=self.n_replays + other.n_replays,
+            n_refined=self.n_refined + other.n_refined,
+        )
 
     def save(self, path: Path) -> None:
         write_json(path, {**asdict(self), "prefills": self.prefills}, schema=COST_SCHEMA)

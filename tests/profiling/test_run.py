@@ -1,7 +1,10 @@
 """The profiling pass against a naive one that builds every attention matrix."""
 
+import inspect
 from dataclasses import replace
+from importlib import import_module
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +13,16 @@ from fixed_prompt import SIZES, FixedPrompt
 from tiny_models import random_model
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from baklava.calibration.prompts import Prompt
+from baklava.calibration.prompts import Calibration, Prompt
 from baklava.errors import UserError
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.jobs import ProfileJob
 from baklava.experiment.settings import ProfileConfig
 from baklava.importance import ESTIMATORS
+from baklava.importance.profile import Profile
 from baklava.models.load import LoadedModel
-from baklava.profiling.run import profile_prompts
+from baklava.profiling.recorder import Recorder
+from baklava.profiling.run import profile, profile_prompts
 
 SETTINGS = ProfileConfig(skip_first=3, sinks=2, window=0.2)
 
@@ -134,3 +141,79 @@ def test_layers_with_a_sliding_window_are_left_out():
     assert profile.head_importance["eviction_shift"].shape == (2, 1, 4)
     assert (profile.head_importance["eviction_shift"] > 0).all()
     assert (profile.layer_importance != 0).all() and profile.layer_importance.shape == (2, 1)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The estimators that jobs measure, once for each prompt; their model is the random one."""
+    model, calls = loaded_model(), []
+    record = Recorder.record
+
+    def watched(self: Recorder, ids: torch.Tensor, positions: torch.Tensor) -> None:
+        calls.append(tuple(self.heads))
+        record(self, ids, positions)
+
+    monkeypatch.setattr(Recorder, "record", watched)
+    monkeypatch.setattr("baklava.profiling.run.load_model", lambda _: model)
+    return calls
+
+
+def run_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, n_prompts: int = 2, estimators: tuple[str, ...], **settings: float
+) -> tuple[bytes, Profile]:
+    monkeypatch.setattr(Calibration, "load", lambda _: Calibration(tuple(prompts(n_prompts)), ()))
+    job = ProfileJob(
+        model=ModelConfig(name="random", path="nowhere/random"),
+        profile=SETTINGS.model_copy(update={"estimators": estimators, **settings}),
+        prompts=folder / "prompts.json",
+        output=folder / "profile.safetensors",
+    )
+    profile(job)
+    return job.output.read_bytes(), Profile.load(job.output)
+
+
+def test_an_added_estimator_or_prompt_measures_nothing_else(
+    measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    two, three = ("eviction_shift", "random"), ("layer_cosine", "eviction_shift", "random")
+    run_job(tmp_path, monkeypatch, estimators=two)
+    run_job(tmp_path, monkeypatch, estimators=three)
+    assert measured == [two, two, ("layer_cosine",), ("layer_cosine",)]
+    more, _ = run_job(tmp_path, monkeypatch, estimators=three, n_prompts=3)
+    assert measured[4:] == [three]
+    at_once, expected = run_job(tmp_path / "at_once", monkeypatch, estimators=three, n_prompts=3)
+    assert more == at_once
+    assert len(measured) == 8
+    assert (expected.head_importance["random"][0] == expected.head_importance["random"][2]).all()
+    run_job(tmp_path, monkeypatch, estimators=three, window=0.4)
+    assert len(measured) == 10
+
+
+def test_an_estimator_whose_code_changed_is_measured_again(
+    measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_job(tmp_path, monkeypatch, estimators=("eviction_shift", "random"))
+    source = inspect.getsource
+    changed = import_module(ESTIMATORS["random"])
+    monkeypatch.setattr(inspect, "getsource", lambda module: source(module) + "#" * (module is changed))
+    run_job(tmp_path, monkeypatch, estimators=("eviction_shift", "random"))
+    assert measured[2:] == [("random",), ("random",)]
+
+
+def test_a_killed_profile_continues_after_its_last_prompt(
+    measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = Recorder.record
+
+    def killed(self: Recorder, *arguments: torch.Tensor) -> None:
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        record(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(tmp_path, patch, n_prompts=3, estimators=("random",))
+    resumed, _ = run_job(tmp_path, monkeypatch, n_prompts=3, estimators=("random",))
+    assert len(measured) == 3
+    assert resumed == run_job(tmp_path / "whole", monkeypatch, n_prompts=3, estimators=("random",))[0]

@@ -139,6 +139,46 @@ def test_another_profile_never_goes_on_with_an_old_search(
     assert written(searched) == before
 
 
+def with_ratios(one: AllocateJob, *ratios: float) -> AllocateJob:
+    return one.model_copy(update={"budgets": {ratio: one.trace.parent / f"{ratio}.json" for ratio in ratios}})
+
+
+def test_an_added_ratio_is_searched_alone_from_the_best_mappings_of_the_others(
+    searched: AllocateJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, trials = {path: path.read_bytes() for path in searched.budgets.values()}, read_trace(searched.trace)
+    cost = json.loads(searched.cost.read_text())
+    for path in before:
+        path.unlink()  # as Snakemake does before it runs a job again
+    asked: set[float] = set()
+    losses = ContinuationLosses.losses
+
+    def watched(self: ContinuationLosses, prompt: Any, budgets: list[Budgets]) -> Any:
+        asked.update(one.ratio for one in budgets)
+        return losses(self, prompt, budgets)
+
+    monkeypatch.setattr(ContinuationLosses, "losses", watched)
+    more = with_ratios(searched, 0.4, 0.5, 0.6)
+    allocate(more)
+    assert asked == {0.5}  # the full cache's loss is in the store
+    assert {path: path.read_bytes() for path in before} == before
+    trace = read_trace(more.trace)
+    assert trace["ratio"].unique().tolist() == [0.4, 0.5, 0.6]
+    assert trace[trace["ratio"] != 0.5].to_dict("list") == trials.to_dict("list")
+    names = parameters(trace)
+    tried = trace.loc[trace["ratio"] == 0.5, names].to_dict("records")
+    assert all(point in tried for point in trials.loc[trials["chosen"], names].to_dict("records"))
+    total = json.loads(more.cost.read_text())
+    assert total["n_trials"] == cost["n_trials"] + 2 * ROUND == len(trace)
+    assert total["seconds"] > cost["seconds"]
+    asked.clear()
+    allocate(more)
+    allocate(with_ratios(searched, 0.5))
+    allocate(searched)
+    assert not asked and {path: path.read_bytes() for path in before} == before
+    assert json.loads(searched.cost.read_text()) == cost
+
+
 def test_what_still_loses_is_refined(tmp_path: Path, profile: Profile, loads: list[int]) -> None:
     given: dict[str, Any] = {"budgets": {0.9: tmp_path / "0.9.json"}, "search": SearchConfig(n_rounds=1)}
     plain = AllocatorConfig(name="baklava", family="baklava", refine=0)
