@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from baklava.analysis.bootstrap import Bootstrap, Interval
 from baklava.analysis.cells import Cells
+from baklava.analysis.verdict import NO_RATIO, TIE, explain_no_verdict, in_points
 from baklava.errors import UserError
 from baklava.evaluation.record_schema import FULL, Cell
 from baklava.experiment.compose import check
@@ -20,14 +21,14 @@ from baklava.experiment.settings import SummaryConfig
 from baklava.system.files import read_json, write_json
 
 SCHEMA = 1
-TIE = 1e-9  # rounding error that a difference equal to the margin may have
 
 
 class RatioFigures(FrozenModel):
     """One method at one ratio; scores, differences and bytes are means over the tasks.
 
     `uniform`, the differences to it and the gain (score divided by uniform's score) are null where uniform was not
-    evaluated. The gain is also null where uniform scores 0; `uniform_is_zero` says so.
+    evaluated. The gain is also null where uniform scores 0; `uniform_is_zero` says so. `lossless` is null where there
+    is no verdict (`explain_no_verdict`).
     """
 
     ratio: float
@@ -38,7 +39,7 @@ class RatioFigures(FrozenModel):
     delta_full: float
     delta_full_low: float
     delta_full_high: float
-    lossless: bool
+    lossless: bool | None
     uniform: float | None
     delta_uniform: float | None
     delta_uniform_low: float | None
@@ -49,7 +50,7 @@ class RatioFigures(FrozenModel):
 
 
 class MethodFigures(FrozenModel):
-    """One method of a model. `largest_lossless_ratio` is 0 where no ratio is lossless.
+    """One method of a model. `largest_lossless_ratio` is 0 where no ratio is lossless, null where there is no verdict.
 
     It is the largest ratio up to which every ratio is lossless: a fixed-sequence test. Ratios are tested in ascending
     order, each at the full level, and the first that is not lossless ends the test; so testing many ratios does not
@@ -59,8 +60,19 @@ class MethodFigures(FrozenModel):
 
     allocator: str
     eviction: str
-    largest_lossless_ratio: float
+    largest_lossless_ratio: float | None
     ratios: tuple[RatioFigures, ...]
+
+    def describe_lossless(self) -> str:
+        """How far it compresses without loss, where there is a verdict."""
+        return f"r = {self.largest_lossless_ratio:g}" if self.largest_lossless_ratio else NO_RATIO
+
+    def explain_none(self) -> str:
+        """The difference at the first ratio, in points, where no ratio is lossless; else nothing."""
+        if self.largest_lossless_ratio != 0 or not self.ratios:
+            return ""
+        first = self.ratios[0]
+        return f"r = {first.ratio:g}: {in_points(first.delta_full, first.delta_full_low, first.delta_full_high)}"
 
 
 class ModelFigures(FrozenModel):
@@ -91,6 +103,15 @@ class Headline(FrozenModel):
         """Read a headline file. Raises `UserError` for a missing, broken or newer file."""
         return check(cls, read_json(path, schema=SCHEMA, what="headline"), source=str(path))
 
+    def explain_no_verdict(self, model: str) -> str | None:
+        """Why nothing can be said to be lossless on a model, or None where it can."""
+        figures = self.models[model]
+        return explain_no_verdict(figures.full, figures.n, margin=self.margin, confidence=self.confidence)
+
+    def describe_lossless(self, model: str, method: MethodFigures) -> str:
+        """How far the method compresses without loss, in the words of every table and figure."""
+        return self.explain_no_verdict(model) or method.describe_lossless()
+
 
 def compute_headline(cells: Cells, settings: SummaryConfig) -> Headline:
     """Compute the headline figures. Raises `UserError` where a method misses one of a model's tasks."""
@@ -104,8 +125,7 @@ def compute_headline(cells: Cells, settings: SummaryConfig) -> Headline:
         n_bootstrap=settings.n_bootstrap,
         seed=settings.seed,
         models={
-            model: _ModelCells(cells, own, bootstrap, settings.margin).figures()
-            for model, own in sorted(by_model.items())
+            model: _ModelCells(cells, own, bootstrap, settings).figures() for model, own in sorted(by_model.items())
         },
     )
 
@@ -113,16 +133,21 @@ def compute_headline(cells: Cells, settings: SummaryConfig) -> Headline:
 class _ModelCells:
     """The cells of one model, averaged over its tasks."""
 
-    def __init__(self, cells: Cells, own: Sequence[Cell], bootstrap: Bootstrap, margin: float):
+    def __init__(self, cells: Cells, own: Sequence[Cell], bootstrap: Bootstrap, settings: SummaryConfig):
         self._cells = cells
         self._bootstrap = bootstrap
-        self._margin = margin
+        self._margin = settings.margin
         self._full = [cell for cell in own if cell.allocator == FULL]
         self._compressed: dict[tuple[str, str], dict[float, list[Cell]]] = defaultdict(lambda: defaultdict(list))
         for cell in own:
             if cell.allocator != FULL:
                 self._compressed[cell.method][cell.ratio].append(cell)
         self._check()
+        self._n = {cell.task: len(self._score(cell)) for cell in self._full}
+        reason = explain_no_verdict(
+            self._mean_score(self._full), self._n, margin=settings.margin, confidence=settings.confidence
+        )
+        self._decidable = reason is None
 
     def _check(self) -> None:
         tasks = [cell.task for cell in self._full]
@@ -140,7 +165,7 @@ class _ModelCells:
     def figures(self) -> ModelFigures:
         full = self._interval("score", self._full, [self._score(cell) for cell in self._full])
         return ModelFigures(
-            n={cell.task: len(self._score(cell)) for cell in self._full},
+            n=self._n,
             full=full.estimate,
             full_low=full.low,
             full_high=full.high,
@@ -156,7 +181,12 @@ class _ModelCells:
             if not figures.lossless:
                 break
             lossless = figures.ratio
-        return MethodFigures(allocator=allocator, eviction=eviction, largest_lossless_ratio=lossless, ratios=ratios)
+        return MethodFigures(
+            allocator=allocator,
+            eviction=eviction,
+            largest_lossless_ratio=lossless if self._decidable else None,
+            ratios=ratios,
+        )
 
     def _ratio(self, cells: list[Cell]) -> RatioFigures:
         score = self._interval("score", cells, [self._score(cell) for cell in cells])
@@ -170,7 +200,7 @@ class _ModelCells:
             delta_full=full.estimate,
             delta_full_low=full.low,
             delta_full_high=full.high,
-            lossless=full.low >= -self._margin - TIE,
+            lossless=full.low >= -self._margin - TIE if self._decidable else None,
             **self._against_uniform(cells, score.estimate),
             kv_bytes=self._mean_bytes(cells),
         )

@@ -32,7 +32,7 @@ class Comparison(FrozenModel):
     """A method of a model, on one task or on the mean of all; `n` samples in total.
 
     `differences` holds one per ratio that both have, and none for the allocator under test itself. Files call them
-    `leads`.
+    `leads`. `no_verdict` says why nothing can be said to be lossless, where that is so.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -40,8 +40,14 @@ class Comparison(FrozenModel):
     model: str
     task: str
     n: int
+    no_verdict: str | None = None
     figures: MethodFigures
     differences: tuple[PairedDifference, ...] = Field(validation_alias="leads", serialization_alias="leads")
+
+    @property
+    def lossless(self) -> str:
+        """How far the method compresses without loss, in words."""
+        return self.no_verdict or self.figures.describe_lossless()
 
     @property
     def allocator(self) -> str:
@@ -77,13 +83,15 @@ def compare_methods(cells: Cells, tested: str, settings: SummaryConfig) -> Itera
     scopes = {MEAN: cells, **{task: {cell: cells[cell] for cell in cells if cell.task == task} for task in tasks}}
     for scope, scope_cells in scopes.items():
         differences = _paired_differences(scope_cells, scope, tested, settings)
-        for model, figures in compute_headline(scope_cells, settings).models.items():
+        headline = compute_headline(scope_cells, settings)
+        for model, figures in headline.models.items():
             for method in sorted(figures.methods, key=lambda method: (method.eviction, method.allocator)):
                 by_ratio = differences[_Method(model, method.allocator, method.eviction)]
                 yield Comparison(
                     model=model,
                     task=scope,
                     n=sum(figures.n.values()),
+                    no_verdict=headline.explain_no_verdict(model),
                     figures=method,
                     differences=tuple(by_ratio[ratio] for ratio in sorted(by_ratio)),
                 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from baklava.analysis.headline import TIE
+from baklava.analysis.verdict import TIE, in_points, scores_nothing
 from baklava.claims.comparison import MEAN, Comparison, PairedDifference
 from baklava.experiment.fields import FrozenModel
 from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 
-Verdict = Literal["met", "missed", "not measured"]
+Verdict = Literal["met", "missed", "no verdict", "not measured"]
 
 
 class Criterion(FrozenModel):
@@ -23,11 +23,6 @@ class Criterion(FrozenModel):
     figures: str
 
 
-def in_points(difference: float, low: float, high: float) -> str:
-    """A difference of scores and its interval, in points (hundredths)."""
-    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-
-
 def evaluate_criteria(
     comparisons: Sequence[Comparison], settings: ClaimsConfig, summary: SummaryConfig
 ) -> Iterator[Criterion]:
@@ -38,22 +33,23 @@ def evaluate_criteria(
     means = [comparison for comparison in comparisons if comparison.task == MEAN]
     for model in dict.fromkeys(comparison.model for comparison in means):
         for eviction in settings.evictions:
-            criteria = _Criteria(model, eviction, means, settings)
-            yield from (criteria.lossless(ratio, summary.margin) for ratio in settings.lossless_at)
+            criteria = _Criteria(model, eviction, means, settings, summary.margin)
+            yield from (criteria.lossless(ratio) for ratio in settings.lossless_at)
             yield from (criteria.gain(ratio, min_gain) for ratio, min_gain in settings.gain_at.items())
             yield from (criteria.gain_up_to(ratio, min_gain) for ratio, min_gain in settings.gain_up_to.items())
         for eviction in dict.fromkeys(comparison.eviction for comparison in means if comparison.model == model):
-            criteria = _Criteria(model, eviction, means, settings)
+            criteria = _Criteria(model, eviction, means, settings, summary.margin)
             yield from (criteria.no_worse(ratio) for ratio in settings.no_worse_at)
 
 
 class _Criteria:
     """The criteria of one model and eviction policy."""
 
-    def __init__(self, model: str, eviction: str, means: Sequence[Comparison], settings: ClaimsConfig):
+    def __init__(self, model: str, eviction: str, means: Sequence[Comparison], settings: ClaimsConfig, margin: float):
         self._model = model
         self._eviction = eviction
         self._settings = settings
+        self._margin = margin
         by_allocator = {
             comparison.allocator: comparison
             for comparison in means
@@ -62,13 +58,18 @@ class _Criteria:
         self._tested = by_allocator.pop(settings.allocator, None)
         self._others = by_allocator
 
-    def lossless(self, ratio: float, margin: float) -> Criterion:
-        asked = f"lossless at r = {ratio:g} (interval of the difference to the full cache above {-100 * margin:g})"
+    def lossless(self, ratio: float) -> Criterion:
+        asked = (
+            f"lossless at r = {ratio:g}, tested alone (interval of the difference to the full cache above "
+            f"{-100 * self._margin:g})"
+        )
         figures = self._tested.figures_at(ratio) if self._tested else None
-        if figures is None:
+        if self._tested is None or figures is None:
             return self._not_measured(asked)
+        if self._tested.no_verdict is not None:
+            return self._criterion(asked, "no verdict", self._tested.no_verdict)
         difference = in_points(figures.delta_full, figures.delta_full_low, figures.delta_full_high)
-        return self._evaluated(asked, figures.lossless, f"difference {difference} points")
+        return self._evaluated(asked, bool(figures.lossless), f"difference {difference} points")
 
     def gain(self, ratio: float, min_gain: float) -> Criterion:
         return self._largest_gain(f"at least {min_gain:g}x uniform at r = {ratio:g}", [ratio], min_gain)
@@ -104,11 +105,15 @@ class _Criteria:
         return self._evaluated(asked, not better, ("behind " if better else "least lead over ") + words)
 
     def _evaluated(self, asked: str, met: bool, figures: str) -> Criterion:
-        verdict: Verdict = "met" if met else "missed"
-        return Criterion(model=self._model, eviction=self._eviction, asked=asked, verdict=verdict, figures=figures)
+        if self._tested is not None and scores_nothing(self._tested.figures.ratios[0].full, self._margin):
+            return self._criterion(asked, "no verdict", self._tested.no_verdict or "")
+        return self._criterion(asked, "met" if met else "missed", figures)
 
     def _not_measured(self, asked: str) -> Criterion:
-        return Criterion(model=self._model, eviction=self._eviction, asked=asked, verdict="not measured", figures="")
+        return self._criterion(asked, "not measured", "")
+
+    def _criterion(self, asked: str, verdict: Verdict, figures: str) -> Criterion:
+        return Criterion(model=self._model, eviction=self._eviction, asked=asked, verdict=verdict, figures=figures)
 
 
 def _named(allocator: str, paired: PairedDifference) -> str:

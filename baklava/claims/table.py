@@ -8,13 +8,14 @@ from itertools import groupby
 
 from rich.table import Table
 
+from baklava.analysis.verdict import describe_rule, in_points
 from baklava.claims.comparison import MEAN, Comparison
-from baklava.claims.criteria import Criterion, in_points
+from baklava.claims.criteria import Criterion
 from baklava.experiment.paths import ratio_name
 from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 from baklava.report.text_table import TableCell, TextTable
 
-NAMES = ("model", "eviction", "allocator", "lossless to")
+NAMES = ("model", "eviction", "allocator", "lossless up to")
 
 
 def format_terminal(
@@ -62,7 +63,7 @@ def _build_table(comparisons: Sequence[Comparison], *, between: str) -> TextTabl
 
 
 def _row(comparison: Comparison, best: dict[float, float], between: str) -> Iterator[TableCell]:
-    lossless = f"{comparison.figures.largest_lossless_ratio:g}"
+    lossless = between.join(filter(None, (comparison.lossless, comparison.figures.explain_none())))
     yield from map(TableCell, (comparison.model, comparison.eviction, comparison.allocator, lossless))
     for ratio, best_score in best.items():
         figures, gain, paired = comparison.figures_at(ratio), comparison.gain_at(ratio), comparison.difference_at(ratio)
@@ -100,8 +101,8 @@ def _reference_lines(comparisons: Sequence[Comparison], settings: ClaimsConfig) 
 
 def _legend(settings: ClaimsConfig, summary: SummaryConfig) -> list[str]:
     return [
-        f"lossless to: the largest ratio up to which the {100 * summary.confidence:g}% interval of the paired "
-        f"difference to the full cache stays above {-100 * summary.margin:g} points",
+        f"lossless up to: the {describe_rule(summary.margin, summary.confidence)}; a criterion tests its ratio "
+        "alone, so it may be met where a smaller ratio is not",
         "at each ratio: score, times uniform's (a uniform that scores nothing counts as one right answer), and "
         f"{settings.allocator} minus this allocator in points, with its paired bootstrap interval",
     ]

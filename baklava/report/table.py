@@ -13,6 +13,7 @@ from rich.text import Text
 
 from baklava.analysis.headline import Headline, ModelFigures, RatioFigures
 from baklava.analysis.results import read_summary
+from baklava.analysis.verdict import describe_rule
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.experiment.compose import compose
@@ -88,12 +89,16 @@ def _megabytes(n_bytes: float) -> str:
 
 
 def lossless_lines(headline: Headline) -> list[str]:
-    """Write out the largest lossless ratio of every model and method."""
-    rule = f"{100 * headline.confidence:g}% interval within {headline.margin:g} of the full cache"
-    lines = [f"Largest lossless ratio ({rule})"]
+    """Write out how far every model and method compress without loss, and what says so where no ratio does."""
+    lines = [f"Lossless up to: the {describe_rule(headline.margin, headline.confidence)}"]
     for model, figures in headline.models.items():
-        ratios = [f"{m.allocator} / {m.eviction} {m.largest_lossless_ratio:g}" for m in figures.methods]
-        lines.append(f"  {model}: {', '.join(ratios)}")
+        reason = headline.explain_no_verdict(model)
+        methods = [
+            f"{method.allocator} / {method.eviction} {method.describe_lossless()}"
+            + (f" ({why})" if (why := method.explain_none()) else "")
+            for method in figures.methods
+        ]
+        lines.append(f"  {model}: {reason or '; '.join(methods)}")
     return lines
 
 

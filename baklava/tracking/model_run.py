@@ -37,9 +37,12 @@ def make_model_run(
     """Make the run of a model; `cells` are its rows of the summary, `usage` the usage files of its jobs by name."""
     model_figures, profile = headline.models[model], job.profiles[model]
     profile_params, calibration = _read_profile_header(job, model, profile)
+    methods = {name_method(method.allocator, method.eviction): method for method in model_figures.methods}
+    verdicts = {f"lossless_up_to/{name}": headline.describe_lossless(model, method) for name, method in methods.items()}
     lossless = {
-        f"largest_lossless_ratio/{name_method(method.allocator, method.eviction)}": method.largest_lossless_ratio
-        for method in model_figures.methods
+        f"largest_lossless_ratio/{name}": method.largest_lossless_ratio
+        for name, method in methods.items()
+        if method.largest_lossless_ratio is not None
     }
     scores = {f"score_full/{row['task']}": row["score"] for _, row in cells[cells["allocator"] == FULL].iterrows()}
     return RunSpec(
@@ -51,6 +54,7 @@ def make_model_run(
             "model": model,
             **profile_params,
             **{name: str(getattr(headline, name)) for name in ("margin", "confidence", "n_bootstrap")},
+            **verdicts,
         },
         metrics={"score_full": model_figures.full, "kv_bytes_full": model_figures.kv_bytes_full, **scores, **lossless},
         curves={**_mean_curves(model_figures), **_task_curves(cells), **_usage_curves(usage)},

@@ -82,7 +82,7 @@ def _make_curves(methods: Sequence[str], tasks: Sequence[str]) -> SavedView:
         over_ratio("KV bytes over percent removed", "kv_bytes"),
     ]
     task_charts = [over_ratio(f"{task}: score over percent removed", f"score.{task}") for task in tasks]
-    lossless = [f"metrics.`largest_lossless_ratio/{method}`" for method in methods]
+    lossless = [f"params.`lossless_up_to/{method}`" for method in methods]
     columns = ["params.`model`", "metrics.`score_full`", *lossless]
 
     def view(charts: list[dict[str, Any]]) -> SavedView:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from synthetic_results import EVICTION, RATIOS, TASKS, cell_records, experiment_records, write_records
 
 from baklava.analysis.cells import read_cells
@@ -13,7 +14,8 @@ from baklava.analysis.headline import Headline, MethodFigures, compute_headline
 from baklava.errors import UserError
 from baklava.experiment.settings import SummaryConfig
 
-ONES = [1.0] * 50
+N = 200
+ONES = [1.0] * N
 
 
 def headline_of(folder: Path, *frames: pd.DataFrame, **settings) -> Headline:
@@ -21,7 +23,7 @@ def headline_of(folder: Path, *frames: pd.DataFrame, **settings) -> Headline:
     return compute_headline(read_cells([path]), SummaryConfig(**{"n_bootstrap": 400, **settings}))
 
 
-def losing(n: int, of: int = 50) -> list[float]:
+def losing(n: int, of: int = N) -> list[float]:
     """Scores of which `n` are 0 and the others 1."""
     return [0.0] * n + [1.0] * (of - n)
 
@@ -39,14 +41,14 @@ def uniform(scores, ratio: float, **changed) -> pd.DataFrame:
 
 
 def test_largest_lossless_ratio_needs_all_smaller_ones_lossless(tmp_path):
-    cells = [baklava(ONES, 0.3), baklava(losing(10), 0.5), baklava(ONES, 0.7)]
+    cells = [baklava(ONES, 0.3), baklava(losing(40), 0.5), baklava(ONES, 0.7)]
     method = method_of(headline_of(tmp_path, cell_records(ONES), *cells), "baklava")
     assert [figures.lossless for figures in method.ratios] == [True, False, True]
     assert method.largest_lossless_ratio == 0.3
 
 
 def test_no_lossless_ratio_is_zero(tmp_path):
-    headline = headline_of(tmp_path, cell_records(ONES), baklava(losing(30), 0.3), baklava(losing(40), 0.5))
+    headline = headline_of(tmp_path, cell_records(ONES), baklava(losing(120), 0.3), baklava(losing(160), 0.5))
     assert method_of(headline, "baklava").largest_lossless_ratio == 0.0
 
 
@@ -56,18 +58,48 @@ def test_all_ratios_lossless(tmp_path):
 
 
 def test_lossless_is_about_the_confidence_bound_not_the_mean(tmp_path):
-    one_lost_in_fifty = headline_of(tmp_path, cell_records(ONES), baklava(losing(1), 0.5), margin=0.03)
-    figures = method_of(one_lost_in_fifty, "baklava").ratios[0]
+    four_lost = headline_of(tmp_path, cell_records(ONES), baklava(losing(4), 0.5), margin=0.03)
+    figures = method_of(four_lost, "baklava").ratios[0]
     assert figures.delta_full == pytest.approx(-0.02)
     assert figures.delta_full_low < -0.03
     assert not figures.lossless
 
 
 def test_a_loss_of_just_the_margin_still_counts_as_lossless(tmp_path):
-    headline = headline_of(tmp_path, cell_records(ONES), baklava([0.98] * 50, 0.5), margin=0.02)
+    headline = headline_of(tmp_path, cell_records(ONES), baklava([0.98] * N, 0.5), margin=0.02)
     assert method_of(headline, "baklava").largest_lossless_ratio == 0.5
     headline = headline_of(tmp_path, cell_records(ONES), baklava(ONES, 0.5), margin=0.0)
     assert method_of(headline, "baklava").largest_lossless_ratio == 0.5
+
+
+def test_nothing_is_lossless_where_the_full_cache_scores_nothing(tmp_path):
+    headline = headline_of(tmp_path, cell_records(losing(N)), baklava(losing(N), 0.5))
+    method = method_of(headline, "baklava")
+    assert (method.largest_lossless_ratio, method.ratios[0].lossless) == (None, None)
+    assert headline.describe_lossless("tiny-llama", method) == "full cache scores 0.00: no verdict"
+
+
+@pytest.mark.parametrize(("n", "words"), [(4, "n = 4: undecided (needs 183)"), (182, None), (183, "r = 0.5")])
+def test_nothing_is_lossless_where_the_same_answers_may_be_chance(tmp_path, n, words):
+    """Of 183 samples without a difference, the exact 95% interval of the fraction that differs ends at 2.0%."""
+    headline = headline_of(tmp_path, cell_records([1.0] * n), baklava([1.0] * n, 0.5))
+    described = headline.describe_lossless("tiny-llama", method_of(headline, "baklava"))
+    assert described == (words or f"n = {n}: undecided (needs 183)")
+    assert binomtest(0, n).proportion_ci(0.95).high < 0.02 or "undecided" in described
+
+
+def test_the_task_with_the_fewest_samples_bounds_all(tmp_path):
+    cells = [cell_records(ONES, task="a"), cell_records([1.0] * 4, task="b")]
+    cells += [baklava(ONES, 0.5, task="a"), baklava([1.0] * 4, 0.5, task="b")]
+    headline = headline_of(tmp_path, *cells)
+    assert headline.explain_no_verdict("tiny-llama") == "n = 8: undecided (needs 183)"
+
+
+def test_no_tested_ratio_is_explained_by_the_first(tmp_path):
+    headline = headline_of(tmp_path, cell_records(ONES), baklava(losing(4), 0.3), baklava(ONES, 0.5))
+    method = method_of(headline, "baklava")
+    assert headline.describe_lossless("tiny-llama", method) == "no tested ratio"
+    assert method.explain_none().startswith("r = 0.3: -2.0 [-")
 
 
 def test_mean_over_tasks_weighs_tasks_equally(tmp_path):
@@ -94,8 +126,8 @@ def test_mean_over_tasks_weighs_tasks_equally(tmp_path):
 def test_samples_are_redrawn_within_each_task(tmp_path):
     """Constant scores within tasks leave nothing to chance, however far the tasks are apart."""
     headline = headline_of(
-        tmp_path, cell_records(ONES, task="a"), cell_records([0.0] * 50, task="b"),
-        baklava(ONES, 0.5, task="a"), baklava([0.0] * 50, 0.5, task="b"),
+        tmp_path, cell_records(ONES, task="a"), cell_records([0.0] * N, task="b"),
+        baklava(ONES, 0.5, task="a"), baklava([0.0] * N, 0.5, task="b"),
     )  # fmt: skip
     figures = method_of(headline, "baklava").ratios[0]
     assert (figures.ci_low, figures.score, figures.ci_high) == (0.5, 0.5, 0.5)
@@ -111,7 +143,7 @@ def test_differences_are_paired(tmp_path):
 
 
 def test_gain_over_a_uniform_that_scores_nothing_is_null_and_said(tmp_path):
-    headline = headline_of(tmp_path, cell_records(ONES), baklava(losing(20), 0.9), uniform([0.0] * 50, 0.9))
+    headline = headline_of(tmp_path, cell_records(ONES), baklava(losing(80), 0.9), uniform([0.0] * N, 0.9))
     figures = method_of(headline, "baklava").ratios[0]
     assert figures.gain_over_uniform is None
     assert figures.uniform_is_zero
@@ -125,8 +157,8 @@ def test_without_uniform_there_is_no_gain(tmp_path):
 
 def test_eviction_policies_are_compared_with_their_own_uniform(tmp_path):
     headline = headline_of(
-        tmp_path, cell_records(ONES), baklava(losing(10), 0.5, eviction="snapkv"),
-        uniform(losing(20), 0.5, eviction="snapkv"), uniform(losing(40), 0.5, eviction="tova"),
+        tmp_path, cell_records(ONES), baklava(losing(40), 0.5, eviction="snapkv"),
+        uniform(losing(80), 0.5, eviction="snapkv"), uniform(losing(160), 0.5, eviction="tova"),
     )  # fmt: skip
     assert method_of(headline, "baklava").ratios[0].uniform == pytest.approx(0.6)
     methods = [(method.allocator, method.eviction) for method in headline.models["tiny-llama"].methods]

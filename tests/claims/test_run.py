@@ -17,6 +17,7 @@ from baklava.experiment.jobs import ClaimsJob
 from baklava.experiment.settings import ClaimsConfig, SummaryConfig
 
 N = 50
+DECIDABLE = {"margin": 0.1}  # with N samples
 NO_CRITERIA = {
     "lossless_at": (),
     "gain_at": {},
@@ -34,14 +35,14 @@ def cell(allocator: str, ratio: float, n_right: float, **changed) -> pd.DataFram
     return cell_records(right(n_right), allocator=allocator, ratio=ratio, **changed)
 
 
-def claimed(folder: Path, *frames: pd.DataFrame, summary: dict | None = None, **criteria) -> Claims:
-    """Claims of records in which the full cache answers every sample of every task and model rightly."""
+def claimed(folder: Path, *frames: pd.DataFrame, summary: dict | None = None, full: int = N, **criteria) -> Claims:
+    """Claims of records in which the full cache answers `full` samples of every task and model rightly."""
     cells = pd.concat(frames)
-    full = [cell_records(right(N), model=m, task=t) for m, t in cells[["model", "task"]].drop_duplicates().values]
+    fulls = [cell_records(right(full), model=m, task=t) for m, t in cells[["model", "task"]].drop_duplicates().values]
     job = ClaimsJob(
         claims=ClaimsConfig(**{**NO_CRITERIA, **criteria}),
         summary=SummaryConfig(**{"n_bootstrap": 300, **(summary or {})}),
-        records=(write_records(folder / "records.parquet", pd.concat([*full, cells])),),
+        records=(write_records(folder / "records.parquet", pd.concat([*fulls, cells])),),
         output=folder / "claims.json",
         markdown=folder / "claims.md",
     )
@@ -63,20 +64,41 @@ def row(result: Claims, allocator: str, *, task: str = "mean", eviction: str = "
 
 class TestLossless:
     def test_within_the_margin_is_met(self, tmp_path: Path) -> None:
-        criterion = only(claimed(tmp_path, cell("baklava", 0.7, N), lossless_at=[0.7]))
+        criterion = only(claimed(tmp_path, cell("baklava", 0.7, N), lossless_at=[0.7], summary=DECIDABLE))
         assert (criterion.verdict, criterion.model, criterion.eviction) == ("met", "tiny-llama", "streaming_llm")
         assert criterion.asked.startswith("lossless at r = 0.7")
         assert criterion.figures == "difference +0.0 [+0.0, +0.0] points"
 
     def test_the_interval_decides_not_the_mean(self, tmp_path: Path) -> None:
-        """One lost of fifty is two points; the interval reaches further."""
-        criterion = only(claimed(tmp_path, cell("baklava", 0.7, N - 1), lossless_at=[0.7], summary={"margin": 0.03}))
+        """Four lost of fifty are eight points; the interval reaches further."""
+        criterion = only(claimed(tmp_path, cell("baklava", 0.7, N - 4), lossless_at=[0.7], summary=DECIDABLE))
         assert criterion.verdict == "missed"
-        assert criterion.figures.startswith("difference -2.0 [")
+        assert criterion.figures.startswith("difference -8.0 [")
+
+    def test_few_samples_decide_nothing(self, tmp_path: Path) -> None:
+        criterion = only(claimed(tmp_path, cell("baklava", 0.7, N), lossless_at=[0.7]))
+        assert (criterion.verdict, criterion.figures) == ("no verdict", "n = 50: undecided (needs 183)")
+
+    def test_what_the_ratio_alone_is_asked_and_what_none_below_means_stand_side_by_side(self, tmp_path: Path) -> None:
+        claimed(tmp_path, cell("baklava", 0.5, 40), cell("baklava", 0.7, N), lossless_at=[0.7], summary=DECIDABLE)
+        page = (tmp_path / "claims.md").read_text()
+        assert "- met: tiny-llama, streaming_llm: lossless at r = 0.7, tested alone" in page
+        assert "| no tested ratio, r = 0.5: -20.0 [" in page
+        assert "a criterion tests its ratio alone" in page
 
     def test_other_allocators_and_evictions_are_not_asked(self, tmp_path: Path) -> None:
         cells = (cell("baklava", 0.7, N), cell("uniform", 0.7, 0), cell("baklava", 0.7, 0, eviction="snapkv"))
-        assert only(claimed(tmp_path, *cells, lossless_at=[0.7])).verdict == "met"
+        assert only(claimed(tmp_path, *cells, lossless_at=[0.7], summary=DECIDABLE)).verdict == "met"
+
+
+def test_where_the_full_cache_scores_nothing_no_criterion_has_a_verdict(tmp_path: Path) -> None:
+    criteria = {"lossless_at": [0.7], "gain_at": {0.7: 1}, "gain_up_to": {0.7: 1}, "no_worse_at": [0.7]}
+    cells = (cell("baklava", 0.7, 0), cell("uniform", 0.7, 0))
+    result = claimed(tmp_path, *cells, full=0, **criteria)
+    assert {(criterion.verdict, criterion.figures) for criterion in result.criteria} == {
+        ("no verdict", "full cache scores 0.00: no verdict")
+    }
+    assert len(result.criteria) == 4
 
 
 class TestGain:
@@ -183,7 +205,7 @@ def test_the_largest_lossless_ratio_of_a_task_is_that_tasks_own(tmp_path: Path) 
         for task, some in (("a", (N, N)), ("b", (N, 20)))
         for ratio, n in zip((0.5, 0.7), some, strict=True)
     ]
-    result = claimed(tmp_path, *cells)
+    result = claimed(tmp_path, *cells, summary=DECIDABLE)
     assert {task: row(result, "baklava", task=task).figures.largest_lossless_ratio for task in ("a", "b", "mean")} == {
         "a": 0.7,
         "b": 0.5,
@@ -219,8 +241,9 @@ def test_bars_table_and_gap_are_printed_and_written(tmp_path: Path, capsys: pyte
         assert "not measured: tiny-llama, streaming_llm: lossless at r = 0.7" in text
         assert "baklava minus baklava_measured, tiny-llama, streaming_llm: -10.0 [" in text
         assert "0.800 4.0x" in text
-    [line] = [line for line in printed.splitlines() if line.split()[2:4] == ["uniform", "0"]]
-    assert line.split() == ["tiny-llama", "streaming_llm", "uniform", "0", *["0.200", "1.0x"] * 2]
+    [line] = [line for line in printed.splitlines() if line.split()[2:3] == ["uniform"]]
+    verdict = ["n", "=", "100:", "undecided", "(needs", "183)"]
+    assert line.split() == ["tiny-llama", "streaming_llm", "uniform", *verdict, *["0.200", "1.0x"] * 2]
     assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Mean over the tasks", "## a", "## b"]
     assert json.loads((tmp_path / "claims.json").read_text())["schema_version"] == 1
 

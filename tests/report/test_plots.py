@@ -32,6 +32,7 @@ from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.settings import SummaryConfig
 from baklava.importance.profile import Profile
 from baklava.report.figure_list import list_figures
+from baklava.report.page.headline_table import tabulate_headline
 from baklava.report.plots.budgets import draw_budgets
 from baklava.report.plots.importance import draw_importance
 from baklava.report.plots.measured import draw_measured
@@ -42,6 +43,7 @@ from baklava.report.plots.score_vs_ratio import draw_score_vs_ratio, draw_score_
 from baklava.report.plots.search_history import draw_search_history
 from baklava.report.plots.search_importance import draw_search_importance, find_importances
 from baklava.report.plots.style import save
+from baklava.report.table import lossless_lines
 from baklava.validation.plots import draw_ranking
 from baklava.validation.ranking import COLUMNS as RANKING
 
@@ -135,6 +137,27 @@ def test_score_against_ratio_draws_the_summary(summary, headline):
         by_hand = summary[summary["model"] == model].groupby(["allocator", "ratio"])["score"].mean()
         for (_, y), allocator in zip(mean, ("uniform", "baklava"), strict=True):
             assert list(y) == pytest.approx([by_hand["full"][0.0], *by_hand[allocator]])
+
+
+@pytest.mark.parametrize(
+    ("changed", "phrase"),
+    [({"n": {"vt": 4}}, "n = 4: undecided (needs 178)"), ({"full": 0.004}, "full cache scores 0.00: no verdict")],
+)
+def test_figure_table_and_page_say_in_the_same_words_why_there_is_no_verdict(summary, headline, changed, phrase):
+    figures = headline.models["tiny-llama"].model_copy(update=changed)
+    undecided = headline.model_copy(update={"models": {**headline.models, "tiny-llama": figures}})
+    [block, other] = draw_score_vs_ratio(summary, undecided).subfigs
+    [mean, *_] = panels(block).values()
+    assert [text.get_text() for text in mean.texts] == [phrase]
+    assert f"  tiny-llama: {phrase}" in lossless_lines(undecided)
+    page = tabulate_headline(undecided).blocks[0]
+    assert [(row.lossless, row.why) for row in page.rows] == [(phrase, "")] * 2
+    assert not any(entry.lossless for row in page.rows for entry in row.entries)
+    assert page.facts[0][0] == phrase
+    [mean, *_] = panels(other).values()
+    uniform = next(method for method in headline.models["tiny-qwen2"].methods if method.allocator == "uniform")
+    words = [text.get_text().strip() for text in mean.texts]
+    assert words[:2] == [uniform.explain_none(), "uniform: no tested ratio"]
 
 
 def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):

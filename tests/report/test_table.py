@@ -71,8 +71,10 @@ def test_the_chosen_estimators_and_the_lossless_ratios_are_named(layout, printed
     ):
         assert f"  {line}\n" in text
     for model, figures in Headline.load(layout.headline).models.items():
-        ratios = [f"{method.allocator} / {EVICTION} {method.largest_lossless_ratio:g}" for method in figures.methods]
-        assert f"  {model}: {', '.join(ratios)}\n" in text
+        baklava, uniform = figures.methods
+        verdicts = f"baklava / {EVICTION} r = 0.5; uniform / {EVICTION} no tested ratio ({uniform.explain_none()})"
+        assert baklava.largest_lossless_ratio == 0.5
+        assert f"  {model}: {verdicts}\n" in text
 
 
 def test_it_says_where_everything_is(layout, printed):
@@ -118,7 +120,7 @@ def test_markdown_and_latex_hold_the_same_numbers(printed):
         return [scores for line in lines if (scores := re.findall(r"\d\.\d{3}", line))]
 
     markdown, latex = printed("markdown").splitlines(), printed("latex").splitlines()
-    expected = numbers(printed().split("Largest lossless")[0].splitlines())
+    expected = numbers(printed().split("Lossless up to")[0].splitlines())
     assert numbers(markdown) == numbers(latex) == expected
     assert len(expected) == 12
     assert markdown[0] == "| model | ratio | full | uniform | baklava | KV MB |"

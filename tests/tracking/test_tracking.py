@@ -143,6 +143,12 @@ def test_models_hold_curves_over_the_ratio(tracked):
     assert low == [(0, headline.full_low), (50, headline.methods[0].ratios[0].ci_low)]
 
 
+def test_models_say_in_words_how_far_nothing_is_lost(tracked):
+    data = parent(tracked, "tiny-llama").data
+    assert data.params["lossless_up_to/baklava.streaming_llm"] == "n = 4: undecided (needs 137)"
+    assert not any(name.startswith("largest_lossless_ratio") for name in data.metrics)
+
+
 def test_models_hold_what_their_jobs_took(tracked):
     run, client = parent(tracked, "tiny-llama"), client_of(tracked)
     history = client.get_metric_history(run.info.run_id, "system/records.vt/cpu_percent")

@@ -8,6 +8,7 @@ import pandas as pd
 
 import baklava
 from baklava.analysis.headline import Headline
+from baklava.analysis.verdict import describe_rule
 from baklava.evaluation.record_schema import FULL
 from baklava.experiment.jobs import PageJob
 from baklava.importance.profile import Profile
@@ -55,8 +56,8 @@ def _evaluation(summary: pd.DataFrame) -> str:
 
 def _statistics(headline: Headline) -> str:
     return (
-        f"{100 * headline.confidence:g}% intervals from {headline.n_bootstrap} bootstrap draws; lossless: the lower "
-        f"end of the paired difference to the full cache is at least -{headline.margin:g}"
+        f"{100 * headline.confidence:g}% intervals from {headline.n_bootstrap} bootstrap draws; lossless up to: the "
+        f"{describe_rule(headline.margin, headline.confidence)}"
     )
 
 

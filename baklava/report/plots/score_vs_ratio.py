@@ -17,6 +17,7 @@ from baklava.report.plots.curves import draw_curve
 from baklava.report.plots.style import FULL_CACHE, add_headings, add_method_legend, set_score_axis
 
 MAX_COLUMNS = 4
+WIDTH = 9.8  # inches, at least, for the subtitle
 TINT = "#fbf6ec"  # behind the mean, to set it apart from the tasks
 
 Looks = dict[Method, Look]
@@ -28,13 +29,14 @@ def draw_score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> Figure:
     panels = [1 + len(figures.n) for figures in headline.models.values()]
     columns = min(MAX_COLUMNS, max(panels))
     lines = [math.ceil(n / columns) for n in panels]
-    figure = Figure(figsize=(2.9 * columns + 0.3, 2.75 * sum(lines) + 0.55), layout="constrained")
+    figure = Figure(figsize=(max(WIDTH, 2.9 * columns + 0.3), 2.75 * sum(lines) + 0.55), layout="constrained")
     add_headings(figure, "Score against compression ratio", _subtitle(headline))
     add_method_legend(figure, looks.values())
     blocks = figure.subfigures(len(panels), 1, height_ratios=lines, squeeze=False)[:, 0]
     for block, n_lines, (model, figures) in zip(blocks, lines, headline.models.items(), strict=True):
         block.suptitle(model, x=0.012, ha="left", fontsize=12, fontweight="bold")
-        _draw_model(block, figures, summary[summary["model"] == model], looks, shape=(n_lines, columns))
+        own = summary[summary["model"] == model]
+        _draw_model(block, figures, own, looks, (n_lines, columns), reason=headline.explain_no_verdict(model))
     return figure
 
 
@@ -60,13 +62,19 @@ def _subtitle(headline: Headline) -> str:
     counts = sorted({n for figures in headline.models.values() for n in figures.n.values()})
     samples = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
-        f"{samples} samples per task; bands: {100 * headline.confidence:g}% bootstrap intervals; lossless: "
-        f"that interval of the difference to the full cache stays above -{headline.margin:g}"
+        f"{samples} samples per task; bands: {100 * headline.confidence:g}% bootstrap intervals; lossless: that "
+        f"interval of the difference to the full cache stays above {-100 * headline.margin:g} points"
     )
 
 
 def _draw_model(
-    block: SubFigure, figures: ModelFigures, rows: pd.DataFrame, looks: Looks, shape: tuple[int, int]
+    block: SubFigure,
+    figures: ModelFigures,
+    rows: pd.DataFrame,
+    looks: Looks,
+    shape: tuple[int, int],
+    *,
+    reason: str | None,
 ) -> None:
     axes = block.subplots(*shape, sharey=True, squeeze=False)
     mean, *tasks = used = list(axes.ravel()[: 1 + len(figures.n)])
@@ -77,7 +85,7 @@ def _draw_model(
     _draw_panel(mean, title, Curves.of_mean(figures, rows), looks, largest)
     mean.set_facecolor(TINT)
     if len(figures.methods) <= MAX_UNCROWDED:
-        _write_lossless(mean, figures, looks)
+        _write_lossless(mean, figures, looks, reason)
     for panel, task in zip(tasks, figures.n, strict=True):
         _draw_panel(panel, task, Curves.of_task(rows[rows["task"] == task]), looks, largest)
     for first in axes[:, 0]:
@@ -98,18 +106,24 @@ def _draw_panel(axes: Axes, title: str, curves: Curves, looks: Looks, largest: f
     set_score_axis(axes, largest)
 
 
-def _write_lossless(axes: Axes, figures: ModelFigures, looks: Looks) -> None:
-    """Write the largest lossless ratio of every method in the corner that falling curves leave free."""
-    axes.text(0.05, 0.05 + 0.09 * len(figures.methods), "lossless up to", **_corner(axes, MUTED))
-    for i, method in enumerate(reversed(figures.methods)):
-        look, ratio = looks[method.allocator, method.eviction], method.largest_lossless_ratio
-        axes.text(
-            0.05,
-            0.05 + 0.09 * i,
-            f"{look.label}: {f'r = {ratio:g}' if ratio else 'none'}",
-            **_corner(axes, look.colour),
-        )
+def _write_lossless(axes: Axes, figures: ModelFigures, looks: Looks, reason: str | None) -> None:
+    """Write how far every method compresses without loss in the corner that falling curves leave free, or why not.
+
+    Where no ratio is lossless, the difference at the first one says so: a flat curve may be too uncertain.
+    """
+    if reason is not None:
+        axes.text(0.05, 0.05 if figures.full > 0.5 else 0.9, reason, **_corner(axes, MUTED))
+        return
+    lines = [("lossless up to", MUTED, 8.5)]
+    for method in figures.methods:
+        colour = looks[method.allocator, method.eviction].colour
+        label = looks[method.allocator, method.eviction].label
+        lines.append((f"{label}: {method.describe_lossless()}", colour, 8.5))
+        if why := method.explain_none():
+            lines.append((f"  {why}", MUTED, 7.5))
+    for i, (text, colour, size) in enumerate(reversed(lines)):
+        axes.text(0.05, 0.05 + 0.085 * i, text, **_corner(axes, colour, size))
 
 
-def _corner(axes: Axes, colour: str) -> dict[str, Any]:
-    return {"transform": axes.transAxes, "color": colour, "fontsize": 8.5}
+def _corner(axes: Axes, colour: str, size: float = 8.5) -> dict[str, Any]:
+    return {"transform": axes.transAxes, "color": colour, "fontsize": size}

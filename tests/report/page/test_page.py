@@ -206,7 +206,7 @@ class TestNumbers:
         for model, figures in headline.models.items():
             for method in reversed(figures.methods):  # uniform first
                 first = model if method.allocator == "uniform" else ""
-                lossless = f"r = {method.largest_lossless_ratio:g}" if method.largest_lossless_ratio else "none"
+                lossless = " ".join(filter(None, (headline.describe_lossless(model, method), method.explain_none())))
                 scores = [f"{at.score:.3f}" for at in method.ratios]
                 if method.allocator != "uniform":
                     times = "\N{MULTIPLICATION SIGN}"
