@@ -24,7 +24,7 @@ PARTLY_FAILED = 3
 def _run_stage(name: str, overrides: Sequence[str], job_json: str | None, changes: Mapping[str, object]) -> int:
     """Run a stage's jobs, with changes to their fields; returns how many samples failed without ending a job."""
     from baklava.experiment.compose import check, compose
-    from baklava.experiment.ownership import claim_results
+    from baklava.experiment.ownership import claim_results, describe_replaced
     from baklava.experiment.paths import ExperimentPaths
     from baklava.preflight import check_ready
     from baklava.system.malloc import keep_freed_memory
@@ -38,6 +38,8 @@ def _run_stage(name: str, overrides: Sequence[str], job_json: str | None, change
     else:
         config = compose(overrides)
         check_ready(config, overrides, models=job_class.loads_model())
+        if replaced := describe_replaced(config):
+            print(f"baklava {name}: {replaced}", file=sys.stderr, flush=True)
         claim_results(config, overrides)
         jobs = list(job_class.all(config, ExperimentPaths(config.results, config.name)))
     run: Callable[[Job], int | None] = load(stage.run)
@@ -84,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="baklava",
         description="Decide how much memory each KV cache of an LLM deserves.",
-        epilog="Every command takes Hydra overrides, e.g. `baklava profile model=tiny-llama calibration.length=512`. "
+        epilog="Every command takes Hydra overrides, e.g. `baklava profile name=mine model=tiny-llama "
+        "calibration.length=512`. Results go to results/<name>/. "
         "The whole chain at once: `snakemake --cores all`.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

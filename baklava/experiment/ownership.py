@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ SCHEMA = 1
 
 # Where results are kept and what jobs ask of a cluster do not make another experiment.
 _IGNORED = ("results", "tracking", "plan", "resources")
+
+# Settings that change no number that is there already, or only add to them.
+_HARMLESS = re.compile(r"(shards|batch_rows|memory_gib|prefill_chunk)$|^(measure|validate|claims)\.")
+_GROWING = ("evaluate.n_samples", "search.n_rounds")
 
 
 def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
@@ -47,6 +52,36 @@ def claim_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
     values = {"experiment": chosen(overrides, "experiment"), "settings": _settings(config)}
     if not path.exists() or read_json(path, schema=SCHEMA, what="experiment") != values:
         write_json(path, values, schema=SCHEMA)
+
+
+def describe_replaced(config: ExperimentConfig) -> str | None:
+    """Which results in the folder a run with these settings replaces, or None. Results that it only adds to stay."""
+    paths = ExperimentPaths(config.results, config.name)
+    if not (paths.experiment_json.exists() and paths.summary_parquet.exists()):
+        return None
+    there = read_json(paths.experiment_json, schema=SCHEMA, what="experiment").get("settings")
+    changed = [
+        f"{key} = {_short(old)}, now {_short(new)}"
+        for key, old, new in _differences(there, _settings(config))
+        if not (old is None or _HARMLESS.search(key) or (key in _GROWING and new > old) or _extends(new, old))
+    ]
+    if not changed:
+        return None
+    return (
+        f"{paths.root} holds results with {'; '.join(changed)}: this run replaces its summary, figures and page; "
+        "give it a name of its own (name=...) to keep both"
+    )
+
+
+def _extends(new: Any, old: Any) -> bool:
+    return isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
+
+
+def _short(value: Any) -> str:
+    """A value in a message: a choice of a group is its name, and nothing where it is gone."""
+    if value is None:
+        return "none"
+    return str(value["name"]) if isinstance(value, dict) and "name" in value else repr(value)
 
 
 def _named(experiment: str | None) -> str:

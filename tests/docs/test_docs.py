@@ -18,6 +18,7 @@ from baklava.allocation import ALLOCATORS
 from baklava.eviction import POLICIES
 from baklava.experiment.components import AllocatorConfig, EvictionConfig, TaskConfig
 from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.stages import STAGES
 from baklava.tasks import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,13 @@ class TestWhatIsQuotedExists:
         known = next(action.choices for action in _parser()._actions if action.dest == "command")
         quoted = re.findall(r"(?:^|[ /])baklava ([a-z][a-z-]+)\b", code_of(page.read_text()), flags=re.MULTILINE)
         assert [command for command in quoted if command not in known] == []
+
+    def test_examples_that_change_settings_have_a_name_of_their_own(self, page: Path) -> None:
+        """Without one, they would replace the results of the experiment that they begin with."""
+        code = code_of(page.read_text()).replace("\\\n", " ")
+        commands = re.findall(r"\b(?:snakemake .*overrides=|baklava (?:" + "|".join(STAGES) + r") ).*", code)
+        changing = [one for one in commands if re.search(r"(?!experiment=|name=)\b[a-z][\w.]*=(?!\")\S", one)]
+        assert [one for one in changing if not re.search(r"\bname=|experiment=(?:mine|NAME)\b", one)] == []
 
     def test_settings(self, page: Path) -> None:
         unknown = [word for word in settings_of(page) if not is_known(*word)]

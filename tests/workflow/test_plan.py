@@ -12,6 +12,7 @@ import pytest
 
 from baklava.experiment.compose import compose
 from baklava.experiment.jobs import AllocateJob, ReportJob
+from baklava.experiment.ownership import claim_results
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.stages import STAGES
 from baklava.models import reference_model_path
@@ -46,6 +47,14 @@ def test_rules_are_called_as_the_commands(snakemake: Snakemake, tmp_path: Path) 
         "allocator=[uniform,baklava,baklava_measured]"
     )
     assert set(snakemake(tmp_path, "-n", overrides=overrides).planned) == set(STAGES)
+
+
+def test_a_run_that_replaces_other_results_says_so(snakemake: Snakemake, tmp_path: Path) -> None:
+    claim_results(compose(["experiment=smoke", f"results={tmp_path / 'results'}"]), ["experiment=smoke"])
+    (tmp_path / "results/smoke/summary.parquet").touch()
+    said = "results/smoke holds results with models.tiny-llama = tiny-llama, now none: this run replaces"
+    assert said in snakemake(tmp_path, "-n", overrides="model=tiny-qwen2").output
+    assert "holds results with" not in snakemake(tmp_path, "-n").output
 
 
 def test_tracking_can_be_left_out(snakemake: Snakemake, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 import math
 import os
 import re
+import sys
 import sysconfig
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from baklava.errors import UserError
 from baklava.experiment.jobs import VALIDATION, Job
-from baklava.experiment.ownership import claim_results
+from baklava.experiment.ownership import claim_results, describe_replaced
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.snakemake_config import overrides_of, packed
 from baklava.experiment.stages import STAGES
@@ -30,6 +31,8 @@ except (UserError, OSError) as error:
     raise SystemExit(f"error: {error}") from None
 workflow.config_settings.config_args = packed(typed, overrides)  # for jobs on a cluster, which read this file again
 paths = ExperimentPaths(experiment.results, experiment.name)
+if workflow.is_main_process and (replaced := describe_replaced(experiment)):
+    print(replaced, file=sys.stderr)
 targets = []  # what `snakemake` makes when nothing else is asked for; the rules' files add theirs
 
 
