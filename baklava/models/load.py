@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.components import ModelConfig
 from baklava.models import resolve
 from baklava.models.encoder import Encoder
+from baklava.models.gguf import load_gguf_config, load_gguf_model, load_gguf_tokenizer
+from baklava.models.gguf_file import is_gguf
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,15 @@ class LoadedModel:
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer. Raises `UserError` naming the model where there is none."""
     with _loading(f"model {config.name}: cannot load the tokenizer from {config.path}"):
-        return AutoTokenizer.from_pretrained(**_source(config))
+        file = _gguf_file(config)
+        return load_gguf_tokenizer(file) if file else AutoTokenizer.from_pretrained(**_source(config))
 
 
 def load_config(config: ModelConfig) -> PreTrainedConfig:
     """Load a model's config. Raises `UserError` naming the model where there is none."""
     with _loading(f"model {config.name}: cannot read the config of {config.path}"):
-        return AutoConfig.from_pretrained(**_source(config))
+        file = _gguf_file(config)
+        return load_gguf_config(file) if file else AutoConfig.from_pretrained(**_source(config))
 
 
 def load_model(config: ModelConfig) -> LoadedModel:
@@ -137,9 +142,11 @@ def load_model(config: ModelConfig) -> LoadedModel:
     tokenizer = load_tokenizer(config)
     device = _device(config)
     with _loading(f"model {config.name}: cannot load {config.path}"):
-        model = auto_class(pretrained).from_pretrained(
-            **_source(config), dtype=getattr(torch, config.dtype), attn_implementation=attention.NAME
-        )
+        settings = {"dtype": getattr(torch, config.dtype), "attn_implementation": attention.NAME}
+        if file := _gguf_file(config):
+            model = load_gguf_model(file, pretrained, **settings)
+        else:
+            model = auto_class(pretrained).from_pretrained(**_source(config), **settings)
     nn.Module.to(model, device)
     loaded = LoadedModel(config.name, model.eval(), tokenizer, config.chat_template_kwargs)
     _probe(loaded)
@@ -153,6 +160,11 @@ def _source(config: ModelConfig) -> dict[str, Any]:
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
     }
+
+
+def _gguf_file(config: ModelConfig) -> Path | None:
+    path = Path(resolve(config.path))
+    return path if is_gguf(path) else None
 
 
 def auto_class(config: PreTrainedConfig) -> Any:

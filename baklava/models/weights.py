@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from baklava.errors import UserError, first_line
 from baklava.experiment.components import ModelConfig
-from baklava.models import resolve
-from baklava.system.files import expand_home
+from baklava.models import local_model
+from baklava.models.gguf_file import is_gguf
+from baklava.models.gguf_header import read_gguf_header
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -98,7 +99,7 @@ def check_complete(path: Path) -> None:
 
 
 def weight_bytes(model: ModelConfig) -> int:
-    """Bytes of the weights once loaded in the model's dtype, from the headers of its safetensors files.
+    """Bytes of the weights once loaded in the model's dtype, from the headers of its safetensors or GGUF files.
 
     Raises `UserError` naming the model where there are no such files.
     """
@@ -120,6 +121,9 @@ def _stored_size(dtype: str) -> int:
 def _read_shapes(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
     """Type and shape of every tensor of a model, on this machine or on the hub."""
     folder = _find_local_folder(model)
+    if folder is not None and is_gguf(folder):
+        yield from (("F32", list(tensor.shape)) for tensor in read_gguf_header(folder).tensors.values())  # dequantised
+        return
     if folder is not None:
         for path in find_weight_files(folder):
             if path.suffix == ".safetensors":
@@ -138,9 +142,9 @@ def _read_shapes(model: ModelConfig) -> Iterator[tuple[str, list[int]]]:
 
 
 def _find_local_folder(model: ModelConfig) -> Path | None:
-    """The model's folder, or its snapshot in the hub's cache; None where its weights are not on this machine."""
-    folder = expand_home(resolve(model.path))
-    if folder.is_dir():
+    """The model's folder or file, or its snapshot in the hub's cache; None where its weights are not here."""
+    folder = local_model(model.path)
+    if folder is not None and folder.exists():
         return folder
     from huggingface_hub import try_to_load_from_cache
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,18 @@ _MODEL_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".tiktoken", ".txt
 
 def fingerprint_folder(folder: Path, leave_out: Collection[Path] = ()) -> str:
     """Digest the name, size and content of a model's files; of files above 4 MiB only a sample of the content."""
-    digest = hashlib.sha256()
     paths = (path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
-    for path in sorted(path for path in paths if path not in leave_out):
+    return _fingerprint_files(sorted(path for path in paths if path not in leave_out))
+
+
+def fingerprint_file(path: Path) -> str:
+    """The same of a single file that holds all of a model."""
+    return _fingerprint_files([path])
+
+
+def _fingerprint_files(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
