@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+)
 
 Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="also a folder name")]
@@ -31,7 +41,19 @@ def _size(value: Any, read: Callable[[Any], int]) -> int:
     try:
         return read(value)
     except ValidationError:
-        raise ValueError(f"expected a size such as 24GiB or 800MB, got {value!r}") from None
+        raise ValueError(f"expected a size such as 24GiB or 800MiB, got {value!r}") from None
 
 
 Bytes = Annotated[ByteSize, WrapValidator(_size), Field(ge=0)]
+
+
+def _n_tokens(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip().isdecimal():
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?[kK]", value.strip())
+        if match is None:
+            raise ValueError(f"expected a number of tokens such as 32768 or 32k, got {value!r}")
+        return round(1024 * float(match[1]))
+    return value
+
+
+Tokens = Annotated[int, BeforeValidator(_n_tokens)]

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from baklava.experiment.chat_settings import DATE, Date
 from baklava.experiment.components import CalibrationConfig
-from baklava.experiment.fields import Bytes, FrozenModel, Name, NamedByKeys, Ratio
+from baklava.experiment.fields import Bytes, FrozenModel, Name, NamedByKeys, Ratio, Tokens
 from baklava.importance import ESTIMATORS
 
 
@@ -67,7 +67,7 @@ class EvaluateConfig(FrozenModel):
     """Samples, protocol and batch size of an evaluation."""
 
     n_samples: int = Field(ge=1)
-    length: int = Field(ge=64, description="tokens per sample, generated ones included")
+    length: Tokens = Field(ge=64, description="tokens per sample, generated ones included")
     seed: int = 0
     protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
     chat_template: bool = Field(default=True, description="where the tokenizer has one and the task wants it")
@@ -147,7 +147,9 @@ class PlanConfig(FrozenModel):
     gpu_memory: Annotated[Bytes, Field(ge=2**20)] | None = Field(
         default=None, description="null: the memory of the device"
     )
-    context: int = Field(default=32768, ge=1, description="tokens per sequence that are compressed")
+    context: Annotated[Tokens, Field(ge=1)] | None = Field(
+        default=None, description="tokens per sequence that are compressed; null: 32k, or all that the model can take"
+    )
     new_tokens: int = Field(default=256, ge=0, description="tokens per sequence after the context, not compressed")
     batch: int = Field(default=1, ge=1, description="sequences at once")
     prefill_rows: int = Field(default=1, ge=1, description="sequences whose contexts are prefilled together")

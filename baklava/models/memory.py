@@ -50,7 +50,8 @@ class Division:
 
     `kv_full`: the uncompressed KV caches of all contexts. `unbudgeted`: entries without a budget, of new tokens and of
     sliding windows. `reading`: the peak while a context is read, of activations and entries not yet compressed; with
-    `chunked` contexts are read in chunks, else in one pass, whichever leaves more for the KV caches.
+    `chunked` contexts are read in chunks, else in one pass, whichever leaves more for the KV caches. `missing`: bytes
+    that the least acceptable share takes beyond those available; 0 where it fits.
     """
 
     kv_full: int
@@ -58,6 +59,7 @@ class Division:
     reading: int
     chunked: bool
     share: float
+    missing: int
 
     @property
     def ratio(self) -> float:
@@ -65,12 +67,15 @@ class Division:
         return min(1.0, max(0.0, math.ceil(1000.0 * (1.0 - self.share) - 1e-9) / 1000.0))
 
 
-def divide_memory(shape: ModelShape, work: Workload, *, available: int, itemsize: int) -> Division:
+def divide_memory(
+    shape: ModelShape, work: Workload, *, available: int, itemsize: int, least_share: float = 0.0
+) -> Division:
     """Divide the `available` bytes that the weights leave free.
 
     In one pass, each layer is compressed before the next is read, but all tokens have activations at once. In chunks,
     few tokens have activations, but all layers of the sequences being read stay uncompressed until their context ends.
-    The way that leaves more for the KV caches is chosen. Decoding needs the activations of one token per sequence.
+    The way that leaves more for the KV caches is chosen, or, where neither leaves the least acceptable share, the one
+    that lacks less. Decoding needs the activations of one token per sequence.
     """
     per_token = shape.kv_bytes_per_token(itemsize)
     sequence = work.context * shape.n_layers * per_token
@@ -93,5 +98,16 @@ def divide_memory(shape: ModelShape, work: Workload, *, available: int, itemsize
     others = KV_OVERHEAD * (work.batch - work.rows) * sequence
     share_chunks = (left - chunks) / others if others else (1.0 if left >= chunks else -1.0)
     chunked = share_chunks > share_pass and share_pass < 1.0
+    needed_pass, needed_chunks = one_pass + least_share * all_caches, chunks + least_share * others
+    if max(share_pass, share_chunks) < least_share:
+        chunked = needed_chunks < needed_pass
     share = min((left - decoding) / all_caches, share_chunks if chunked else share_pass)
-    return Division(work.batch * sequence, unbudgeted, chunks if chunked else one_pass, chunked, share)
+    needed = max(needed_chunks if chunked else needed_pass, decoding + least_share * all_caches)
+    return Division(
+        kv_full=work.batch * sequence,
+        unbudgeted=unbudgeted,
+        reading=chunks if chunked else one_pass,
+        chunked=chunked,
+        share=share,
+        missing=max(0, math.ceil(needed - left)),
+    )

@@ -19,6 +19,7 @@ class ModelShape:
     """Sizes of a decoder: `n_layers` layers see all tokens and have budgets, `n_windowed` see the last `window` only.
 
     Heads and dimension are those of layers with budgets; in windowed layers a token's key has `window_numbers` numbers.
+    `n_positions` is the longest text that it is made for, 0 where its config does not say.
     """
 
     n_layers: int
@@ -31,6 +32,7 @@ class ModelShape:
     hidden: int
     intermediate: int
     vocabulary: int
+    n_positions: int = 0
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """Bytes of one token's keys and values in one layer."""
@@ -59,4 +61,5 @@ def shape_of(config: PreTrainedConfig, name: str) -> ModelShape:
         hidden=decoder.hidden,
         intermediate=decoder.intermediate,
         vocabulary=decoder.vocabulary,
+        n_positions=decoder.n_positions,
     )

@@ -22,8 +22,7 @@ from baklava.experiment.paths import ExperimentPaths
 from baklava.report.data.budgets import find_choice
 from baklava.report.data.looks import list_methods
 from baklava.report.text_table import TableCell, TextTable
-
-MEGABYTE = 1e6
+from baklava.system.units import choose_unit
 
 Form = Literal["text", "markdown", "latex"]
 
@@ -54,20 +53,25 @@ def tabulate_scores(headline: Headline) -> TextTable:
     allocators = list(dict.fromkeys(allocator for allocator, _ in methods))
     several = len({eviction for _, eviction in methods}) > 1
     names = ("model", *(("eviction",) if several else ()))
+    unit, size = choose_unit(max((figures.kv_bytes_full for figures in headline.models.values()), default=0.0))
+
+    def memory(n_bytes: float) -> TableCell:
+        return TableCell(f"{n_bytes / size:.2f}")
+
     blocks = []
     for model, figures in headline.models.items():
         eviction = ("none",) if several else ()
         blank = ("",) * len(allocators)
-        first = (model, *eviction, "0", f"{figures.full:.3f}", *blank, _megabytes(figures.kv_bytes_full))
-        rows = [tuple(map(TableCell, first))]
-        for row in _compressed_rows(figures, allocators):
-            rows.append((TableCell(""), *(row if several else row[1:])))
+        first = (model, *eviction, "0", f"{figures.full:.3f}", *blank)
+        rows = [(*map(TableCell, first), memory(figures.kv_bytes_full))]
+        for row, n_bytes in _compressed_rows(figures, allocators):
+            rows.append((TableCell(""), *(row if several else row[1:]), memory(n_bytes)))
         blocks.append(tuple(rows))
-    return TextTable((*names, "ratio", "full", *allocators, "KV MB"), len(names), tuple(blocks))
+    return TextTable((*names, "ratio", "full", *allocators, f"KV {unit}"), len(names), tuple(blocks))
 
 
-def _compressed_rows(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[TableCell, ...]]:
-    """Cells of the rows with compression, the eviction policy first."""
+def _compressed_rows(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[tuple[TableCell, ...], float]]:
+    """Cells of the rows with compression, the eviction policy first, and the bytes of KV cache."""
     rows: dict[tuple[str, float], dict[str, RatioFigures]] = defaultdict(dict)
     for method in figures.methods:
         for at_ratio in method.ratios:
@@ -77,15 +81,11 @@ def _compressed_rows(figures: ModelFigures, allocators: Sequence[str]) -> Iterat
         cells = [_score_cell(by_allocator.get(allocator), best) for allocator in allocators]
         memory = max(at_ratio.kv_bytes for at_ratio in by_allocator.values())  # allocators differ by rounding at most
         names = (eviction, f"{ratio:g}", f"{figures.full:.3f}")
-        yield (*map(TableCell, names), *cells, TableCell(_megabytes(memory)))
+        yield (*map(TableCell, names), *cells), memory
 
 
 def _score_cell(figures: RatioFigures | None, best: float) -> TableCell:
     return TableCell("") if figures is None else TableCell(f"{figures.score:.3f}", figures.score == best)
-
-
-def _megabytes(n_bytes: float) -> str:
-    return f"{n_bytes / MEGABYTE:.2f}"
 
 
 def lossless_lines(headline: Headline) -> list[str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from baklava.errors import UserError
 from baklava.experiment.components import ModelConfig
 from baklava.experiment.compose import compose
 from baklava.experiment.jobs import AllocateJob
-from baklava.experiment.paths import ExperimentPaths
+from baklava.experiment.paths import ExperimentPaths, ratio_name
 from baklava.experiment.schema import ExperimentConfig
 from baklava.experiment.settings import PlanConfig
-from baklava.models.memory import Division, Workload, divide_memory
-from baklava.models.shape import read_shape
+from baklava.models.memory import Workload, divide_memory
+from baklava.models.shape import ModelShape, read_shape
 from baklava.models.weights import ITEMSIZE, weight_bytes
+from baklava.search.trace import Cost
+from baklava.system.units import format_size
 
-UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+DEFAULT_CONTEXT = 32768  # tokens, or what the model has positions for
 
 
 def plan(overrides: Sequence[str]) -> None:
@@ -41,53 +45,63 @@ def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
     memory = settings.gpu_memory if settings.gpu_memory is not None else _device_memory(model)
     shape, itemsize, weights = read_shape(model), ITEMSIZE[model.dtype], weight_bytes(model)
     work = Workload(
-        context=settings.context,
+        context=_context(model, shape, settings),
         new_tokens=settings.new_tokens,
         batch=settings.batch,
         rows=min(settings.prefill_rows, settings.batch),
         chunk=settings.prefill_chunk,
     )
-    division = divide_memory(shape, work, available=memory - settings.reserve - weights, itemsize=itemsize)
+    available = memory - settings.reserve - weights
+    least = 1.0 - settings.largest_ratio
+    division = divide_memory(shape, work, available=available, itemsize=itemsize, least_share=least)
     per_token = shape.n_layers * shape.kv_bytes_per_token(itemsize)
-    if division.ratio > settings.largest_ratio:
-        raise UserError(_misfit(model, settings, division, memory=memory, weights=weights))
     way = f"in chunks of {work.chunk}" if division.chunked else "in one pass"
     rows = [
         ("weights", weights, model.dtype),
-        ("reserve", settings.reserve, "of the device, and of its allocator"),
+        ("plan.reserve", settings.reserve, "for the device and its allocator"),
         ("reading a context", division.reading, f"estimate; {work.rows} at a time, {way}"),
         ("kept whole", division.unbudgeted, "new tokens and sliding windows"),
-        ("KV caches", division.kv_full, f"uncompressed; {_size(per_token)} per token"),
+        ("KV caches", division.kv_full, f"uncompressed; {format_size(per_token)} per token"),
     ]
-    print(f"{model.name}: {work.batch} x {work.context} tokens in {_size(memory)}")
+    if division.ratio > settings.largest_ratio:
+        parts = {
+            "weights": weights,
+            "plan.reserve": settings.reserve,
+            f"reading a context {way}": division.reading,
+            "what is kept whole": division.unbudgeted,
+            "KV caches": least * division.kv_full,
+        }
+        missing = format_size(division.missing)
+        uses = ", ".join(f"{part} {format_size(n_bytes)}" for part, n_bytes in parts.items())
+        raise UserError(
+            f"{model.name} does not fit: {work.batch} x {work.context} tokens at plan.largest_ratio="
+            f"{settings.largest_ratio:g} take {missing} more than {format_size(memory)} ({uses}); "
+            "lower plan.context, plan.batch or plan.reserve, or raise plan.gpu_memory"
+        )
+    print(f"{model.name}: {work.batch} x {work.context} tokens in {format_size(memory)}")
     for item, n_bytes, note in rows:
-        print(f"  {item:<18}{_size(n_bytes):>11}  {note}")
+        print(f"  {item:<18}{format_size(n_bytes):>11}  {note}")
     if division.ratio == 0:
         print("  fits without compression")
     else:
         kept = (1.0 - division.ratio) * division.kv_full
         entries = f"{1 - division.ratio:.1%} of their entries"
-        print(f"  fits at ratio {division.ratio:g}: {_size(kept)} of KV caches, {entries}")
+        print(f"  fits at ratio {division.ratio:g}: {format_size(kept)} of KV caches, {entries}")
     return division.ratio
 
 
-def _misfit(model: ModelConfig, settings: PlanConfig, division: Division, *, memory: int, weights: int) -> str:
-    least = (1.0 - settings.largest_ratio) * division.kv_full
-    left = memory - weights - settings.reserve - division.reading - division.unbudgeted
-    remains = f"leave {_size(left)}" if left > 0 else f"are {_size(-left)} too much"
-    return (
-        f"{model.name} does not fit: of {_size(memory)}, weights ({_size(weights)}), "
-        f"reserve ({_size(settings.reserve)}), reading a context ({_size(division.reading)}) and what is kept whole "
-        f"({_size(division.unbudgeted)}) {remains}, and "
-        f"{settings.batch} x {settings.context} tokens take {_size(least)} at the largest ratio, "
-        f"{settings.largest_ratio:g}; lower plan.context or plan.batch, or raise plan.gpu_memory"
-    )
-
-
-def _size(n_bytes: float) -> str:
-    """The size in the largest unit of which there is at least a half."""
-    unit = next((unit for unit, size in UNITS.items() if n_bytes >= size / 2), "KiB")
-    return f"{n_bytes / UNITS[unit]:.2f} {unit}"
+def _context(model: ModelConfig, shape: ModelShape, settings: PlanConfig) -> int:
+    """The context asked for. Raises `UserError` where the model has too few positions for it and the new tokens."""
+    most = shape.n_positions - settings.new_tokens if shape.n_positions else settings.context or DEFAULT_CONTEXT
+    if settings.context is None and most > 0:
+        return min(DEFAULT_CONTEXT, most)
+    if most < (context := settings.context or 1):
+        raise UserError(
+            f"plan.context: {context} tokens and {settings.new_tokens} new ones (plan.new_tokens) are more than "
+            f"the {shape.n_positions} positions of model {model.name}; "
+            + (f"set plan.context to {most} or less" if most > 0 else "lower plan.new_tokens")
+        )
+    return settings.context or most
 
 
 def _device_memory(model: ModelConfig) -> int:
@@ -99,15 +113,49 @@ def _device_memory(model: ModelConfig) -> int:
 
 
 def _write_budgets(config: ExperimentConfig, model: str, allocator: str, ratio: float) -> None:
+    """Name budgets that fit: the experiment's own where it has some, else new ones at the ratio itself."""
     if ratio == 0:
         return
-    layout = ExperimentPaths(config.results, config.name)
+    paths = ExperimentPaths(config.results, config.name)
     eviction = next(iter(config.evictions))
-    job = AllocateJob.of(config, layout, model, allocator, eviction)
+    found = _fitting_budgets(paths, model, allocator, eviction, ratio, config.plan.largest_ratio)
+    if found is not None:
+        at = f"{found.stem}, the next at which the experiment has some; add {ratio:g} to `ratios` for its own"
+        print(f"  budgets: {found} (at ratio {at if found.stem != ratio_name(ratio) else found.stem})")
+        return
+    job = AllocateJob.of(config, paths, model, allocator, eviction)
     if not job.profile.is_file():
-        raise UserError(f"{job.profile}: no profile to make budgets from; make it with `baklava profile`")
-    path = layout.plan(model, allocator, eviction, ratio)
+        raise UserError(
+            f"{job.profile}: no profile to make budgets from; make it with `baklava profile`, or name the experiment "
+            "that has one with name=..."
+        )
+    path = paths.plan(model, allocator, eviction, ratio)
+    if job.allocator.build().searches:
+        print(f"  {_announce(job, ratio)}", flush=True)
     from baklava.search.run import allocate
 
-    allocate(job.model_copy(update={"budgets": {ratio: path}, "trace": path.with_suffix(".parquet")}))
+    own = {"budgets": {ratio: path}, "trace": path.with_suffix(".parquet"), "cost": path.with_suffix(".cost.json")}
+    allocate(job.model_copy(update=own))
     print(f"  budgets: {path}")
+
+
+def _fitting_budgets(
+    paths: ExperimentPaths, model: str, allocator: str, eviction: str, ratio: float, largest: float
+) -> Path | None:
+    """The experiment's budgets at the smallest ratio that fits, None where it has none."""
+    files = paths.budgets(model, allocator, eviction, ratio).parent.glob("*.json")
+    fitting = [path for path in files if ratio - 1e-9 <= float(path.stem) <= largest + 1e-9]
+    return min(fitting, key=lambda path: float(path.stem), default=None)
+
+
+def _announce(job: AllocateJob, ratio: float) -> str:
+    """What the search for one ratio will do, and how long it takes if it takes what the experiment's own took."""
+    words = f"no budgets at ratio {ratio:g} or above: searching some, on the prompts of {job.prompts}"
+    try:
+        cost = Cost.load(job.cost)
+    except UserError:
+        return f"{words}: up to {8 * job.search.n_rounds} mappings on each, once, and a local search from the best"
+    n_ratios = max(1, len(list(next(iter(job.budgets.values())).parent.glob("*.json"))))
+    return (
+        f"{words}: about {math.ceil(cost.seconds / n_ratios / 60)} min, by the search of the experiment's other ratios"
+    )

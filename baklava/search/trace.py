@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from baklava.allocation.fitted import Trial
-from baklava.system.files import write_json
+from baklava.system.files import read_json, write_json
 from baklava.system.parquet import read_parquet, write_parquet
 
 if TYPE_CHECKING:
@@ -92,6 +92,12 @@ class Cost:
 
     def save(self, path: Path) -> None:
         write_json(path, {**asdict(self), "prefills": self.prefills}, schema=COST_SCHEMA)
+
+    @classmethod
+    def load(cls, path: Path) -> Cost:
+        """Read what an earlier search took. Raises `UserError` for a missing, broken or newer file."""
+        values = read_json(path, schema=COST_SCHEMA, what="cost of a search")
+        return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
 
     def __str__(self) -> str:
         return (

@@ -17,7 +17,7 @@ from baklava.experiment.settings import SummaryConfig
 from baklava.report.data.curves import MEAN, Curves, list_curves
 from baklava.report.data.looks import assign_looks, list_methods
 from baklava.report.data.measured import list_quantities
-from baklava.report.data.units import choose_unit
+from baklava.system.units import choose_unit
 
 HALF = {"allocator": "uniform", "ratio": 0.5}
 

@@ -41,15 +41,15 @@ def test_rows_hold_the_means_over_tasks(layout, printed):
     lines = printed().splitlines()
     headline = Headline.load(layout.headline)
     header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["model", "ratio"])
-    assert lines[header].split() == ["model", "ratio", "full", "uniform", "baklava", "KV", "MB"]
+    assert lines[header].split() == ["model", "ratio", "full", "uniform", "baklava", "KV", "MiB"]
     rows = [line.split() for line in lines[header + 1 :] if re.search(r"\d\.\d{3}", line)]
     assert len(rows) == len(MODELS) * 6
     for block, (model, figures) in zip((rows[:6], rows[6:]), headline.models.items(), strict=True):
-        assert block[0] == [model, "0", f"{figures.full:.3f}", f"{figures.kv_bytes_full / 1e6:.2f}"]
+        assert block[0] == [model, "0", f"{figures.full:.3f}", f"{figures.kv_bytes_full / 2**20:.2f}"]
         baklava, uniform = figures.methods
         for row, u, b in zip(block[1:], uniform.ratios, baklava.ratios, strict=True):
             assert row[:2] == [f"{b.ratio:g}", f"{figures.full:.3f}"]
-            assert row[2:] == [f"{u.score:.3f}", f"{b.score:.3f}", f"{b.kv_bytes / 1e6:.2f}"]
+            assert row[2:] == [f"{u.score:.3f}", f"{b.score:.3f}", f"{b.kv_bytes / 2**20:.2f}"]
 
 
 def test_the_chosen_estimators_and_the_lossless_ratios_are_named(layout, printed):
@@ -123,7 +123,7 @@ def test_markdown_and_latex_hold_the_same_numbers(printed):
     expected = numbers(printed().split("Lossless up to")[0].splitlines())
     assert numbers(markdown) == numbers(latex) == expected
     assert len(expected) == 12
-    assert markdown[0] == "| model | ratio | full | uniform | baklava | KV MB |"
+    assert markdown[0] == "| model | ratio | full | uniform | baklava | KV MiB |"
     assert markdown[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert latex[:2] == [r"\begin{tabular}{lrrrrr}", r"\toprule"]
     assert all(line.endswith(r" \\") for line in latex if "&" in line)

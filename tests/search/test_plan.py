@@ -12,8 +12,10 @@ from baklava.budgets import Budgets
 from baklava.cli import main
 from baklava.errors import UserError
 from baklava.experiment.compose import compose
+from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.importance.profile import Profile
+from baklava.search.trace import Cost
 
 CAP = ["model=tiny-llama", "plan.gpu_memory=72MiB", "plan.reserve=1MiB", "plan.context=2048", "plan.batch=4"]
 
@@ -44,7 +46,7 @@ def write_profile(folder: Path) -> None:
 
 def test_the_parts_and_the_ratio_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = planned(capsys)
-    for part in ("weights", "reserve", "reading a context", "kept whole", "KV caches"):
+    for part in ("weights", "plan.reserve", "reading a context", "kept whole", "KV caches"):
         assert f"  {part} " in shown
     assert 0.5 < ratio_of(shown) < 0.95
 
@@ -58,13 +60,43 @@ def test_more_context_needs_a_higher_ratio_and_more_memory_a_lower_one(capsys: p
 
 def test_what_does_not_fit_is_one_line_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     error = complaint(capsys, "plan.gpu_memory=12MiB")
-    assert "tiny-llama does not fit: of 12.00 MiB" in error
-    assert "lower plan.context or plan.batch, or raise plan.gpu_memory" in error
+    assert "tiny-llama does not fit: 4 x 2048 tokens at plan.largest_ratio=0.95 take " in error
+    assert " more than 12.00 MiB (weights " in error
+    assert "plan.reserve 1.00 MiB" in error
+    assert "lower plan.context, plan.batch or plan.reserve, or raise plan.gpu_memory" in error
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_is_missing_is_just_enough(capsys: pytest.CaptureFixture[str], batch: int) -> None:
+    """The message takes the cheaper way of reading: with what it asks for the plan fits, with less it does not."""
+    override = f"plan.batch={batch}"
+    error = complaint(capsys, "plan.gpu_memory=12MiB", override)
+    missing = float(re.search(r"take ([\d.]+) MiB more", error)[1])  # type: ignore[index]
+    assert ratio_of(planned(capsys, f"plan.gpu_memory={12 + missing + 0.1}MiB", override)) <= 0.95
+    complaint(capsys, f"plan.gpu_memory={12 + missing - 0.1}MiB", override)
+
+
+class TestContext:
+    def test_it_cannot_be_longer_than_the_models_positions(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The tiny models have 4,096 positions; 256 of them are for new tokens."""
+        error = complaint(capsys, "plan.context=4k")
+        assert "plan.context: 4096 tokens and 256 new ones (plan.new_tokens) are more than the 4096 positions" in error
+        assert "set plan.context to 3840 or less" in error
+        assert "lower plan.new_tokens" in complaint(capsys, "plan.new_tokens=4096")
+
+    def test_it_is_as_long_as_the_model_can_take_by_default(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "tiny-llama: 4 x 3840 tokens in 1.00 GiB" in planned(capsys, "plan.context=null", "plan.gpu_memory=1GiB")
+
+    def test_thousands_can_be_written_short(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "tiny-llama: 4 x 3072 tokens" in planned(capsys, "plan.context=3k", "plan.gpu_memory=1GiB")
+        assert "plan.context: expected a number of tokens such as 32768 or 32k, got 'long'" in complaint(
+            capsys, "plan.context=long"
+        )
 
 
 def test_a_ratio_above_the_largest_allowed_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     ratio = ratio_of(planned(capsys))
-    assert "at the largest ratio, 0.5" in complaint(capsys, "plan.largest_ratio=0.5")
+    assert "at plan.largest_ratio=0.5 take" in complaint(capsys, "plan.largest_ratio=0.5")
     assert ratio_of(planned(capsys, f"plan.largest_ratio={ratio}")) == ratio
 
 
@@ -75,6 +107,48 @@ def test_budgets_are_written_from_a_profile(tmp_path: Path, capsys: pytest.Captu
     assert f"budgets: {path}" in shown
     budgets = Budgets.load(path)
     assert (budgets.ratio, budgets.allocator, budgets.shape) == (ratio_of(shown), "duo", (6, 4))
+
+
+class TestBudgetsOfTheExperiment:
+    OWN = ("allocator=[uniform,baklava]", "plan.allocator=baklava")
+
+    def save(self, folder: Path, *ratios: float) -> ExperimentPaths:
+        paths = ExperimentPaths(folder, "default")
+        for ratio in ratios:
+            budgets = Budgets.uniform(n_layers=6, n_kv_heads=4, ratio=ratio, model="tiny-llama")
+            budgets.save(paths.budgets("tiny-llama", "baklava", "streaming_llm", ratio))
+        return paths
+
+    def test_those_at_the_next_ratio_are_used(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Nothing is searched: there is not even a profile."""
+        paths = self.save(tmp_path, 0.1, 0.9, 0.93)
+        shown = planned(capsys, f"results={tmp_path}", *self.OWN)
+        assert 0.1 < ratio_of(shown) < 0.9
+        path = paths.budgets("tiny-llama", "baklava", "streaming_llm", 0.9)
+        assert f"budgets: {path} (at ratio 0.9, the next at which" in shown
+        assert f"add {ratio_of(shown):g} to `ratios` for its own)" in shown
+
+    def test_those_beyond_the_largest_ratio_are_not(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.save(tmp_path, 0.1, 0.97)
+        assert "no profile to make budgets from" in complaint(capsys, f"results={tmp_path}", *self.OWN)
+
+    def test_a_search_says_what_it_does_and_how_long_the_experiments_took(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        searched: list[AllocateJob] = []
+        monkeypatch.setattr("baklava.search.run.allocate", searched.append)
+        paths = self.save(tmp_path, 0.1, 0.2)
+        write_profile(tmp_path)
+        shown = planned(capsys, f"results={tmp_path}", *self.OWN)
+        assert f"or above: searching some, on the prompts of {paths.prompts('tiny-llama')}: up to 64 mappings" in shown
+        cost = paths.search_cost("tiny-llama", "baklava", "streaming_llm")
+        Cost(seconds=600, prefill_seconds=1, n_prompts=8, n_trials=64, n_replays=99, n_refined=2).save(cost)
+        before = cost.read_bytes()
+        assert "about 5 min, by the search of the experiment's other ratios" in planned(
+            capsys, f"results={tmp_path}", *self.OWN
+        )
+        assert cost.read_bytes() == before
+        assert {job.cost.parent for job in searched} == {job.trace.parent for job in searched}
 
 
 class TestMistakes:
@@ -90,7 +164,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("override", "expected"),
         [
-            ("plan.gpu_memory=lots", "plan.gpu_memory: expected a size such as 24GiB or 800MB, got 'lots'"),
+            ("plan.gpu_memory=lots", "plan.gpu_memory: expected a size such as 24GiB or 800MiB, got 'lots'"),
             ("plan.gpu_memory=24", "plan.gpu_memory: Input should be greater than or equal to 1048576"),
             ("plan.reserve=-1GiB", "plan.reserve: expected a size such as 24GiB"),
             ("plan.context=0", "plan.context"),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from baklava.evaluation.record_schema import FULL
 from baklava.report.data.looks import Method, uniform_first
-from baklava.report.data.units import choose_unit
+from baklava.system.units import choose_unit
 
 SECONDS = {"prefill_seconds": "prefill, s", "first_token_seconds": "time to first token, s"}
 SPEED = {"tokens_per_second": "decoding, tokens/s"}

@@ -10,9 +10,9 @@ from baklava.analysis.bootstrap import Interval
 from baklava.analysis.headline import Headline
 from baklava.report.data.curves import CurvePoint, Curves, score_range
 from baklava.report.data.looks import MAX_UNCROWDED, assign_looks, list_methods
-from baklava.report.data.units import choose_unit
 from baklava.report.page.lines import draw_band, draw_full_cache_line, draw_method_line
 from baklava.report.page.view import escape
+from baklava.system.units import choose_unit
 
 
 def draw_curves(

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from baklava.report.page.view import PageView, view_to_json
+from baklava.system.units import choose_unit
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -48,9 +49,15 @@ def _policy(*scripts: Markup) -> str:
 
 
 def _data(views: list[PageView], cells: pd.DataFrame) -> dict[str, Any]:
-    """The figures, and all rows of the summary; JSON has no NaN, so NaN becomes null."""
+    """The figures, all rows of the summary, and the unit of its bytes; JSON has no NaN, so NaN becomes null."""
     rows = [
         [None if isinstance(value, float) and math.isnan(value) else value for value in row]
         for row in cells.astype(object).to_numpy().tolist()
     ]
-    return {"views": [view_to_json(view) for view in views], "columns": list(cells.columns), "rows": rows}
+    unit, size = choose_unit(float(cells["kv_bytes"].max()))
+    return {
+        "views": [view_to_json(view) for view in views],
+        "columns": list(cells.columns),
+        "rows": rows,
+        "unit": {"name": unit, "bytes": size},
+    }

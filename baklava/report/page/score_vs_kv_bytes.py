@@ -8,9 +8,9 @@ import pandas as pd
 
 from baklava.analysis.headline import Headline
 from baklava.report.data.curves import list_curves
-from baklava.report.data.units import choose_unit
 from baklava.report.page.curves import draw_curves, score_axis
 from baklava.report.page.view import Frame, PageView, make_figure
+from baklava.system.units import choose_unit
 
 
 def show_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> PageView:

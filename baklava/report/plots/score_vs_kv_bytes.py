@@ -13,9 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from baklava.analysis.headline import Headline, ModelFigures
 from baklava.report.data.curves import Curves
 from baklava.report.data.looks import INK, MAX_UNCROWDED, MUTED, Look, Method, assign_looks, list_methods
-from baklava.report.data.units import choose_unit
 from baklava.report.plots.curves import draw_curve
 from baklava.report.plots.style import FULL_CACHE, add_headings, add_method_legend, set_score_axis
+from baklava.system.units import choose_unit
 
 
 def draw_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> Figure:

@@ -82,7 +82,7 @@ const columns = [
   { name: "to full cache", key: "delta_full", text: difference("delta_full") },
   { name: "to uniform", key: "delta_uniform", text: difference("delta_uniform") },
   { name: "kept", key: "kept_fraction", text: (cell) => digits(100 * cell.kept_fraction, 1) + "%" },
-  { name: "KV MB", key: "kv_bytes", text: (cell) => digits(cell.kv_bytes / 1e6, 2) },
+  { name: `KV ${data.unit.name}`, key: "kv_bytes", text: (cell) => digits(cell.kv_bytes / data.unit.bytes, 2) },
   { name: "samples", key: "n", text: (cell) => String(cell.n) + (cell.n_failed ? ` (${cell.n_failed} failed)` : "") },
 ];
 
