@@ -16,6 +16,10 @@ from baklava.system.files import read_json, write_json
 SCHEMA = 1
 TOLERANCE = 1e-6
 
+# Contexts of at most so many tokens are kept whole unless asked otherwise. Shares are searched for long prompts, and a
+# fraction of a short one is too little to answer from; see benchmarks/short_contexts.py.
+COMPRESS_ABOVE = 256
+
 # The keys of a budgets file and the types of their values.
 TYPES: dict[str, tuple[type, ...]] = {
     "shares": (list,),

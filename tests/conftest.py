@@ -22,3 +22,9 @@ if not torch.cuda.is_available():
 def repository() -> Path:
     """The root of the repository: `Snakefile`, `conf/`, `baklava/`."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def compress_short_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts of tests are short. By default a `BudgetedCache` would keep them whole; here it compresses them all."""
+    monkeypatch.setattr("baklava.cache.compress.COMPRESS_ABOVE", 0)

@@ -28,7 +28,7 @@ EXPERIMENT = [
     "calibration.n_profile=1",
     "calibration.n_search=1",
     "evaluate.n_samples=2",
-    "evaluate.length=256",
+    "evaluate.length=320",
     "summary.n_bootstrap=100",
     "tracking=none",
 ]

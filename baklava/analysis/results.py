@@ -15,6 +15,7 @@ from baklava.experiment.paths import ratio_name
 from baklava.system.parquet import read_parquet
 
 SCHEMA = 4
+ROUNDING = 1e-3  # by which the entries that a cell keeps may miss its ratio
 
 COLUMNS = pa.schema(
     [
@@ -61,6 +62,17 @@ class BudgetKey(NamedTuple):
 def read_summary(path: Path) -> pd.DataFrame:
     """Read the summary that `baklava summarize` wrote. Raises `UserError` for a missing, broken or newer file."""
     return read_parquet(path, COLUMNS, schema=SCHEMA, what="summary", hint="`baklava summarize`").to_pandas()
+
+
+def describe_kept_whole(summary: pd.DataFrame) -> list[str]:
+    """Say for each task in which cells keep more than their ratio asks for why; no lines where none does."""
+    more = summary[summary["kept_fraction"] > 1.0 - summary["ratio"] + ROUNDING]
+    highest = more.sort_values("ratio").groupby("task", sort=False).last()
+    return [
+        f"{task}: short contexts were kept whole (evaluate.compress_above), so that at r = {row['ratio']:g} "
+        f"{100 * row['kept_fraction']:.1f}% of the entries were kept"
+        for task, row in highest.iterrows()
+    ]
 
 
 def index_budgets(paths: Iterable[Path]) -> dict[BudgetKey, Path]:

@@ -41,6 +41,10 @@ class BudgetedCache(AttendedCache):
     all batch rows, or one per row; its layers are those that see all tokens (sliding windows are small already and
     are fully kept). `eviction` is the name of a policy, a policy, or one per row. Batches are padded on the left.
 
+    A row whose context has at most `compress_above` tokens, padding not counted, keeps all of them (None:
+    `COMPRESS_ABOVE` of `baklava.budgets`; 0: every context is compressed). With `decoding` "fixed" later tokens
+    overwrite those of a short context, too.
+
     Raises `UserError` (a `ValueError`) for budgets of another shape, an unknown policy, or a model whose attention
     is not set.
     """
@@ -51,11 +55,12 @@ class BudgetedCache(AttendedCache):
         budgets: Budgets | Sequence[Budgets],
         eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
+        compress_above: int | None = None,
     ):
         decoder, text = decoder_of(config), text_config(config)
         if decoding not in get_args(Decoding):
             raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
-        settings = RowSettings.of(budgets, eviction)
+        settings = RowSettings.of(budgets, eviction, compress_above)
         settings.check_shape((len(decoder.budgeted_layers), decoder.n_kv_heads))
         layers = build_layers(decoder, lambda budget_index, i: BudgetedLayer(budget_index, i, text, settings, decoding))
         super().__init__(text, decoder, layers)
@@ -72,6 +77,7 @@ class BudgetedCache(AttendedCache):
         budgets: Budgets | Sequence[Budgets],
         eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
+        compress_above: int | None = None,
         *,
         contexts: Tensor | None = None,
         share: bool = False,
@@ -85,7 +91,7 @@ class BudgetedCache(AttendedCache):
         """
         if share and decoding != "grow":
             raise UserError(f'decoding {decoding!r} overwrites entries, which a shared context forbids; use "grow"')
-        cache = cls(config, budgets, eviction, decoding)
+        cache = cls(config, budgets, eviction, decoding, compress_above)
         n_contexts = context.n_rows
         n_rows = n_contexts if isinstance(budgets, Budgets) else len(budgets)
         if contexts is None:

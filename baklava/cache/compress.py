@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baklava.budgets import Budgets
+from baklava.budgets import COMPRESS_ABOVE, Budgets
 from baklava.cache.prefill import ContextLayer, RowGroup
 from baklava.cache.ragged_storage import RaggedEntries, before_each, slots_of
 from baklava.errors import UserError
@@ -20,20 +20,27 @@ from baklava.eviction.base import raise_protected
 
 
 class RowSettings:
-    """Budgets and eviction policy of every batch row: one for all rows, or one per row."""
+    """Budgets and eviction policy of every batch row: one for all rows, or one per row.
 
-    def __init__(self, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy]):
+    A context of at most `compress_above` tokens is kept whole.
+    """
+
+    def __init__(self, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy], compress_above: int):
         if not budgets or len(policies) not in (1, len(budgets)):
             raise UserError(
                 f"one eviction policy for all rows or one per row: got {len(policies)} for {len(budgets)} budgets"
             )
         self._budgets = budgets
         self.policies = policies
+        self._compress_above = compress_above
         self._entries: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     @classmethod
     def of(
-        cls, budgets: Budgets | Sequence[Budgets], eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy]
+        cls,
+        budgets: Budgets | Sequence[Budgets],
+        eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy],
+        compress_above: int | None,
     ) -> RowSettings:
         """Take what a user gave: one for all rows, or one per row; policies may be names."""
         per_row: list[Any] = list(budgets) if isinstance(budgets, list | tuple) else [budgets]
@@ -43,7 +50,11 @@ class RowSettings:
         policies = [policy_named(policy) if isinstance(policy, str) else policy for policy in chosen]
         if wrong := [policy for policy in policies if not isinstance(policy, EvictionPolicy)]:
             raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {wrong[0]!r}")
-        return cls(per_row, policies)
+        if compress_above is None:
+            compress_above = COMPRESS_ABOVE
+        elif type(compress_above) is not int or compress_above < 0:
+            raise UserError(f"compress_above is a number of tokens, 0 or more, got {compress_above!r}")
+        return cls(per_row, policies, compress_above)
 
     def check_shape(self, shape: tuple[int, int]) -> None:
         """Raises `UserError` for budgets of another shape than (layers that see all tokens, KV heads)."""
@@ -70,9 +81,16 @@ class RowSettings:
         for row, length in enumerate(lengths):
             index = row * len(self._budgets) // len(lengths)
             if (index, length) not in self._entries:  # all layers ask for the same
-                self._entries[index, length] = self._budgets[index].entries(length)
+                self._entries[index, length] = self._budgets_of(index, length).entries(length)
             rows.append(self._entries[index, length][budget_index])
         return torch.from_numpy(np.stack(rows))
+
+    def _budgets_of(self, index: int, length: int) -> Budgets:
+        """The budgets for a context of `length` tokens; a short one is kept whole."""
+        budgets = self._budgets[index]
+        if length > self._compress_above:
+            return budgets
+        return Budgets.uniform(n_layers=budgets.shape[0], n_kv_heads=budgets.shape[1], ratio=0.0)
 
 
 @dataclass

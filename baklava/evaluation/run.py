@@ -90,10 +90,17 @@ class _Evaluation:
         ]
         return [spec.fingerprint(*shared) for spec in self._specs]
 
+    def _is_kept_whole(self, tokens: Tokens) -> bool:
+        """Whether every cell answers as the full cache does, since the context is short."""
+        return len(tokens.context) <= self._job.evaluate.compress_above
+
     def _make_keys(self, sample: Sample, tokens: Tokens) -> list[str]:
         """The tokens stand for all that makes them: tokenizer, chat template, its variables, the date."""
         digest = fingerprint(asdict(sample), tokens)
-        return [f"{cell}-{digest}" for cell in self._fingerprints]
+        cells = self._fingerprints
+        if self._is_kept_whole(tokens):
+            cells = cells[:1] * len(cells)  # the full cache's
+        return [f"{cell}-{digest}" for cell in cells]
 
     def _missing(self) -> Iterator[EncodedSample]:
         """Each sample with the cells in which the store holds no answer to it yet."""
@@ -112,7 +119,8 @@ class _Evaluation:
                 continue
             keys = self._make_keys(sample, tokens)
             self._keys[index] = keys
-            missing = [spec for spec, key in zip(self._specs, keys, strict=True) if key not in self.store]
+            specs = self._specs[:1] if self._is_kept_whole(tokens) else self._specs
+            missing = [spec for spec, key in zip(specs, keys, strict=False) if key not in self.store]
             self.progress.update(len(keys) - len(missing))
             if missing:
                 engine = self.engine  # what is wrong with all samples is no failure of one

@@ -104,6 +104,16 @@ class ExperimentConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
+    def _check_compress_above(self) -> ExperimentConfig:
+        length, above = self.evaluate.length, self.evaluate.compress_above
+        if self.compressed_ratios and length <= above:
+            raise ValueError(
+                f"evaluate.length: contexts of at most {above} tokens are kept whole (evaluate.compress_above), so "
+                f"with {length} tokens a sample nothing would be compressed; raise it, or set evaluate.compress_above=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_claims(self) -> ExperimentConfig:
         for key in ("allocator", "yardstick"):
             name = getattr(self.claims, key)

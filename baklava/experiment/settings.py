@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from baklava.budgets import COMPRESS_ABOVE
 from baklava.experiment.chat_settings import DATE, Date
 from baklava.experiment.components import CalibrationConfig
 from baklava.experiment.fields import Bytes, FrozenModel, Name, NamedByKeys, Ratio, Tokens
@@ -80,6 +81,9 @@ class EvaluateConfig(FrozenModel):
         default=None,
         ge=1,
         description="tokens of a context that are read at a time; null: all, or fewer where memory runs out",
+    )
+    compress_above: int = Field(
+        default=COMPRESS_ABOVE, ge=0, description="tokens; contexts of at most so many are kept whole, as in the cache"
     )
     shards: int = Field(default=1, ge=1, description="jobs over which the workflow spreads the samples")
 

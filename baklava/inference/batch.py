@@ -147,12 +147,15 @@ def compress_rows(
 ) -> BatchState:
     """One row per budget, compressed from the prefilled context with the index in `contexts` (by default the first).
 
-    With `share`, KV caches that a row fully keeps are read from the prefilled cache instead of copied.
+    Short contexts are compressed like any other; who asks for rows knows by their budgets what they keep. With `share`,
+    KV caches that a row fully keeps are read from the prefilled cache instead of copied.
     """
     assert isinstance(prefilled.cache, ContextCache)
     source = torch.tensor([0] * len(budgets) if contexts is None else list(contexts))
     config = model.model.config
-    cache = BudgetedCache.from_context(config, prefilled.cache, budgets, policies, contexts=source, share=share)
+    cache = BudgetedCache.from_context(
+        config, prefilled.cache, budgets, policies, compress_above=0, contexts=source, share=share
+    )
     source = source.to(model.device)
     mask = None if prefilled.mask is None else prefilled.mask[source]
     return BatchState(cache, prefilled.lengths[source], mask, prefilled.rotated_for)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from baklava.analysis.headline import Headline, ModelFigures, RatioFigures
-from baklava.analysis.results import read_summary
+from baklava.analysis.results import describe_kept_whole, read_summary
 from baklava.analysis.verdict import describe_rule
 from baklava.budgets import Budgets
 from baklava.errors import UserError
@@ -43,7 +43,13 @@ def print_table(overrides: Sequence[str], form: Form = "text") -> None:
     console = Console(highlight=False)
     console.print(Text(f"{config.name}: mean score over {_describe_tasks(paths)}", style="bold"))
     console.print(grid.terminal())
-    for line in (*lossless_lines(headline), *estimator_lines(headline, paths), "", *_address_lines(paths, overrides)):
+    for line in (
+        *describe_kept_whole(read_summary(paths.summary_parquet)),
+        *lossless_lines(headline),
+        *estimator_lines(headline, paths),
+        "",
+        *_address_lines(paths, overrides),
+    ):
         console.print(Text(line), soft_wrap=True)
 
 

@@ -35,7 +35,7 @@ config = LlamaConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=2, 
                      num_key_value_heads=2, vocab_size=99)
 model = LlamaForCausalLM(config).eval()
 model.set_attn_implementation("baklava")
-cache = BudgetedCache(model.config, Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5), "snapkv")
+cache = BudgetedCache(model.config, Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5), "snapkv", compress_above=0)
 model.generate(torch.arange(3, 43)[None], past_key_values=cache, max_new_tokens=3, do_sample=False)
 print(cache.kept_entries().flatten().tolist())
 print([name for name in ("hydra", "mlflow", "omegaconf", "optuna", "snakemake") if name in sys.modules])

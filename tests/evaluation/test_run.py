@@ -31,6 +31,7 @@ from baklava.experiment.settings import SummaryConfig
 from baklava.models import reference_model_path
 
 LENGTH = 400
+TEXTS = {"n_samples": 3, "length": 160, "compress_above": 0}
 
 
 def job(folder: Path, ratios: tuple[float, ...] = (0.5,), **changed: Any) -> EvaluateJob:
@@ -100,6 +101,28 @@ def test_a_second_run_computes_nothing_and_loads_no_model(tmp_path: Path, monkey
     monkeypatch.setattr("baklava.evaluation.run.load_model", None)
     computed, second = run(job(tmp_path), monkeypatch)
     assert (computed, second) == ([], first)
+
+
+def test_short_contexts_are_answered_once_by_the_full_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed, before = run(job(tmp_path, (0.5, 0.8)), monkeypatch)
+    assert len(compressed) == 9
+    length = sorted(row["context_tokens"] for row in before)[3]  # one sample is not longer, or all are alike
+    short = {row["sample"] for row in before if row["context_tokens"] <= length}
+    settings = {"n_samples": 3, "length": LENGTH, "compress_above": length}
+    computed, records = run(job(tmp_path, (0.5, 0.8), evaluate=settings), monkeypatch)
+    assert computed == []  # the full cache's answers are there
+    of_full = {row["sample"]: row for row in before if row["allocator"] == "full"}
+    assert [(row["sample"], row["ratio"]) for row in records] == [(row["sample"], row["ratio"]) for row in before]
+    for row, was in zip(records, before, strict=True):
+        if row["sample"] not in short:
+            assert row == was
+        else:
+            expected = of_full[row["sample"]]
+            assert {name for name in row if row[name] != expected[name]} <= {"allocator", "eviction", "ratio"}
+            assert row["kept_entries"] == row["total_entries"] and row["kv_bytes"] == row["kv_bytes_full"]
+    computed, again = run(job(tmp_path / "new", (0.5, 0.8), evaluate=settings), monkeypatch)
+    assert sorted(computed) == sorted((i, label) for i, label in compressed if i not in short or label == "full")
+    assert again == records
 
 
 def test_a_new_ratio_or_sample_computes_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +317,7 @@ def test_a_sample_too_long_for_the_positions_of_the_model_has_failed(
 
 def text_job(folder: Path, **changed: Any) -> EvaluateJob:
     task = {"name": "continuation_standin", "family": "continuation", "data": "standin", "max_new_tokens": 24}
-    return job(folder, **{"task": task, "evaluate": {"n_samples": 3, "length": 160}, **changed})
+    return job(folder, **{"task": task, "evaluate": TEXTS, **changed})
 
 
 def test_continuations_have_losses_and_the_summary_their_perplexity(tmp_path: Path) -> None:
@@ -313,7 +336,7 @@ def test_continuations_have_losses_and_the_summary_their_perplexity(tmp_path: Pa
 def test_the_loss_of_a_continuation_does_not_depend_on_the_batch_and_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"n_samples": 3, "length": 160, "batch_rows": 1}
+    settings = {**TEXTS, "batch_rows": 1}
     _, alone = run(text_job(tmp_path / "alone", evaluate=settings), monkeypatch)
     computed, together = run(text_job(tmp_path / "all"), monkeypatch)
     assert len(computed) == 6

@@ -180,6 +180,11 @@ MISTAKES = [
     ("evaluate.n_samples=many", "evaluate.n_samples", "'many'"),
     ("evaluate.n_samples=2.5", "evaluate.n_samples", "2.5"),
     ("evaluate.length=10", "evaluate.length", "10"),
+    (
+        "evaluate.length=256",
+        "evaluate.length",
+        "nothing would be compressed; raise it, or set evaluate.compress_above=0",
+    ),
     ("evaluate.protocol=oracle", "evaluate.protocol", "'oracle'"),
     ("evaluate=null", "evaluate", "None"),
     ("calibration.n_profile=0", "calibration.n_profile", "0"),
@@ -310,6 +315,17 @@ class TestMistakes:
 
 
 class TestSchema:
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            ["evaluate.length=257"],
+            ["evaluate.length=64", "evaluate.compress_above=0"],
+            ["evaluate.length=64", "ratios=[0]"],
+        ],
+    )
+    def test_contexts_may_be_short_where_some_are_compressed_or_none_is_to_be(self, overrides: list[str]) -> None:
+        assert compose(overrides).evaluate.length in (64, 257)
+
     def test_ratios_are_sorted(self) -> None:
         assert compose(["ratios=[0.9,0,0.3]"]).ratios == (0.0, 0.3, 0.9)
 

@@ -6,6 +6,7 @@ import pytest
 from synthetic_results import EVICTION, MODELS, write_budgets, write_experiment
 
 from baklava.analysis.headline import Headline
+from baklava.analysis.results import read_summary
 from baklava.analysis.summary import summarize
 from baklava.budgets import Budgets
 from baklava.errors import UserError
@@ -75,6 +76,20 @@ def test_the_chosen_estimators_and_the_lossless_ratios_are_named(layout, printed
         verdicts = f"baklava / {EVICTION} r = 0.5; uniform / {EVICTION} no tested ratio ({uniform.explain_none()})"
         assert baklava.largest_lossless_ratio == 0.5
         assert f"  {model}: {verdicts}\n" in text
+
+
+def test_short_contexts_that_were_kept_whole_are_named(printed, monkeypatch):
+    assert "kept whole" not in printed()
+
+    def read_short(path):
+        summary = read_summary(path)
+        summary.loc[summary["task"] == "vt", "kept_fraction"] = 1.0
+        return summary
+
+    monkeypatch.setattr("baklava.report.table.read_summary", read_short)
+    assert (
+        printed().count("vt: short contexts were kept whole (evaluate.compress_above), so that at r = 0.9 100.0%") == 1
+    )
 
 
 def test_it_says_where_everything_is(layout, printed):

@@ -76,9 +76,11 @@ def check_logits(model: PreTrainedModel, decoder: Decoder) -> None:
     reference = masked_logits(model, decoder, ids, evicted=slice(SINKS, N_CONTEXT - half + SINKS))
     model.set_attn_implementation("baklava")
     torch.testing.assert_close(
-        logits_of(model, BudgetedCache(model.config, budgets_of(decoder, 0.0)), ids), plain, **TOLERANCE
+        logits_of(model, BudgetedCache(model.config, budgets_of(decoder, 0.0), compress_above=0), ids),
+        plain,
+        **TOLERANCE,
     )
-    cache = BudgetedCache(model.config, budgets_of(decoder, 0.5))
+    cache = BudgetedCache(model.config, budgets_of(decoder, 0.5), compress_above=0)
     found = logits_of(model, cache, ids)
     assert (cache.kept_entries() == half).all()
     assert cache.kept_entries().shape == (len(decoder.budgeted_layers), 1, decoder.n_kv_heads)
@@ -134,13 +136,15 @@ def check_prefill_in_chunks(model: PreTrainedModel, decoder: Decoder) -> None:
     ids, n_padding = tokens(rows=2), 5
     mask, budgets = torch.ones_like(ids), budgets_of(decoder, 0.5)
     mask[1, :n_padding] = 0
-    together = BudgetedCache(model.config, budgets)
+    together = BudgetedCache(model.config, budgets, compress_above=0)
     together.prefill(model, ids[:, :N_CONTEXT], mask[:, :N_CONTEXT], chunk=7)
     positions = (mask.cumsum(-1) - 1)[:, N_CONTEXT:].contiguous()
     settings = {"attention_mask": mask, "position_ids": positions, "use_cache": True, "logits_to_keep": LENGTH}
     logits = model(ids[:, N_CONTEXT:], past_key_values=together, **settings).logits
     for row, start in enumerate((0, n_padding)):
-        alone = logits_of(model, BudgetedCache(model.config, budgets), ids[row : row + 1], start=start)
+        alone = logits_of(
+            model, BudgetedCache(model.config, budgets, compress_above=0), ids[row : row + 1], start=start
+        )
         torch.testing.assert_close(logits[row], alone[0, N_CONTEXT - start :], **TOLERANCE)
 
 

@@ -281,6 +281,14 @@ def test_an_experiment_that_compresses_nothing_has_a_page(tmp_path):
     assert lines(page.frames("score-vs-ratio")["tiny-llama", "vt"]) == {}
 
 
+def test_short_contexts_that_were_kept_whole_are_named(tmp_path):
+    full = cell_records([1.0, 1.0])
+    total = full["total_entries"][0]
+    half_short = cell_records([1.0, 0.0], allocator="uniform", ratio=0.9, kept_entries=[total, total // 10])
+    page = page_of(tmp_path, pd.concat([full, half_short]))
+    assert "vt: short contexts were kept whole (evaluate.compress_above), so that at r = 0.9 55.0% of" in page.text
+
+
 def test_a_method_that_keeps_nothing_leaves_the_axis_of_memory_finite(tmp_path):
     nothing = cell_records([1.0], allocator="uniform", ratio=0.5, kept_entries=0, kv_bytes=0)
     page = page_of(tmp_path, pd.concat([cell_records([1.0]), nothing]))
