@@ -56,7 +56,7 @@ ui: env ## compare all runs in MLflow, in the browser
 	@test -f results/mlflow.db || { echo "error: no results/mlflow.db yet; run \`make demo\` first" >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
 	@$(BIN)/python -m baklava.tracking.moved results
-	@sed -nE 's!^ "(view|curves)": "(#.*)".*!  http://127.0.0.1:$(PORT)/\2!p' results/*/tracked.json 2>/dev/null || true
+	@$(BIN)/python -m baklava.tracking.links results http://127.0.0.1:$(PORT)
 	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///results/mlflow.db
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_SETTINGS = "Hydra overrides of conf/config.yaml; or a results folder alone, e.g. results/demo"
 # Exit status where some of the work failed and the rest was done.
 PARTLY_FAILED = 3
 
 
 def _run_stage(name: str, overrides: Sequence[str], job_json: str | None, changes: Mapping[str, object]) -> int:
     """Run a stage's jobs, with changes to their fields; returns how many samples failed without ending a job."""
-    from baklava.experiment.compose import check, compose
+    from baklava.experiment.compose import check
+    from baklava.experiment.from_folder import experiment_of
     from baklava.experiment.ownership import claim_results, describe_replaced
     from baklava.experiment.paths import ExperimentPaths
     from baklava.preflight import check_ready
@@ -36,7 +38,7 @@ def _run_stage(name: str, overrides: Sequence[str], job_json: str | None, change
             raise UserError(f"--job: a job is complete, so it takes no override such as {overrides[0]!r}")
         jobs = [check(job_class, _parsed(job_json), source="--job")]
     else:
-        config = compose(overrides)
+        config, overrides = experiment_of(overrides)
         check_ready(config, overrides, models=job_class.loads_model())
         if replaced := describe_replaced(config):
             print(f"baklava {name}: {replaced}", file=sys.stderr, flush=True)
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_stages(commands: _Commands) -> None:
     for name, stage in STAGES.items():
         command = commands.add_parser(name, help=stage.summary, description=stage.summary.capitalize() + ".")
-        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of conf/config.yaml")
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS)
         command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
         if name == "track":
             command.add_argument("--rebuild", action="store_true", help="make all runs again, not only what changed")
@@ -117,9 +119,22 @@ def _add_other_commands(commands: _Commands) -> None:
     plan.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; see `plan` in config.yaml")
     plan.set_defaults(run=lambda options: load("baklava.search.plan:plan")(options.overrides))
     table = commands.add_parser("table", help="print the results of an experiment", description="Print the results.")
-    table.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    table.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS)
     table.add_argument("--format", choices=("text", "markdown", "latex"), default="text", help="default: text")
     table.set_defaults(run=lambda options: load("baklava.report.table:print_table")(options.overrides, options.format))
+    new = commands.add_parser(
+        "new",
+        help="keep an experiment's settings in a file",
+        description="Write settings to conf/experiment/NAME.yaml, for `experiment=NAME` from then on: "
+        "`baklava new mine model=my-model evaluate.length=8k`.",
+    )
+    new.add_argument("name", metavar="NAME", help="of the experiment, its file and its results folder")
+    new.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="its settings; experiment=OTHER begins with those"
+    )
+    new.set_defaults(
+        run=lambda options: load("baklava.experiment.new:write_experiment")(options.name, options.overrides)
+    )
     score = commands.add_parser(
         "score",
         help="score predictions made elsewhere",

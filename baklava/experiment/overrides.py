@@ -134,6 +134,12 @@ def _text(value: str) -> str:
     return value if isinstance(_parsed(value), str) else quoted(value.strip())
 
 
+def parsed_value(value: str) -> Any:
+    """What a value means: what Hydra reads in it, else the text itself."""
+    parsed = _parsed(value)
+    return value.strip() if parsed is Ellipsis else parsed
+
+
 def _parsed(value: str) -> Any:
     """What Hydra reads in a value; the ellipsis where it cannot read it, or reads several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

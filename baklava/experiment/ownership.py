@@ -34,7 +34,7 @@ def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
     _check_writable(paths.root)
     if not paths.experiment_json.exists():
         return
-    written = read_json(paths.experiment_json, schema=SCHEMA, what="experiment")
+    written = read_written(paths.experiment_json)
     ours, theirs = chosen(overrides, "experiment"), written.get("experiment")
     if ours == theirs:
         return
@@ -49,9 +49,18 @@ def check_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
 def claim_results(config: ExperimentConfig, overrides: Sequence[str]) -> None:
     """Write which experiment the results folder belongs to, and its settings, unless the file says so already."""
     path = ExperimentPaths(config.results, config.name).experiment_json
-    values = {"experiment": chosen(overrides, "experiment"), "settings": _settings(config)}
-    if not path.exists() or read_json(path, schema=SCHEMA, what="experiment") != values:
+    values = {
+        "experiment": chosen(overrides, "experiment"),
+        "overrides": list(overrides),
+        "settings": _settings(config),
+    }
+    if not path.exists() or read_written(path) != values:
         write_json(path, values, schema=SCHEMA)
+
+
+def read_written(path: Path) -> dict[str, Any]:
+    """What the last run wrote: the experiment, its overrides, its settings. Raises `UserError` for a broken file."""
+    return read_json(path, schema=SCHEMA, what="experiment")
 
 
 def describe_replaced(config: ExperimentConfig) -> str | None:
@@ -59,7 +68,7 @@ def describe_replaced(config: ExperimentConfig) -> str | None:
     paths = ExperimentPaths(config.results, config.name)
     if not (paths.experiment_json.exists() and paths.summary_parquet.exists()):
         return None
-    there = read_json(paths.experiment_json, schema=SCHEMA, what="experiment").get("settings")
+    there = read_written(paths.experiment_json).get("settings")
     changed = [
         f"{key} = {_short(old)}, now {_short(new)}"
         for key, old, new in _differences(there, _settings(config))

@@ -16,8 +16,9 @@ from baklava.analysis.results import describe_kept_whole, read_summary
 from baklava.analysis.verdict import describe_rule
 from baklava.budgets import Budgets
 from baklava.errors import UserError
-from baklava.experiment.compose import compose
+from baklava.experiment.from_folder import experiment_of
 from baklava.experiment.overrides import chosen, joined
+from baklava.experiment.ownership import read_written
 from baklava.experiment.paths import ExperimentPaths
 from baklava.report.data.budgets import find_choice
 from baklava.report.data.looks import list_methods
@@ -30,11 +31,15 @@ Form = Literal["text", "markdown", "latex"]
 def print_table(overrides: Sequence[str], form: Form = "text") -> None:
     """Print the scores, what the search chose and where the files are; as Markdown or LaTeX the scores alone.
 
+    `overrides` are settings, or a results folder alone.
+
     Raises `UserError`, naming the command that makes them, where there are no results.
     """
-    config = compose(overrides)
+    config, overrides = experiment_of(overrides)
     paths = ExperimentPaths(config.results, config.name)
     _check_results(paths, overrides)
+    if paths.experiment_json.is_file():  # with the settings that made the results, whatever names them here
+        overrides = read_written(paths.experiment_json).get("overrides", overrides)
     headline = Headline.load(paths.headline)
     grid = tabulate_scores(headline)
     if form != "text":

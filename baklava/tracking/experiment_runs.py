@@ -1,4 +1,4 @@
-"""Makes the runs of an experiment from its files: one per model and one per cell."""
+"""Makes the runs of an experiment from its files: one per model, and below it one per method and one per cell."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from baklava.experiment.jobs import TrackJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.tracking.answers import Answers
 from baklava.tracking.cell_run import make_cell_run
+from baklava.tracking.method_run import make_method_run
 from baklava.tracking.model_run import find_usage_files, make_model_run, select_figures
 from baklava.tracking.run_spec import RunSpec
 
@@ -42,21 +43,15 @@ class ExperimentRuns:
         self._summary = read_summary(job.summary).merge(times, how="left", on=list(Cell._fields))
         self.measured = bool(self._measured)
         self.models = sorted(self._headline.models)
-        self.methods = sorted(
-            {
-                (method.allocator, method.eviction)
-                for figures in self._headline.models.values()
-                for method in figures.methods
-            }
-        )
+        self.n_methods = sum(len(figures.methods) for figures in self._headline.models.values())
         self.tasks = sorted(set(self._summary["task"]))
         self.n_cells = len(self._summary)
 
     def __len__(self) -> int:
-        return len(self.models) + self.n_cells
+        return len(self.models) + self.n_methods + self.n_cells
 
     def __iter__(self) -> Iterator[RunSpec]:
-        """Make the run of each model, followed by those of its cells."""
+        """Make the run of each model, followed by those of its methods and of its cells."""
         job = self._job
         usage = find_usage_files(ExperimentPaths(job.results, job.experiment).root)
         for model in self.models:
@@ -74,6 +69,16 @@ class ExperimentRuns:
                 usage=usage.get(model, {}),
             )
             yield parent
+            for method in self._headline.models[model].methods:
+                yield make_method_run(
+                    job.experiment,
+                    model,
+                    method,
+                    self._headline,
+                    parent=parent.key,
+                    cells=cells,
+                    measured=self._measured,
+                )
             yield from self._cell_runs(cells, parent.key)
 
     def _cell_runs(self, cells: pd.DataFrame, parent: str) -> Iterator[RunSpec]:

@@ -1,4 +1,4 @@
-"""Makes the run of one model: its curves over the ratio, the usage of its jobs, its profile and its figures."""
+"""Makes the run of one model: the usage of its jobs, its profile and its figures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from baklava.analysis.headline import Headline, ModelFigures
+from baklava.analysis.headline import Headline
 from baklava.errors import UserError
 from baklava.evaluation.record_schema import FULL
 from baklava.experiment.jobs import VALIDATION, TrackJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.system.usage import SUFFIX, read_usage
-from baklava.tracking.cell_run import name_method
 from baklava.tracking.run_spec import Dataset, MetricPoint, RunSpec, make_key
 
 STAGE = "summarize"
@@ -37,13 +36,6 @@ def make_model_run(
     """Make the run of a model; `cells` are its rows of the summary, `usage` the usage files of its jobs by name."""
     model_figures, profile = headline.models[model], job.profiles[model]
     profile_params, calibration = _read_profile_header(job, model, profile)
-    methods = {name_method(method.allocator, method.eviction): method for method in model_figures.methods}
-    verdicts = {f"lossless_up_to/{name}": headline.describe_lossless(model, method) for name, method in methods.items()}
-    lossless = {
-        f"largest_lossless_ratio/{name}": method.largest_lossless_ratio
-        for name, method in methods.items()
-        if method.largest_lossless_ratio is not None
-    }
     scores = {f"score_full/{row['task']}": row["score"] for _, row in cells[cells["allocator"] == FULL].iterrows()}
     return RunSpec(
         key=make_key("model", model),
@@ -54,10 +46,9 @@ def make_model_run(
             "model": model,
             **profile_params,
             **{name: str(getattr(headline, name)) for name in ("margin", "confidence", "n_bootstrap")},
-            **verdicts,
         },
-        metrics={"score_full": model_figures.full, "kv_bytes_full": model_figures.kv_bytes_full, **scores, **lossless},
-        curves={**_mean_curves(model_figures), **_task_curves(cells), **_usage_curves(usage)},
+        metrics={"score_full": model_figures.full, "kv_bytes_full": model_figures.kv_bytes_full, **scores},
+        curves=_usage_curves(usage),
         datasets=(calibration,),
         artifacts=(
             ("", job.headline),
@@ -98,42 +89,6 @@ def find_usage_files(root: Path) -> dict[str, dict[str, Path]]:
             model, *rest = path.relative_to(root / stage).as_posix().removesuffix(SUFFIX).split("/")
             files[model][".".join((stage, *rest))] = path
     return dict(files)
-
-
-def to_step(ratio: float) -> int:
-    """Convert a ratio to a step, an integer: percent of the entries removed."""
-    return round(100 * ratio)
-
-
-def _mean_curves(figures: ModelFigures) -> dict[str, tuple[MetricPoint, ...]]:
-    """Curves per method, from the full cache on: the mean over the tasks with its interval, and the KV bytes."""
-    curves = {}
-    for method in figures.methods:
-        method_name = name_method(method.allocator, method.eviction)
-        columns = {
-            "score": (figures.full, [at_ratio.score for at_ratio in method.ratios]),
-            "score_low": (figures.full_low, [at_ratio.ci_low for at_ratio in method.ratios]),
-            "score_high": (figures.full_high, [at_ratio.ci_high for at_ratio in method.ratios]),
-            "kv_bytes": (figures.kv_bytes_full, [at_ratio.kv_bytes for at_ratio in method.ratios]),
-        }
-        steps = [0, *(to_step(at_ratio.ratio) for at_ratio in method.ratios)]
-        for name, (full, values) in columns.items():
-            curves[f"{name}/{method_name}"] = tuple(map(MetricPoint, steps, [full, *values]))
-    return curves
-
-
-def _task_curves(cells: pd.DataFrame) -> dict[str, tuple[MetricPoint, ...]]:
-    """A curve of the score per task and method."""
-    curves = {}
-    for task, rows in cells.groupby("task"):
-        full = rows[rows["allocator"] == FULL]
-        for (allocator, eviction), compressed in rows[rows["allocator"] != FULL].groupby(["allocator", "eviction"]):
-            points = pd.concat([full, compressed]).sort_values("ratio")
-            curves[f"score.{task}/{name_method(str(allocator), str(eviction))}"] = tuple(
-                MetricPoint(to_step(ratio), score)
-                for ratio, score in zip(points["ratio"], points["score"], strict=True)
-            )
-    return curves
 
 
 def _usage_curves(files: Mapping[str, Path]) -> dict[str, tuple[MetricPoint, ...]]:

@@ -17,6 +17,7 @@ from baklava.experiment.settings import SummaryConfig
 from baklava.report.data.curves import MEAN, Curves, list_curves
 from baklava.report.data.looks import assign_looks, list_methods
 from baklava.report.data.measured import list_quantities
+from baklava.report.data.ticks import format_tick, log_ticks
 from baklava.system.units import choose_unit
 
 HALF = {"allocator": "uniform", "ratio": 0.5}
@@ -83,3 +84,18 @@ def test_methods_are_told_apart():
     assert len({(look.colour, look.dashes) for look in looks.values()}) == len(methods)
     assert looks["measured", "snapkv"].label == "measured / snapkv"
     assert assign_looks([("uniform", "snapkv"), ("baklava", "snapkv")])["baklava", "snapkv"].label == "baklava"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.4, 7, [0.5, 1, 2, 5]),
+        (0.1, 2000, [0.1, 1, 10, 100, 1000]),
+        (2.605, 2.65, [2.61, 2.62, 2.63, 2.64, 2.65]),
+        (1.9, 3.1, [2, 2.2, 2.4, 2.6, 2.8, 3]),
+        (3, 3, [3]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_round_numbers_however_narrow_it_is(low, high, ticks):
+    assert log_ticks(low, high) == ticks
+    assert [float(format_tick(tick)) for tick in ticks] == ticks

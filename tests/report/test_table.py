@@ -12,6 +12,7 @@ from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.experiment.compose import compose
 from baklava.experiment.jobs import SummarizeJob
+from baklava.experiment.ownership import claim_results
 from baklava.experiment.paths import ExperimentPaths
 from baklava.report.table import print_table
 from baklava.report.text_table import _escape
@@ -106,6 +107,21 @@ def test_the_plain_experiment_has_a_make_target(layout, repository, monkeypatch,
     monkeypatch.chdir(tmp_path)
     print_table(["experiment=demo"])
     assert "make report EXPERIMENT=demo\n" in capsys.readouterr().out
+
+
+def test_a_folder_is_enough_and_the_commands_are_those_that_made_it(layout, repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    made = ["experiment=demo", f"results={layout.results}", "evaluate.seed=0"]
+    claim_results(compose(made), made)
+    try:
+        print_table([str(layout.root)])
+        from_folder = capsys.readouterr().out
+        print_table(["name=demo", f"results={layout.results}"])
+    finally:
+        layout.experiment_json.unlink()
+    assert capsys.readouterr().out == from_folder
+    assert "demo: mean score over" in from_folder
+    assert f'--config experiment=demo overrides="results={layout.results} evaluate.seed=0" --report' in from_folder
 
 
 def test_missing_results_come_with_the_command_that_makes_them(tmp_path, repository, monkeypatch):

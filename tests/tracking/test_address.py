@@ -32,7 +32,7 @@ def test_the_variable_leads_to_another_store(layout: ExperimentPaths, tables: Pa
     assert json.loads(layout.tracked.read_text())["uri"] == uri
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("baklava/demo")
-    assert len(client.search_runs([experiment.experiment_id])) == 8
+    assert len(client.search_runs([experiment.experiment_id])) == 12
     with pytest.raises(AttributeError):  # no such experiment in the results folder
         runs_in(layout)
 

@@ -30,8 +30,8 @@ def test_eight_at_once_lose_nothing_and_double_nothing(tmp_path: Path):
     for layout in layouts:
         runs = runs_in(layout)
         names = [run.info.run_name for run in runs]
-        assert len(names) == 8
-        assert len(set(names)) == 5  # three cells of the same name per model, and the models
+        assert len(names) == 12
+        assert len(set(names)) == 9  # three cells of the same name per model, the models, and their methods
         assert {run.info.status for run in runs} == {"FINISHED"}
         assert {run.data.tags["experiment"] for run in runs} == {layout.experiment}
         figures = layout.results / "mlartifacts" / layout.experiment

@@ -7,13 +7,9 @@ from typing import Any
 
 import pytest
 from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH
-from tracked_experiment import client_of
+from tracked_experiment import client_of, runs_in
 
-from baklava.allocation import ALLOCATORS
-from baklava.eviction import POLICIES
-from baklava.tracking.saved_views import MAX_TAG_LENGTH, SavedView, make_views
-
-METHODS = [("baklava", "streaming_llm"), ("uniform", "streaming_llm")]
+from baklava.tracking.saved_views import MAX_TAG_LENGTH, SavedView, make_view
 
 
 def state(value: str) -> dict[str, Any]:
@@ -21,46 +17,37 @@ def state(value: str) -> dict[str, Any]:
     return json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
-def test_one_view_shows_memory_against_score_of_the_cells(tracked):
-    tags = client_of(tracked).get_experiment_by_name("baklava/demo").tags
-    saved = state(tags["mlflow.sharedViewState.trade-off"])
-    assert saved["searchFilter"] == "tags.stage = 'evaluate'"
-    first, second = saved["compareRunCharts"][:2]
-    assert (first["type"], first["xaxis"]["key"], first["yaxis"]["key"]) == ("SCATTER", "kv_bytes", "score")
-    assert second["type"] == "PARALLEL"
-    assert {"model", "allocator", "ratio"} <= set(second["selectedParams"])
-    assert second["selectedMetrics"] == ["kv_bytes", "score"]
-    assert "viewStateShareKey=trade-off" in json.loads(tracked.tracked.read_text())["view"]
+def lines(view: SavedView) -> list[tuple[str, str]]:
+    """Metric and axis of every chart."""
+    return [(chart["metricKey"], chart["selectedXAxisMetricKey"]) for chart in state(view.value)["compareRunCharts"]]
 
 
-def test_the_other_shows_the_models_scores_over_the_ratio(tracked):
+def test_the_view_shows_the_methods_as_curves(tracked):
     tags = client_of(tracked).get_experiment_by_name("baklava/demo").tags
     saved = state(tags["mlflow.sharedViewState.curves"])
-    assert saved["searchFilter"] == "tags.stage = 'summarize'"
-    lines = [chart["selectedMetricKeys"] for chart in saved["compareRunCharts"]]
-    assert lines == [
-        [f"{metric}/{method}.streaming_llm" for method in ("baklava", "uniform")]
-        for metric in ("score", "kv_bytes", "score.vt")
-    ]
-    assert "viewStateShareKey=curves" in json.loads(tracked.tracked.read_text())["curves"]
+    assert saved["searchFilter"] == "tags.stage = 'compare'"
+    assert "params.`lossless_up_to`" in saved["selectedColumns"]
+    runs = runs_in(tracked, "compare")
+    assert len(runs) == 4
+    for chart in saved["compareRunCharts"]:
+        for metric in (chart["metricKey"], chart["selectedXAxisMetricKey"]):
+            assert all(metric in run.data.metrics for run in runs if metric != "tokens_per_second")
+    assert "viewStateShareKey=curves" in json.loads(tracked.tracked.read_text())["view"]
 
 
-def test_views_are_the_same_at_every_call():
-    assert make_views(METHODS, ["vt"], measured=True) == make_views(METHODS, ["vt"], measured=True)
+def test_the_view_is_the_same_at_every_call():
+    assert make_view(["vt"], measured=True) == make_view(["vt"], measured=True)
 
 
 def test_speed_has_a_chart_where_it_was_measured():
-    def drawn(measured: bool) -> bool:
-        return "tokens_per_second" in json.dumps(state(make_views(METHODS, ["vt"], measured=measured)[0].value))
+    means = [("score", "compression_ratio"), ("score", "kv_bytes")]
+    task = ("score.vt", "compression_ratio")
+    assert lines(make_view(["vt"], measured=False)) == [*means, task]
+    assert lines(make_view(["vt"], measured=True)) == [*means, ("tokens_per_second", "compression_ratio"), task]
 
-    assert drawn(True)
-    assert not drawn(False)
 
-
-@pytest.mark.parametrize(
-    "view",
-    make_views([(one, two) for one in ALLOCATORS for two in POLICIES], [f"task_{i}" for i in range(60)], measured=True),
-)
-def test_views_of_large_experiments_fit_into_a_tag(view: SavedView):
+@pytest.mark.parametrize("n_tasks", [13, 5000])
+def test_views_of_large_experiments_fit_into_a_tag(n_tasks: int):
+    view = make_view([f"longbench_of_a_long_name_{i}" for i in range(n_tasks)], measured=True)
     assert len(view.value) <= MAX_TAG_LENGTH <= MAX_EXPERIMENT_TAG_VAL_LENGTH
-    assert len(state(view.value)["compareRunCharts"]) >= 2
+    assert len(lines(view)) == (3 + n_tasks if n_tasks == 13 else 3)

@@ -28,6 +28,7 @@ from baklava.analysis.results import read_summary
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.importance.profile import Profile
+from baklava.report.data.looks import assign_looks, list_methods
 from baklava.system.usage import usage_path
 from baklava.tracking.address import VARIABLE
 from baklava.tracking.cell_run import MEASURED_PARAMS
@@ -80,7 +81,8 @@ def test_cells_hold_what_was_measured_where_it_was(tracked):
     [
         ("tags.stage = 'evaluate'", 6),
         ("tags.stage = 'summarize'", 2),
-        ("tags.method = 'baklava.streaming_llm' and tags.model = 'tiny-llama'", 1),
+        ("tags.stage = 'compare'", 4),
+        ("tags.method = 'baklava.streaming_llm' and tags.model = 'tiny-llama' and tags.task = 'vt'", 1),
         ("tags.task = 'vt' and metrics.compression_ratio >= 0.5", 4),
         ("tags.experiment = 'demo' and tags.method = 'full'", 2),
         ("params.`budgets.estimator` = 'eviction_shift'", 2),
@@ -127,26 +129,46 @@ def test_answers_are_a_table_that_mlflow_reads(tracked, monkeypatch):
     assert table["score"].tolist() == [1, 0, 1, 0]
 
 
-def test_models_hold_curves_over_the_ratio(tracked):
-    run, client = parent(tracked, "tiny-llama"), client_of(tracked)
+def method(layout, model: str, allocator: str) -> Run:
+    [run] = [
+        run
+        for run in runs_in(layout, "compare")
+        if (run.data.params["model"], run.data.params["allocator"]) == (model, allocator)
+    ]
+    return run
 
-    def curve(name: str) -> list[tuple[int, float]]:
-        return [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)]
+
+def test_methods_hold_curves_over_the_ratio(tracked):
+    client = client_of(tracked)
+    baklava, uniform = (method(tracked, "tiny-llama", allocator) for allocator in ("baklava", "uniform"))
+
+    def curve(run: Run, name: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
 
     headline = Headline.load(tracked.headline).models["tiny-llama"]
-    for name in ("score/baklava.streaming_llm", "score.vt/baklava.streaming_llm"):
-        assert curve(name) == [(0, 0.75), (50, 0.5)]
-    assert curve("score/uniform.streaming_llm") == [(0, 0.75), (50, 0.25)]
-    bytes_kept = headline.methods[0].ratios[0].kv_bytes
-    assert curve("kv_bytes/baklava.streaming_llm") == [(0, headline.kv_bytes_full), (50, bytes_kept)]
-    low = curve("score_low/baklava.streaming_llm")
-    assert low == [(0, headline.full_low), (50, headline.methods[0].ratios[0].ci_low)]
+    for name in ("score", "score.vt"):
+        assert curve(baklava, name) == [(0, 0.75), (50, 0.5)]
+    assert curve(baklava, "compression_ratio") == [(0, 0.0), (50, 0.5)]
+    assert curve(uniform, "score") == [(0, 0.75), (50, 0.25)]
+    assert curve(baklava, "kv_bytes") == [(0, headline.kv_bytes_full), (50, headline.methods[0].ratios[0].kv_bytes)]
+    assert curve(baklava, "score_low") == [(0, headline.full_low), (50, headline.methods[0].ratios[0].ci_low)]
+    rows = measurements("tiny-llama").set_index(["allocator", "ratio"])["tokens_per_second"]
+    assert curve(baklava, "tokens_per_second") == [(50, rows["baklava", 0.5])]
+    assert "tokens_per_second" not in method(tracked, "tiny-qwen2", "baklava").data.metrics
 
 
-def test_models_say_in_words_how_far_nothing_is_lost(tracked):
-    data = parent(tracked, "tiny-llama").data
-    assert data.params["lossless_up_to/baklava.streaming_llm"] == "n = 4: undecided (needs 137)"
-    assert not any(name.startswith("largest_lossless_ratio") for name in data.metrics)
+def test_methods_have_the_colour_that_they_have_in_every_figure(tracked):
+    looks = assign_looks(list_methods(Headline.load(tracked.headline)))
+    for run in runs_in(tracked, "compare"):
+        look = looks[run.data.params["allocator"], run.data.params["eviction"]]
+        assert run.data.tags["mlflow.runColor"] == look.colour
+        assert run.info.run_name == f"{look.label}, {run.data.params['model']}"
+
+
+def test_methods_say_in_words_how_far_nothing_is_lost(tracked):
+    data = method(tracked, "tiny-llama", "baklava").data
+    assert data.params["lossless_up_to"] == "n = 4: undecided (needs 137)"
+    assert "largest_lossless_ratio" not in data.metrics
 
 
 def test_models_hold_what_their_jobs_took(tracked):
@@ -222,7 +244,7 @@ def test_output_says_where_and_how_many(tracked):
     found = json.loads(tracked.tracked.read_text())
     assert found["uri"] == f"sqlite:///{tracked.results}/mlflow.db"
     assert found["experiment"]["name"] == "baklava/demo"
-    assert found["runs"] == {"models": 2, "cells": 6}
+    assert found["runs"] == {"models": 2, "methods": 4, "cells": 6}
 
 
 def test_a_cell_that_is_gone_loses_its_run(layout):
@@ -317,7 +339,7 @@ def test_a_run_that_was_cut_short_is_made_again(layout, monkeypatch):
     half = runs_in(layout)
     assert [run.info.status for run in half] == ["RUNNING"]
     track(job_of(layout))
-    assert len(runs_in(layout)) == 8
+    assert len(runs_in(layout)) == 12
     assert not ids(half) & ids(runs_in(layout))
 
 
@@ -344,14 +366,14 @@ def test_an_unknown_mlflow_gets_no_view(layout, monkeypatch, version):
     monkeypatch.setattr("mlflow.__version__", version)
     track(job_of(layout))
     assert "mlflow.sharedViewState.trade-off" not in client_of(layout).get_experiment_by_name("baklava/demo").tags
-    assert len(runs_in(layout)) == 8
+    assert len(runs_in(layout)) == 12
 
 
 def test_a_view_that_fails_does_not_matter(layout, monkeypatch, capsys):
     monkeypatch.setattr("baklava.tracking.mlflow_store.MlflowStore.set_tag", lambda *_: 1 / 0)
     track(job_of(layout))
     assert "no saved view" in capsys.readouterr().err
-    assert len(runs_in(layout)) == 8
+    assert len(runs_in(layout)) == 12
 
 
 def test_switched_off_it_touches_no_store(layout):
@@ -370,7 +392,7 @@ def test_measurements_and_usage_that_come_later_are_added(layout):
     after = runs_in(layout)
     changed = {run.info.run_name for run in after if run.info.run_id not in before}
     assert len(after) == len(before)
-    assert len(ids(after) & before) == 4  # the other model's cells, and the parent of the measured one
+    assert len(ids(after) & before) == 6  # the other model's cells and methods, and the parent of the measured one
     assert "tiny-qwen2" in changed
     assert parent(layout, "tiny-qwen2").data.metrics["system/profile/cpu_percent"] == 50.0
 

@@ -23,6 +23,7 @@ return Array.from(document.querySelectorAll('.js-plotly-plot')).map(plot => ({
     traces: plot.data.map(trace => ({
         type: trace.type,
         name: trace.name,
+        colour: trace.line && trace.line.color,
         x: Array.from(trace.x || []).map(Number),
         y: Array.from(trace.y || []).map(Number),
         dimensions: (trace.dimensions || []).map(one => ({label: one.label, n: one.values.length})),
@@ -96,14 +97,6 @@ def choose(driver: webdriver.Chrome, *metrics: str) -> None:
         wait_for(driver, metric, lambda o=option: driver.find_elements(By.CSS_SELECTOR, o))
         box().send_keys(Keys.ENTER)
         box().send_keys(Keys.ESCAPE)
-
-
-def axes_of_parallel_coordinates(driver: webdriver.Chrome) -> list[str]:
-    """The names of the axes of the chart page's parallel coordinates, from left to right, if it has drawn lines."""
-    labels = driver.find_elements(By.CSS_SELECTOR, ".parcoords .dimension .label")
-    canvases = driver.find_elements(By.CSS_SELECTOR, ".parcoords canvas")
-    places = sorted((label.rect["x"], label.text) for label in labels)
-    return [name for _, name in places] if canvases else []
 
 
 def _of_text(driver: webdriver.Chrome, selector: str, words: str) -> WebElement | None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from browser import browser, server
-from page import axes_of_parallel_coordinates, close_assistant, plots, wait_for
+from page import close_assistant, plots, wait_for
 
 
 def main(experiment: Path, output: Path) -> None:
@@ -21,7 +21,7 @@ def main(experiment: Path, output: Path) -> None:
         with server(store, folder) as address, browser(folder / "profile", width=1500, height=950) as driver:
             driver.get(f"{address}/{tracked['view']}")
             close_assistant(driver)
-            wait_for(driver, "charts", lambda: len(plots(driver)) >= 2 and axes_of_parallel_coordinates(driver))
+            wait_for(driver, "charts", lambda: len(plots(driver)) >= 2)
             time.sleep(5)  # lines are drawn a few at a time
             driver.save_screenshot(str(output))
 

@@ -1,10 +1,11 @@
-"""The MLflow UI as a user meets it: the link that `baklava track` prints, the curves, and Compare."""
+"""The MLflow UI as a user meets it: the link that `baklava track` prints, and Compare."""
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from page import (
-    axes_of_parallel_coordinates,
     button,
     choose,
     close_assistant,
@@ -20,6 +21,8 @@ from shown import RATIOS, Shown
 
 from baklava.analysis.headline import Headline
 from baklava.analysis.results import read_summary
+from baklava.report.data.looks import assign_looks, list_methods
+from baklava.tracking.saved_views import CELLS
 
 Points = set[tuple[float, float]]
 
@@ -39,19 +42,8 @@ def scatter(driver: webdriver.Chrome) -> Points:
     return found
 
 
-def test_the_printed_link_opens_score_against_kv_bytes(shown: Shown, driver: webdriver.Chrome) -> None:
-    driver.get(shown.link("view"))
-    close_assistant(driver)
-    expected = points_of(shown)
-    wait_for(driver, "scatter of all cells", lambda: scatter(driver) == expected)
-    axes = wait_for(driver, "parallel coordinates", lambda: axes_of_parallel_coordinates(driver))
-    assert axes == ["model", "task", "allocator", "eviction", "ratio", "kv_bytes", "score"]
-    assert "20 matching runs" in text(driver)
-    assert "tags.stage = 'evaluate'" in driver.page_source
-
-
 def test_compare_shows_selected_runs(shown: Shown, driver: webdriver.Chrome) -> None:
-    driver.get(shown.link("view"))
+    driver.get(f"{shown.address}/#/experiments/1/runs?searchFilter={quote(CELLS)}")
     close_assistant(driver)
     names = select_runs(driver, 5)
     button(driver, "Compare").click()
@@ -74,33 +66,37 @@ def test_compare_shows_selected_runs(shown: Shown, driver: webdriver.Chrome) -> 
     assert sum(len(trace["x"]) for plot in plots(driver) for trace in plot["traces"]) == 5
 
 
-def test_the_other_link_opens_scores_over_the_ratio(shown: Shown, driver: webdriver.Chrome) -> None:
-    driver.get(shown.link("curves"))
+def test_the_printed_link_compares_the_methods_in_their_colours(shown: Shown, driver: webdriver.Chrome) -> None:
+    driver.get(shown.link("view"))
     close_assistant(driver)
 
-    def curves() -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
-        """The lines of the first chart, one per model and method; MLflow draws each twice, smoothed and as it is."""
-        traces = plots(driver)[0]["traces"]
-        return sorted({(tuple(trace["x"]), tuple(trace["y"])) for trace in traces})
+    def curves(chart: int) -> dict[str, tuple[list[float], list[float]]]:
+        """The lines of a chart by the names of their runs; MLflow draws each twice, smoothed and as it is."""
+        return {trace["name"]: (trace["x"], trace["y"]) for trace in plots(driver)[chart]["traces"]}
 
     headline = Headline.load(shown.layout.headline)
-    steps = (0.0, *(100 * ratio for ratio in RATIOS))
-    expected = sorted(
-        (steps, (numbers.full, *(ratio.score for ratio in method.ratios)))
-        for numbers in headline.models.values()
-        for method in numbers.methods
-    )
-    wait_for(driver, "four curves", lambda: len(curves()) == len(expected))
-    for (steps_shown, scores), (_, wanted) in zip(curves(), expected, strict=True):
-        assert steps_shown == steps
-        assert scores == pytest.approx(wanted)
+    methods = {
+        f"{method.allocator}, {model}": (figures, method)
+        for model, figures in headline.models.items()
+        for method in figures.methods
+    }
+    wait_for(driver, "four curves", lambda: set(curves(0)) == set(methods))
+    for name, (figures, method) in methods.items():
+        scores = [figures.full, *(ratio.score for ratio in method.ratios)]
+        assert curves(0)[name] == ([0.0, *RATIOS], pytest.approx(scores))
+        memory = [figures.kv_bytes_full, *(ratio.kv_bytes for ratio in method.ratios)]
+        assert sorted(zip(*curves(1)[name], strict=True)) == sorted(zip(memory, scores, strict=True))
+    assert [plot["x"] for plot in plots(driver)[:2]] == ["compression_ratio", "kv_bytes"]
+    assert "4 matching runs" in text(driver)
+    looks = assign_looks(list_methods(headline))
+    colours = {trace["name"].partition(",")[0]: trace["colour"] for trace in plots(driver)[0]["traces"]}
+    assert colours == {allocator: look.colour for (allocator, _), look in looks.items()}
 
 
-def test_the_description_leads_to_both_views(shown: Shown, driver: webdriver.Chrome) -> None:
+def test_the_description_leads_to_the_view(shown: Shown, driver: webdriver.Chrome) -> None:
     driver.get(f"{shown.address}/#/experiments/1/runs")
     close_assistant(driver)
     expand = '[data-component-id="mlflow.experiment.metadata_editor.expand_button"]'
     wait_for(driver, "description", lambda: driver.find_element(By.CSS_SELECTOR, expand)).click()
-    for key in ("trade-off", "curves"):
-        link = f'a[href*="viewStateShareKey={key}"]'
-        wait_for(driver, link, lambda one=link: driver.find_elements(By.CSS_SELECTOR, one))
+    link = 'a[href*="viewStateShareKey=curves"]'
+    wait_for(driver, link, lambda: driver.find_elements(By.CSS_SELECTOR, link))

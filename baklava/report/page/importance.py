@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
+from baklava.budgets import Budgets
 from baklava.importance.profile import Profile
+from baklava.report.data.budgets import find_choice
 from baklava.report.data.importance import LAYERS, ImportanceMap, describe_prompts, map_importance
+from baklava.report.data.looks import Method
 from baklava.report.page.heat_map import draw_heat_map
 from baklava.report.page.view import Frame, PageView
 
 
-def show_importance(profiles: dict[str, Profile]) -> PageView:
+def show_importance(profiles: dict[str, Profile], budgets: dict[str, dict[Method, list[Budgets]]]) -> PageView:
+    """Show every estimator; each model begins with the one that most of its budgets follow."""
     return PageView(
         id="importance",
         title="Importance of every KV cache",
@@ -20,10 +25,15 @@ def show_importance(profiles: dict[str, Profile]) -> PageView:
         frames=tuple(
             _frame(model, kv_map, describe_prompts(profile), of_layers=kv_map.estimator == LAYERS)
             for model, profile in profiles.items()
-            for kv_map in map_importance(profile)
+            for kv_map in _chosen_first(map_importance(profile), budgets.get(model, {}))
         ),
         narrow=True,
     )
+
+
+def _chosen_first(maps: list[ImportanceMap], by_method: dict[Method, list[Budgets]]) -> list[ImportanceMap]:
+    chosen = Counter(find_choice(budgets) for by_ratio in by_method.values() for budgets in by_ratio)
+    return sorted(maps, key=lambda kv_map: -chosen[kv_map.estimator])
 
 
 def _frame(model: str, kv_map: ImportanceMap, prompts: str, *, of_layers: bool) -> Frame:

@@ -26,7 +26,7 @@ def write_page(job: PageJob) -> None:
         show_score_vs_kv_bytes(summary, headline),
         show_needle_grids(results.needle_grids),
         show_measured(results.measurements),
-        show_importance(results.profiles),
+        show_importance(results.profiles, results.budgets),
         show_budgets(results.budgets),
     ]
     table = tabulate_headline(headline)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from baklava.analysis.headline import Headline
 from baklava.report.data.curves import list_curves
+from baklava.report.data.ticks import format_tick, log_ticks
 from baklava.report.page.curves import draw_curves, score_axis
 from baklava.report.page.view import Frame, PageView, make_figure
 from baklava.system.units import choose_unit
@@ -19,6 +20,7 @@ def show_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> PageVie
         held = [point.kv_bytes for point in curves.points if point.kv_bytes > 0]
         unit, size = choose_unit(max(held))
         low, high = min(held) / size / 1.15, max(held) / size * 1.15
+        ticks = log_ticks(low, high)
         figure = make_figure(
             draw_curves(curves, headline, "kv_bytes", unit=size, across=(low, high)),
             height=440,
@@ -26,7 +28,8 @@ def show_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> PageVie
                 "title": {"text": f"KV cache per sample ({unit}, logarithmic)"},
                 "type": "log",
                 "range": [math.log10(low), math.log10(high)],
-                "dtick": "D2",
+                "tickvals": ticks,
+                "ticktext": [format_tick(tick) for tick in ticks],
             },
             y=score_axis(curves),
         )

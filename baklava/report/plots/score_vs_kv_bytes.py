@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from baklava.analysis.headline import Headline, ModelFigures
 from baklava.report.data.curves import Curves
 from baklava.report.data.looks import INK, MAX_UNCROWDED, MUTED, Look, Method, assign_looks, list_methods
+from baklava.report.data.ticks import format_tick, log_ticks
 from baklava.report.plots.curves import draw_curve
 from baklava.report.plots.style import FULL_CACHE, add_headings, add_method_legend, set_score_axis
 from baklava.system.units import choose_unit
@@ -87,9 +88,9 @@ def _set_memory_axis(axes: Axes, figures: ModelFigures, unit: str, size: int) ->
     low, high = min(memory.values()), max(memory.values())
     axes.set_xscale("log")
     axes.set_xlim(low / 1.15, high * 1.15)
-    axes.xaxis.set_major_locator(FixedLocator(_round_numbers(low, high)))
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low / 1.15, high * 1.15)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: format_tick(tick)))
     axes.set_xlabel(f"KV cache per sample ({unit}, logarithmic)")
     above = axes.secondary_xaxis("top")
     above.xaxis.set_major_locator(FixedLocator(list(memory.values())))
@@ -98,10 +99,3 @@ def _set_memory_axis(axes: Axes, figures: ModelFigures, unit: str, size: int) ->
     above.tick_params(labelcolor=MUTED, labelsize=8.5, length=3)
     above.spines["top"].set_visible(False)
     above.set_xlabel("compression ratio r", color=MUTED, fontsize=8.5)
-
-
-def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... from `low` to `high`, one step beyond on either side for narrow ranges."""
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    numbers = [step * 10.0**power for power in powers for step in (1, 2, 5)]
-    return [number for number in numbers if low / 1.15 <= number <= high * 1.15] or [low, high]

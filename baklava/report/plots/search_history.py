@@ -8,9 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from baklava.evaluation.record_schema import UNIFORM
 from baklava.report.data.looks import MUTED, assign_looks
+from baklava.report.data.ticks import format_tick, log_ticks
 from baklava.report.plots.heat_map import set_panel_title
 from baklava.report.plots.style import FULL_CACHE, add_headings
 
@@ -62,6 +64,9 @@ def _draw_panel(axes: Axes, ratio: float, trials: pd.DataFrame, colour: str, uni
     axes.plot(complete["trial"], complete["loss"], "o", color=colour, markersize=4)
     axes.step(complete["trial"], complete["loss"].cummin(), where="post", color=colour)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_ylim())))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: format_tick(tick)))
     axes.set_xlabel("trial")
     set_panel_title(
         axes, f"r = {ratio:g}", f"best loss {complete['loss'].min():.3g}, uniform {trials['loss'].iloc[0]:.3g}"

@@ -190,6 +190,17 @@ class TestNumbers:
             of_layers = html.frames("importance")[model, "layer_cosine"]["data"][0]["z"]
             assert of_layers == profile.layer_importance.astype(float).mean(0)[:, None].tolist()
 
+    def test_importance_opens_with_the_estimator_that_the_budgets_follow(self, html):
+        first = {}
+        for model, estimator in html.frames("importance"):
+            first.setdefault(model, estimator)
+        assert first == dict.fromkeys(MODELS, "eviction_shift")
+
+    def test_ticks_of_the_memory_axis_are_written_in_full(self, html):
+        axis = html.frames("score-vs-kv-bytes")["tiny-llama", "vt"]["layout"]["xaxis"]
+        assert axis["ticktext"] == ["1", "2", "5"]
+        assert axis["tickvals"] == [1, 2, 5]
+
     def test_needle_grids_and_measurements_are_there(self, html):
         grid = html.frames("needle-grid")["tiny-llama", "needle_grid", f"uniform / {EVICTION}", "0.9"]
         assert grid["data"][0]["z"] == [[1, 1], [1, 0], [1, 1]]

@@ -71,14 +71,15 @@ function drawView(view) {
 const cells = data.rows.map((row) => Object.fromEntries(data.columns.map((name, i) => [name, row[i]])));
 const digits = (value, n = 3) => (value === null ? "" : value.toFixed(n));
 const signed = (value) => (value > 0 ? "+" : "") + digits(value);
+const interval = (low, high) => element("small", { textContent: `[${low}, ${high}]` });
 const difference = (name) => (cell) =>
-  cell[name] === null ? "" : `${signed(cell[name])} [${signed(cell[name + "_low"])}, ${signed(cell[name + "_high"])}]`;
+  cell[name] === null ? [] : [signed(cell[name]), interval(signed(cell[name + "_low"]), signed(cell[name + "_high"]))];
 
 // Columns of the table: heading, the value that it is sorted by, and how it is shown.
 const columns = [
   ...["model", "task", "allocator", "eviction"].map((key) => ({ name: key, key })),
   { name: "r", key: "ratio", text: (cell) => String(cell.ratio) },
-  { name: "score", key: "score", text: (cell) => `${digits(cell.score)} [${digits(cell.ci_low)}, ${digits(cell.ci_high)}]` },
+  { name: "score", key: "score", text: (cell) => [digits(cell.score), interval(digits(cell.ci_low), digits(cell.ci_high))] },
   { name: "to full cache", key: "delta_full", text: difference("delta_full") },
   { name: "to uniform", key: "delta_uniform", text: difference("delta_uniform") },
   { name: "kept", key: "kept_fraction", text: (cell) => digits(100 * cell.kept_fraction, 1) + "%" },
@@ -130,7 +131,7 @@ function drawCells() {
     body.replaceChildren(
       ...left.map((cell) =>
         element("tr", {}, ...columns.map(({ key, text }) =>
-          element("td", { textContent: text ? text(cell) : cell[key], className: text ? "number" : "" }))),
+          element("td", { className: text ? "number" : "" }, ...[text ? text(cell) : cell[key]].flat()))),
       ),
     );
   }

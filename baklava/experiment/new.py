@@ -1,0 +1,84 @@
+"""`baklava new`: settings as a file of `conf/experiment`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from baklava.errors import UserError
+from baklava.experiment.compose import SECTIONS, compose, conf_folder
+from baklava.experiment.fields import Name
+from baklava.experiment.overrides import Parts, parsed_value
+from baklava.experiment.schema import ExperimentConfig
+from baklava.system.files import atomic
+
+
+def write_experiment(name: str, overrides: Sequence[str]) -> None:
+    """Write `conf/experiment/<name>.yaml` with the settings in `overrides`, and check that it gives the same settings.
+
+    Raises `UserError` for settings that are wrong or cannot be kept in a file, and where the file is there already.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise UserError(f"{name!r} is no name of an experiment: letters, digits, '.', '_' and '-'") from None
+    path = conf_folder() / "experiment" / f"{name}.yaml"
+    if path.exists():
+        raise UserError(f"{path}: there already; edit it, or give another name")
+    settings = [_parts(override) for override in overrides]
+    config = compose([*overrides, f"name='{name}'"])
+    values = _to_file(name, settings, config)
+    text = (
+        f"# @package _global_\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)}"
+    )
+    with atomic(path) as unfinished:
+        unfinished.write_text(f"# @package _global_\n{text}", encoding="utf-8")
+    try:
+        if compose([f"experiment='{name}'"]) != config:
+            raise UserError(f"{path}: these settings cannot be kept in a file; give them as overrides")
+    except UserError:
+        path.unlink()
+        raise
+    print(f"{path}; run it with `snakemake --cores all --config experiment={name}`")
+
+
+def _parts(override: str) -> Parts:
+    parts = Parts.of(override)
+    if parts is None or parts.sign:
+        raise UserError(f"{override}: a file keeps settings of the form KEY=VALUE")
+    return parts
+
+
+def _to_file(name: str, overrides: Sequence[Parts], config: ExperimentConfig) -> dict[str, Any]:
+    """The content of the file: the experiment to begin with, the choices, the settings."""
+    defaults: list[Any] = []
+    settings: dict[str, Any] = {}
+    for parts in overrides:
+        value = parsed_value(parts.value)
+        if parts.key == "experiment":
+            defaults.insert(0, value)
+        elif (conf_folder() / parts.key.partition("@")[0]).is_dir():
+            defaults.append({f"override /{parts.key}": value})
+        elif parts.key != "name":
+            *above, last = _path(parts.key, config)
+            within = settings
+            for key in above:
+                within = within.setdefault(key, {})
+            within[last] = value
+    return {**({"defaults": defaults} if defaults else {}), "name": name, **settings}
+
+
+def _path(key: str, config: ExperimentConfig) -> list[str]:
+    """The keys of a dotted one; a name in a section may hold dots itself."""
+    values = config.model_dump()
+    for section in SECTIONS:
+        below = key.removeprefix(f"{section}.")
+        if below != key and "." not in section:
+            names = [name for name in values[section] if f"{below}.".startswith(f"{name}.")]
+            if names:
+                name = max(names, key=len)
+                return [section, name, *filter(None, below.removeprefix(name).split("."))]
+    return key.split(".")
