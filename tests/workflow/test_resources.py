@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 SEEN = """
 import json
+from argparse import Namespace
 include: "{repository}/workflow/rules/common.smk"
 class Asks:
     model = "tiny-llama"
@@ -19,6 +22,9 @@ with open("seen.json", "w") as file:
         "gpu": workflow.global_resources.get("gpu"),
         "jobs_per_gpu": os.environ.get(JOBS_PER_GPU),
         "asks": gpus(Asks),
+        "asks_to_allocate": {{
+            name: gpus_of_search(Namespace(model="tiny-llama", allocator=name)) for name in experiment.allocators
+        }},
         "mem_mb": [memory("evaluate")(Asks, attempt=attempt) for attempt in (1, 2, 3)],
         "runtime": minutes("evaluate"),
     }}, file, default=lambda resource: resource.value)
@@ -52,6 +58,55 @@ def test_a_gpu_job_per_device_or_as_many_as_the_user_asks_for(seen: Callable[...
 def test_without_a_gpu_jobs_ask_for_none(seen: Callable[..., dict[str, Any]]) -> None:
     nothing = seen("")
     assert (nothing["gpu"], nothing["jobs_per_gpu"], nothing["asks"]) == (None, None, 0)
+
+
+def test_a_cluster_hands_out_gpus_that_the_login_node_lacks(seen: Callable[..., dict[str, Any]]) -> None:
+    assert seen("", "--resources", "gpu=1000")["asks"] == 1
+    assert seen("", "--resources", "gpu=1000", overrides="models.tiny-llama.device=cpu")["asks"] == 0
+
+
+def test_budgets_that_follow_from_the_profile_take_no_gpu(
+    seen: Callable[..., dict[str, Any]], repository: Path
+) -> None:
+    profile = yaml.safe_load((repository / "workflow/profiles/slurm/config.yaml").read_text())
+    assert not any("gpu" in asked for asked in profile.get("set-resources", {}).values())  # it would go before
+    promised = ("--resources", f"gpu={profile['resources']['gpu']}")
+    asked = seen("", *promised, overrides="allocator=[uniform,pyramid,baklava,baklava_measured]")["asks_to_allocate"]
+    assert asked == {"uniform": 0, "pyramid": 0, "baklava": 1, "baklava_measured": 1}
+    plain = seen("0", overrides="allocators.baklava.search=false")["asks_to_allocate"]
+    assert plain == {"uniform": 0, "baklava": 0}
+
+
+FAILING = """
+include: "{repository}/workflow/rules/common.smk"
+rule all:
+    input: "refused", "died", "full"
+rule refused:
+    output: "refused"
+    log: "refused.log"
+    shell: "echo 'baklava evaluate: error: task vt: no such file' > {{log}}; exit 2"
+rule died:
+    output: "died"
+    log: "died.log"
+    shell: "echo '50%' > {{log}}; kill -9 $$"
+rule full:
+    output: "full"
+    log: "full.log"
+    shell: "echo 'baklava evaluate: error: [Errno 28] No space left on device' > {{log}}; exit 1"
+"""
+
+
+def test_only_failures_that_may_pass_are_retried(
+    snakemake: Callable[..., Any], repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "Snakefile").write_text(FAILING.format(repository=repository))
+    run = snakemake(tmp_path, "--snakefile", "Snakefile", "--cores", "1", "--retries", "2", "--keep-going")
+    assert run.status != 0
+    assert {rule: len(re.findall(rf"Error in rule {rule}:", run.output)) for rule in ("refused", "died", "full")} == {
+        "refused": 1,
+        "died": 3,
+        "full": 3,
+    }
 
 
 @pytest.mark.parametrize("stage", ["evaluate", "records"])  # `records`: as it was called before

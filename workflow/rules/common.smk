@@ -9,7 +9,9 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-from baklava.errors import UserError
+from snakemake.jobs import Job as SnakemakeJob
+
+from baklava.errors import UserError, is_refusal
 from baklava.experiment.jobs import VALIDATION, Job
 from baklava.experiment.ownership import claim_results, describe_replaced
 from baklava.experiment.paths import ExperimentPaths
@@ -60,8 +62,13 @@ def job_json(stage: str) -> Callable:
 
 
 def gpus(wildcards) -> int:
-    """GPUs that a job of this model takes; none where there is none."""
-    return int(DEVICES > 0 and experiment.models[wildcards.model].device != "cpu")
+    """GPUs that a job takes that loads this model; none where there is none, here or on a cluster."""
+    return int(HAS_GPUS and experiment.models[wildcards.model].device != "cpu")
+
+
+def gpus_of_search(wildcards) -> int:
+    """The same for budgets: none where they follow from the profile, for which no model is loaded."""
+    return gpus(wildcards) * experiment.allocators[wildcards.allocator].build().searches
 
 
 def memory(stage: str) -> Callable:
@@ -87,9 +94,13 @@ def model_files(wildcards) -> str | None:
 # Jobs find the `baklava` of the Python that runs Snakemake.
 os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
 
+# A job that ended with one line for the user would end with it again: only other failures are retried.
+SnakemakeJob.restart_times = property(lambda job: 0 if any(map(is_refusal, job.log)) else job.rule.restart_times)
+
 # As many GPU jobs at once as there are devices, each on one of its own (baklava/system/devices.py), or as `--resources gpu=N`
-# says. Without any device there is no limit, so a login node can submit GPU jobs.
+# says, as the profile of a cluster does: a login node has no device, and the jobs that it submits do.
 DEVICES = len(list_visible_devices())
+HAS_GPUS = DEVICES > 0 or "gpu" in workflow.global_resources
 if DEVICES > 0 and workflow.is_main_process:
     if "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", DEVICES)

@@ -16,7 +16,7 @@ rule allocate:
     conda:
         "../envs/baklava.yaml"
     resources:
-        gpu=gpus,
+        gpu=gpus_of_search,
         mem_mb=memory("allocate"),
         runtime=minutes("allocate"),
     params:
