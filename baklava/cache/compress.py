@@ -162,21 +162,35 @@ def compress(
     """
     assert context.keys is not None and context.values is not None
     n_rows = len(source)
-    n_kv_heads, length = context.keys.shape[1:3]
     lengths = torch.tensor(context.lengths())[source.cpu()]
     counts = settings.counts(budget_index, lengths.tolist())
     device = context.keys.device
-    rank = torch.full((n_rows, n_kv_heads, length), length, device=device)
-    sinks = torch.zeros_like(counts)
-    for policy in dict.fromkeys(settings.policies):
-        rows = torch.tensor([row for row in range(n_rows) if settings.policy(row, n_rows) == policy])
-        for group, scores in context.scores(policy):
-            _rank(policy, group, scores, rows, source, counts, rank, sinks)
+    policies = [settings.policy(row, n_rows) for row in range(n_rows)]
+    counts, rank, sinks = rank_entries(context, policies, counts, source)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
     entries = RaggedEntries.gather(context.keys, context.values, source.to(device), kept.flatten(0, 1), share=share)
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
     ring = _build_ring(rank[kept], counts.flatten(), ring_counts)
     return CompressedContext(counts, lengths, entries, ring, ring_counts)
+
+
+def rank_entries(
+    context: ContextLayer, policies: Sequence[EvictionPolicy], counts: Tensor, source: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank the entries of a context for rows with a policy and `counts` `[B, Hkv]` each.
+
+    Returns the counts as the policies distribute them, the rank of every entry `[B, Hkv, T]` (0: best; `T`: padding),
+    and the number of sinks `[B, Hkv]`. Those with a rank below its count stay in a KV cache.
+    """
+    assert context.keys is not None
+    n_kv_heads, length = context.keys.shape[1:3]
+    rank = torch.full((len(source), n_kv_heads, length), length, device=context.keys.device)
+    counts, sinks = counts.clone(), torch.zeros_like(counts)
+    for policy in dict.fromkeys(policies):
+        rows = torch.tensor([row for row, own in enumerate(policies) if own == policy])
+        for group, scores in context.scores(policy):
+            _rank(policy, group, scores, rows, source, counts, rank, sinks)
+    return counts, rank, sinks
 
 
 def _rank(
@@ -189,7 +203,7 @@ def _rank(
     rank: Tensor,
     sinks: Tensor,
 ) -> None:
-    """Fill in `counts`, `sinks` `[B, Hkv]` and `rank` `[B, Hkv, T]` (0: best) for the rows of one policy and group."""
+    """Fill in `counts`, `sinks` and `rank` for the rows of one policy and group."""
     members = group.indices_of(source[rows])  # index in the group's scores, -1 for rows of other groups
     rows, members = rows[members >= 0], members[members >= 0]
     if not len(rows):

@@ -48,9 +48,16 @@ class CurvesConfig(FrozenModel):
     )
 
 
-class SearchConfig(FrozenModel):
-    """The parameter search of the `baklava` allocator."""
+# What a search lowers: the loss of answers, or the divergence from what the full cache would write.
+Objective = Literal["loss", "divergence"]
 
+
+class SearchConfig(FrozenModel):
+    """The search of allocators that measure what an allocation loses."""
+
+    objective: Objective = Field(
+        default="divergence", description="of the calibration answers: from the full cache, or their loss"
+    )
     n_rounds: int = Field(default=8, ge=1, description="each tries 8 mappings per ratio and learns from earlier ones")
     batch_rows: int = Field(default=32, ge=1, description="mappings whose continuation losses are measured together")
     memory_gib: float | None = Field(

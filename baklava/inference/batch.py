@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -168,10 +168,42 @@ def continuation_losses(model: LoadedModel, rows: BatchState, question: Sequence
 
 
 @torch.inference_mode()
+def continuation_divergences(
+    model: LoadedModel, rows: BatchState, question: Sequence[int], answer: Sequence[int]
+) -> Tensor:
+    """Mean KL divergence of every row from the first, over the tokens of one answer that all read, `[B]`.
+
+    It compares the distributions of the next token, in nats: how much worse a row codes what the first row would write.
+    """
+    n_rows = len(rows.lengths)
+    totals = torch.zeros(n_rows, device=model.device)
+    for logits, _ in _read_answers(model, rows, [question] * n_rows, [answer] * n_rows):
+        totals += next_token_divergences(logits, logits[:1].log_softmax(-1)).sum(-1)
+    return (totals / len(answer)).cpu()
+
+
+def next_token_divergences(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL divergence `[..., Q]` of the distributions of `logits` from log-probabilities, both `[..., Q, vocabulary]`."""
+    return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
+
+
+@torch.inference_mode()
 def answer_losses(
     model: LoadedModel, rows: BatchState, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Mean negative log-likelihood of each row's answer after its question, `[B]`; neither may be empty.
+    """Mean negative log-likelihood of each row's answer after its question, `[B]`; neither may be empty."""
+    totals = torch.zeros(len(answers), device=model.device)
+    for logits, targets in _read_answers(model, rows, questions, answers):
+        totals += torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
+        ).sum(-1)
+    return (totals / torch.tensor([len(answer) for answer in answers], device=model.device)).cpu()
+
+
+def _read_answers(
+    model: LoadedModel, rows: BatchState, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits `[B, n, vocabulary]` in float32 and the tokens `[B, n]` that they predict, or `IGNORED`, block by block.
 
     The answers are read in as many steps as keep the logits below `MAX_LOGITS`.
     """
@@ -183,15 +215,10 @@ def answer_losses(
         targets[row, n - len(answer) :] = torch.tensor(answer)
     targets = targets.to(model.device)
     step = max(1, MAX_LOGITS // (len(ids) * model.model.config.get_text_config(decoder=True).vocab_size))
-    totals = torch.zeros(len(ids), device=model.device)
     start = 0
     while start < n:
         end = min(n, max(first, start) + step)
         blocks = [row[:-1][max(0, start - n + len(row) - 1) : max(0, end - n + len(row) - 1)] for row in ids]
         begin = max(first, start)
-        logits = rows.read(model, blocks, logits_to_keep=end - begin).float()  # [B, end - begin, vocabulary]
-        totals += torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), targets[:, begin:end], reduction="none", ignore_index=IGNORED
-        ).sum(-1)
+        yield rows.read(model, blocks, logits_to_keep=end - begin).float(), targets[:, begin:end]
         start = end
-    return (totals / (targets != IGNORED).sum(-1)).cpu()

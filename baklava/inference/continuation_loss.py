@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
@@ -17,7 +18,15 @@ from baklava.calibration.prompts import Prompt
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.experiment.jobs import AllocateJob
-from baklava.inference.batch import BatchState, compress_rows, continuation_losses, prefill
+from baklava.experiment.settings import Objective
+from baklava.inference.batch import (
+    BatchState,
+    compress_rows,
+    continuation_divergences,
+    continuation_losses,
+    prefill,
+)
+from baklava.inference.influence import measure_influence
 from baklava.models.load import LoadedModel
 
 MEMORY_FRACTION = 0.5  # of the free memory, for prefilled contexts; the remainder is for the rows
@@ -45,8 +54,17 @@ class ContinuationLosses:
     free now; the others are read again.
     """
 
-    def __init__(self, loaded: LoadedModel, policy: EvictionPolicy, *, batch_rows: int, memory: float | None = None):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        policy: EvictionPolicy,
+        *,
+        batch_rows: int,
+        memory: float | None = None,
+        objective: Objective = "loss",
+    ):
         self.loaded = loaded
+        self._objective: Objective = objective
         self._policy = policy
         self._batch_rows = batch_rows
         self._free = MEMORY_FRACTION * loaded.free_memory() if memory is None else memory
@@ -55,7 +73,14 @@ class ContinuationLosses:
     @classmethod
     def of(cls, job: AllocateJob, loaded: LoadedModel) -> ContinuationLosses:
         """Take policy and settings from a job that searches."""
-        return cls(loaded, job.eviction.build(), batch_rows=job.search.batch_rows, memory=job.search.memory)
+        search = job.search
+        return cls(
+            loaded,
+            job.eviction.build(),
+            batch_rows=search.batch_rows,
+            memory=search.memory,
+            objective=search.objective,
+        )
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Mean loss per answer token of one prompt under each of the budgets; without budgets, nothing is read.
@@ -64,22 +89,50 @@ class ContinuationLosses:
         """
         if not budgets:
             return np.empty(0)
-        try:
+        with self._enough_memory(min(len(budgets), self._batch_rows)):
             prefilled = self._prefill(prompt)
             starts = range(0, len(budgets), self._batch_rows)
             return np.concatenate(
                 [self._losses(prefilled, budgets[start : start + self._batch_rows]) for start in starts]
             )
+
+    @contextmanager
+    def _enough_memory(self, n_rows: int) -> Iterator[None]:
+        try:
+            yield
         except torch.OutOfMemoryError:
             raise UserError(
-                f"model {self.loaded.name}: not enough memory to read {min(len(budgets), self._batch_rows)} rows "
-                "together; lower search.batch_rows or search.memory_gib"
+                f"model {self.loaded.name}: not enough memory to read {n_rows} rows together; "
+                "lower search.batch_rows or search.memory_gib"
             ) from None
 
     def _losses(self, prefilled: _PrefilledPrompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Losses of at most `batch_rows` budgets, computed together."""
-        rows = compress_rows(self.loaded, prefilled.context, budgets, [self._policy] * len(budgets), share=True)
-        return continuation_losses(self.loaded, rows, prefilled.question, prefilled.answer).double().numpy()
+        if self._objective == "loss":
+            rows = self._compress(prefilled, budgets)
+            return continuation_losses(self.loaded, rows, prefilled.question, prefilled.answer).double().numpy()
+        n_layers, n_kv_heads = budgets[0].shape
+        full = Budgets.uniform(n_layers=n_layers, n_kv_heads=n_kv_heads, ratio=0.0)
+        rows = self._compress(prefilled, [full, *budgets])
+        divergences = continuation_divergences(self.loaded, rows, prefilled.question, prefilled.answer)
+        return divergences[1:].double().numpy()
+
+    def _compress(self, prefilled: _PrefilledPrompt, budgets: Sequence[Budgets]) -> BatchState:
+        return compress_rows(self.loaded, prefilled.context, budgets, [self._policy] * len(budgets), share=True)
+
+    def influence(self, prompt: Prompt, budgets: Budgets) -> NDArray[np.float64]:
+        """First-order change `[K, L, Hkv]` for one prompt, for every KV cache at each of `influence.LEVELS`."""
+        with self._enough_memory(1):
+            prefilled = self._prefill(prompt)
+            return measure_influence(
+                self.loaded,
+                prefilled.context,
+                budgets,
+                self._policy,
+                prefilled.question,
+                prefilled.answer,
+                self._objective,
+            )
 
     def _prefill(self, prompt: Prompt) -> _PrefilledPrompt:
         if prompt in self._kept:

@@ -148,7 +148,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
         else:
             model = auto_class(pretrained).from_pretrained(**_source(config), **settings)
     nn.Module.to(model, device)
-    loaded = LoadedModel(config.name, model.eval(), tokenizer, config.chat_template_kwargs)
+    loaded = LoadedModel(config.name, model.eval().requires_grad_(False), tokenizer, config.chat_template_kwargs)
     _probe(loaded)
     return loaded
 

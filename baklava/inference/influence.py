@@ -1,0 +1,218 @@
+"""Influence: what a prompt would lose or gain, to first order, if one KV cache kept another share of its context.
+
+One forward and backward pass of the continuation over a compressed context gives the gradient at every head's output.
+With all keys and values of the context still there, so is the output that the head would have had with more entries or
+fewer. The product of the gradient and that difference is the first-order change of the objective: for every KV cache
+and every share at once, whatever their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from baklava.budgets import Budgets
+from baklava.cache.attended import AttendedCache, AttendingLayer
+from baklava.cache.attention.dense import attach, soft_cap
+from baklava.cache.attention.precision import at_least_float32
+from baklava.cache.compress import rank_entries
+from baklava.cache.layers import build_layers, copy_window
+from baklava.cache.prefill import ContextCache, ContextLayer
+from baklava.decoder.config import decoder_of, text_config
+from baklava.eviction import EvictionPolicy
+from baklava.experiment.settings import Objective
+from baklava.inference.batch import BatchState, next_token_divergences
+from baklava.models.load import LoadedModel
+
+# Shares at which influence is computed. Most KV caches keep little, and most is gained there.
+LEVELS = (0.0, 0.004, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class InfluenceLayer(AttendingLayer):
+    """One layer whose tokens attend to the `kept` entries `[Hkv, T]` of a full context, and pass gradients back.
+
+    After a backward pass `influence` `[K, Hkv]` is the first-order change of what the gradient is of, if a KV cache
+    kept the entries of one of the `levels` `[K, Hkv, T]` instead.
+    """
+
+    def __init__(self, context: ContextLayer, kept: Tensor, levels: Tensor):
+        super().__init__()
+        assert context.keys is not None and context.values is not None
+        self.context_keys, self.context_values = context.keys[0], context.values[0]
+        self.kept, self.levels = kept, levels
+        self.seen = context.seen
+        self.influence: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.mark_updated()
+        self.seen += key_states.shape[2]
+        return attach(key_states, self), attach(value_states, self)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        self.mark_attended()
+        return _KeptAttention.apply(query, key, value, self, scaling, softcap)
+
+
+class InfluenceCache(AttendedCache):
+    """A prefilled context of one row, compressed as budgets say but kept in full, for one pass of its continuation."""
+
+    def __init__(self, config: PreTrainedConfig, context: ContextCache, budgets: Budgets, policy: EvictionPolicy):
+        decoder, text = decoder_of(config), text_config(config)
+        full: list[Any] = context.layers
+        length = full[decoder.budgeted_layers[0]].seen
+        current = torch.from_numpy(budgets.entries(length))
+        at_levels = torch.tensor([round(level * length) for level in LEVELS])
+
+        def build(budget_index: int, layer: int) -> InfluenceLayer:
+            n_kv_heads = current.shape[1]
+            counts = torch.cat([current[budget_index][None], at_levels[:, None].expand(-1, n_kv_heads)])
+            distributed, rank, _ = rank_entries(
+                full[layer], [policy] * len(counts), counts, torch.zeros(len(counts), dtype=torch.int64)
+            )
+            counts[:1] = distributed[
+                :1
+            ]  # a level is one KV cache's own, whatever others of its layer would win or lose
+            kept = rank < counts.to(rank.device)[:, :, None]
+            return InfluenceLayer(full[layer], kept[0], kept[1:])
+
+        layers = build_layers(decoder, build)
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, InfluenceLayer):
+                layers[i] = copy_window(full[i], torch.zeros(1, dtype=torch.int64))
+        super().__init__(text, decoder, layers)
+
+    def influence(self) -> NDArray[np.float64]:
+        """The influence `[K, L, Hkv]` of every KV cache at every level, after a backward pass."""
+        layers: list[Any] = self.layers
+        found = [layer.influence for layer in layers if isinstance(layer, InfluenceLayer)]
+        return torch.stack([influence.double().cpu() for influence in found], 1).numpy()
+
+
+def measure_influence(
+    model: LoadedModel,
+    prefilled: BatchState,
+    budgets: Budgets,
+    policy: EvictionPolicy,
+    question: Sequence[int],
+    answer: Sequence[int],
+    objective: Objective,
+) -> NDArray[np.float64]:
+    """First-order change `[K, L, Hkv]` of the objective on one answer, for every KV cache at each of the `LEVELS`."""
+    assert isinstance(prefilled.cache, ContextCache)
+    tokens = [*question, *answer]
+
+    def read(budgets: Budgets) -> tuple[InfluenceCache, Tensor]:
+        cache = InfluenceCache(model.model.config, prefilled.cache, budgets, policy)
+        state = BatchState(cache, prefilled.lengths.clone(), None, prefilled.rotated_for)
+        return cache, state.read(model, [tokens[:-1]], logits_to_keep=len(answer))[0].float()
+
+    if objective == "divergence":
+        with torch.inference_mode():
+            full = Budgets.uniform(n_layers=budgets.shape[0], n_kv_heads=budgets.shape[1], ratio=0.0)
+            reference = read(full)[1].log_softmax(-1)
+    with torch.enable_grad(), _gradients_from_embeddings(model):
+        cache, logits = read(budgets)
+        if objective == "divergence":
+            value = next_token_divergences(logits, reference.clone()).mean()
+        else:
+            value = torch.nn.functional.cross_entropy(logits, torch.tensor(answer, device=logits.device))
+        value.backward()
+    return cache.influence()
+
+
+@contextmanager
+def _gradients_from_embeddings(model: LoadedModel) -> Iterator[None]:
+    """Begin gradients at the embeddings: the weights have none."""
+    hook = model.model.get_input_embeddings().register_forward_hook(lambda *args: args[-1].requires_grad_(True))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _KeptAttention(torch.autograd.Function):
+    """Attention of new tokens to kept entries of the context and to each other, one layer's weights held at a time."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layer: InfluenceLayer,
+        scaling: float,
+        softcap: float | None,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.layer, ctx.scaling, ctx.softcap = layer, scaling, softcap
+        output = _Attended(query, key, value, layer, scaling, softcap).output()
+        return output.flatten(0, 1)[None].to(query.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, key, value = ctx.saved_tensors
+        attended = _Attended(query, key, value, ctx.layer, ctx.scaling, ctx.softcap)
+        grouped = at_least_float32(grad[0].unflatten(0, (key.shape[1], -1)))
+        ctx.layer.influence = attended.influence(grouped, ctx.layer.levels)
+        at_query, at_key, at_value = attended.gradients(grouped)
+        grads = (at_query.flatten(0, 1)[None].to(query), at_key[None].to(key), at_value[None].to(value))
+        return *grads, None, None, None
+
+
+class _Attended:
+    """New tokens `[group, Q]` of each KV head, what they see and with which scores; in float32 at least."""
+
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, layer: InfluenceLayer, scaling: float, softcap: float | None
+    ):
+        self.query = at_least_float32(query[0].unflatten(0, (key.shape[1], -1)))  # [Hkv, group, Q, D]
+        self.keys = at_least_float32(torch.cat([layer.context_keys, key[0]], 1))[:, None]  # [Hkv, 1, T + Q, D]
+        self.values = at_least_float32(torch.cat([layer.context_values, value[0]], 1))[:, None]
+        self.scaling, self.softcap = scaling, softcap
+        scores = self.query @ self.keys.transpose(-1, -2) * scaling  # [Hkv, group, Q, T + Q]
+        self.scores = scores if softcap is None else soft_cap(scores, softcap)
+        n_new = query.shape[2]
+        self.n_context = self.keys.shape[2] - n_new
+        causal = torch.ones(n_new, n_new, dtype=torch.bool, device=query.device).tril()
+        self.causal = causal.expand(len(self.keys), 1, -1, -1)
+        self.visible = torch.cat([layer.kept[:, None, None].expand(-1, 1, n_new, -1), self.causal], -1)
+
+    def weights(self) -> Tensor:
+        return self.scores.masked_fill(~self.visible, -torch.inf).softmax(-1)
+
+    def output(self) -> Tensor:
+        return self.weights() @ self.values
+
+    def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries `[Hkv, group, Q, D]`, new keys and new values `[Hkv, Q, D]`."""
+        weights, n = self.weights(), self.n_context
+        products = grad @ self.values.transpose(-1, -2)
+        at_scores = weights * (products - (weights * products).sum(-1, keepdim=True)) * self.scaling
+        if self.softcap is not None:
+            at_scores = at_scores * (1 - (self.scores / self.softcap) ** 2)
+        at_key = (at_scores[..., n:].transpose(-1, -2) @ self.query).sum(1)
+        at_value = (weights[..., n:].transpose(-1, -2) @ grad).sum(1)
+        return at_scores @ self.keys, at_key, at_value
+
+    def influence(self, grad: Tensor, levels: Tensor) -> Tensor:
+        """First-order change `[K, Hkv]` if a KV head kept the entries of one of the `levels` `[K, Hkv, T]`."""
+        n = self.n_context
+        scores = torch.cat([self.scores[..., :n], self.scores[..., n:].masked_fill(~self.causal, -torch.inf)], -1)
+        unnormalised = (scores - scores.amax(-1, keepdim=True)).exp()
+        products = unnormalised * (grad @ self.values.transpose(-1, -2))
+        masks = levels.to(unnormalised.dtype).permute(1, 2, 0)[:, None]  # [Hkv, 1, T, K]
+        numerator = products[..., :n] @ masks + products[..., n:].sum(-1, keepdim=True)  # [Hkv, group, Q, K]
+        denominator = unnormalised[..., :n] @ masks + unnormalised[..., n:].sum(-1, keepdim=True)
+        current = (self.output() * grad).sum(-1, keepdim=True)
+        return (numerator / denominator - current).sum((1, 2)).T
