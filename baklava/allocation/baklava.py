@@ -1,15 +1,15 @@
-"""The BaKlaVa allocation: importance to shares through a parametric mapping (arXiv 2502.13176, sections 3-4)."""
+"""The BaKlaVa allocation: shares by measured influence, or by a mapping of importance (our reading of arXiv 2502.13176)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from baklava.allocation.base import (
     Allocator,
@@ -21,7 +21,7 @@ from baklava.allocation.base import (
     SearchPoint,
     kv_importance,
 )
-from baklava.allocation.fitted import Fitted, Optimum, Trial
+from baklava.allocation.fitted import Fitted, Grown
 from baklava.allocation.uniform import Uniform
 from baklava.allocation.water_filling import water_fill
 from baklava.budgets import Budgets
@@ -36,37 +36,40 @@ if TYPE_CHECKING:
 # Upper ends of the search space, unless the configured values lie beyond. `steepness` is log2(1 + slope), which has the
 # uniform allocation at 0 and as much room between slopes 1 and 3 as between 15 and 31.
 MAX_VALUES = {"layer_mix": 0.5, "steepness": 5.0, "floor": 0.08, "whole": 0.95}
-REFINE_ABOVE = 0.005  # nats per token beyond the full cache's loss above which local search follows
-STEP = 0.05  # share that a KV cache gains or gives in its first round
+
+
+def _method(search: Any) -> Any:
+    """True and false were the choices before there was growth."""
+    return {True: "growth", False: "none"}.get(search, search) if isinstance(search, bool) else search
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baklava(SearchedAllocator):
     """More memory for the KV caches of higher importance.
 
-    Importance is scaled to [0, 1], head and layer importance mixed. The fraction `whole` of the budget keeps caches
-    fully, one after another in order of importance; the remainder raises every cache to the `floor` and then in
-    proportion to `importance ** slope`, up to 1. `slope` 0 and `whole` 0 are the uniform allocation; a steep slope
-    fills caches in order of importance. No cache gains when the total shrinks.
+    With `search` "growth" (the default) shares grow from next to nothing, at each step where measured influence
+    says that memory is worth most (`baklava/search/growth.py`), so the budgets of all ratios are nested. Up to
+    `refine` rounds grow the lowest part of the path anew.
 
-    The mapping is our reading of the paper, and its starting values are our own.
-
-    With `search` (the default) the parameters are starting values and the search picks them per ratio, among all
-    estimators in the profile except the control. At high ratios hardly any KV cache can be fully kept, and no mapping
-    ranks all of them right. So where the best mapping still loses more than the full cache, up to `refine` rounds (0:
-    none) of local search follow, which need no mapping (`baklava/search/local_search.py`).
+    The others are mappings of importance to shares, our reading of the paper. Importance is scaled to [0, 1], head
+    and layer importance mixed. The fraction `whole` of the budget keeps caches fully, one after another in order of
+    importance; the remainder raises every cache to the `floor` and then in proportion to `importance ** slope`, up
+    to 1. `slope` 0 and `whole` 0 are the uniform allocation; a steep slope fills caches in order of importance. No
+    cache gains when the total shrinks. With "mapping", a search picks the parameters per ratio, among all
+    estimators in the profile except the control; with "none" they are used as they are. The starting values are our
+    own.
     """
 
     family: ClassVar[str] = "baklava"
 
-    search: bool = True
+    search: Annotated[Literal["growth", "mapping", "none"], BeforeValidator(_method)] = "growth"
     estimator: Estimator = "eviction_shift"
     pool: Pool = "mean"
     layer_mix: Fraction = 0.0
     slope: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 2.0
     floor: Fraction = 0.02
     whole: Fraction = 0.0
-    refine: Annotated[int, Field(ge=0)] = 5
+    refine: Annotated[int, Field(ge=0)] = 4
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
         """Head importance, pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
@@ -84,18 +87,34 @@ class Baklava(SearchedAllocator):
 
     @property
     def searches(self) -> bool:
-        return self.search
+        return self.search != "none"
+
+    @property
+    def searches_mappings(self) -> bool:
+        return self.search == "mapping"
 
     def fit(self, context: FitContext) -> Fitted:
-        if not self.search:
+        if self.search == "mapping":
+            return context.search(self)
+        if self.search == "none":
             return super().fit(context)
-        fitted = context.search(self)
-        lossy = {ratio: budgets for ratio, budgets in fitted.budgets.items() if self.refine and _is_lossy(budgets)}
-        starts = {ratio: {"searched": budgets.shares.ravel()} for ratio, budgets in lossy.items()}
-        optima = context.local_search(starts, rounds=self.refine, step=STEP, floor=0.0)
-        refined = {ratio: _refined(lossy[ratio], optimum) for ratio, optimum in optima.items()}
-        trials = [trial for ratio in fitted.budgets for trial in _all_trials(fitted, ratio, optima.get(ratio))]
-        return Fitted(fitted.budgets | refined, trials)
+        grown = context.grow(refine=self.refine)
+        return Fitted(
+            {ratio: self._budgets(context.profile, ratio, path) for ratio, path in grown.items()},
+            [trial for ratio, path in grown.items() for trial in path.trials(ratio)],
+        )
+
+    def _budgets(self, profile: Profile, ratio: float, grown: Grown) -> Budgets:
+        measured = {key: value for key, value in vars(grown).items() if key != "shares" and not np.isnan(value)}
+        origin = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
+        return Budgets.from_shares(
+            grown.shares.reshape(profile.n_layers, profile.n_kv_heads),
+            ratio=ratio,
+            model=profile.model,
+            allocator=self.name,
+            parameters={"search": self.search, "refine": self.refine},
+            provenance={**origin, **measured},
+        )
 
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -142,33 +161,6 @@ class Baklava(SearchedAllocator):
                 f"{', '.join(profile.head_importance)}; add one to profile.estimators"
             )
         return known
-
-
-def _is_lossy(budgets: Budgets) -> bool:
-    return budgets.provenance["loss"] - budgets.provenance["loss_full"] > REFINE_ABOVE
-
-
-def _refined(budgets: Budgets, optimum: Optimum) -> Budgets:
-    """The budgets that local search arrived at, or the same where no move lowers the loss."""
-    if optimum.best is optimum.start:
-        return budgets
-    return replace(
-        budgets,
-        shares=optimum.best.shares.reshape(budgets.shape),
-        parameters={**budgets.parameters, "refined": optimum.best.move},
-        provenance={**budgets.provenance, "loss": optimum.best.loss, "loss_searched": optimum.start.loss},
-    )
-
-
-def _all_trials(fitted: Fitted, ratio: float, optimum: Optimum | None) -> list[Trial]:
-    """The trials of one ratio: mappings, then the moves of the local search, whose start is the chosen mapping."""
-    mappings = [trial for trial in fitted.trials if trial.ratio == ratio]
-    if optimum is None:
-        return mappings
-    [chosen] = [trial for trial in mappings if trial.chosen]
-    if optimum.best is not optimum.start:
-        mappings = [replace(trial, chosen=False) for trial in mappings]
-    return mappings + optimum.trials(ratio, since=1, first=len(mappings), **chosen.parameters)
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -85,7 +85,7 @@ class BaklavaMeasured(Allocator):
         if self.start == "fillings":
             for estimator in profile.head_importance:
                 for slope in SLOPES if estimator not in CONTROLS else ():
-                    mapping = Baklava(name=estimator, search=False, estimator=estimator, slope=slope, floor=self.floor)
+                    mapping = Baklava(name=estimator, search="none", estimator=estimator, slope=slope, floor=self.floor)
                     starts[f"{estimator} ** {slope:g}"] = mapping.shares(profile, ratio)
         return {name: shares.ravel() for name, shares in starts.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from baklava.allocation.fitted import Fitted, Optimum, Shares
+from baklava.allocation.fitted import Fitted, Grown, Optimum, Shares
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.importance import ESTIMATORS
@@ -48,6 +48,13 @@ class FitContext(Protocol):
         """The parameters that lose least at each ratio. Raises `UserError` where losses are not finite."""
         ...
 
+    def grow(self, *, refine: int) -> dict[float, Grown]:
+        """Shares that grow along their measured influence, nested from ratio to ratio; raises as `search` does.
+
+        `refine` is the number of rounds in which the lowest rung is shrunk and grown anew.
+        """
+        ...
+
     def local_search(
         self, starts: Mapping[float, Mapping[str, Shares]], *, rounds: int, step: float, floor: float
     ) -> dict[float, Optimum]:
@@ -69,6 +76,11 @@ class Allocator:
     @property
     def searches(self) -> bool:
         """Whether `fit` measures losses on the calibration prompts, and so leaves trials."""
+        return False
+
+    @property
+    def searches_mappings(self) -> bool:
+        """Whether `fit` picks the parameters of a mapping, so that its trials have them."""
         return False
 
     def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:

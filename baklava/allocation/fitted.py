@@ -13,6 +13,7 @@ from baklava.budgets import Budgets
 
 Shares = NDArray[np.float64]  # [N], one per KV cache
 
+GROWN = "grown"  # the move of a trial whose shares grew along their influence
 MAPPING = "mapping"  # the move of a trial whose shares come from a mapping of importance
 
 
@@ -33,6 +34,7 @@ class Trial:
     complete: bool  # saw every prompt
     chosen: bool
     loss_full: float  # of the full cache, over all prompts
+    held_back: float = np.nan  # mean over prompts that the search did not look at; NaN where it looked at all
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -71,6 +73,41 @@ class Optimum:
                 parameters=parameters,
             )
             for number, candidate in enumerate(self.candidates[since:], first)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Grown:
+    """Shares that grew to one ratio, and the losses of them, of uniform ones and of the full cache.
+
+    Losses are means over the prompts that growth looked at; `held_back` are means over the others, NaN without any.
+    """
+
+    shares: Shares
+    loss_full: float
+    loss_uniform: float
+    loss: float
+    held_back_uniform: float
+    held_back: float
+    n_prompts: int
+
+    def trials(self, ratio: float) -> list[Trial]:
+        """The uniform allocation and the one that grew."""
+        outcomes = (("uniform", self.loss_uniform, self.held_back_uniform), (GROWN, self.loss, self.held_back))
+        return [
+            Trial(
+                ratio=ratio,
+                number=number,
+                move=move,
+                loss=loss,
+                n_prompts=self.n_prompts,
+                early_loss=np.nan,
+                complete=True,
+                chosen=move == GROWN,
+                loss_full=self.loss_full,
+                held_back=held_back,
+            )
+            for number, (move, loss, held_back) in enumerate(outcomes)
         ]
 
 

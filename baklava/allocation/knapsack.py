@@ -44,14 +44,14 @@ def _segments(
     owners, lengths, slopes = [], [], []
     for cache, curve in enumerate(rises.T):
         y = np.concatenate([[np.interp(floor, levels, curve)], curve[levels > floor]])
-        hull = _lower_hull(x, y)
+        hull = lower_hull(x, y)
         lengths.append(np.diff(x[hull]))
         slopes.append(-np.diff(y[hull]) / lengths[-1])
         owners.append(np.full(len(hull) - 1, cache))
     return np.concatenate(owners), np.concatenate(lengths), np.concatenate(slopes)
 
 
-def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+def lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
     """Indices of the corners of the lower convex hull, `x` rising."""
     hull: list[int] = []
     for i in range(len(x)):

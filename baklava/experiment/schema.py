@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from baklava.allocation import SearchedAllocator
 from baklava.experiment.components import (
     AllocatorConfig,
     CalibrationConfig,
@@ -146,7 +145,7 @@ class ExperimentConfig(FrozenModel):
     @property
     def mapping_searches(self) -> list[tuple[str, str, str]]:
         """Those among the searches that pick the parameters of a mapping."""
-        return [search for search in self.searches if isinstance(self.allocators[search[1]].build(), SearchedAllocator)]
+        return [search for search in self.searches if self.allocators[search[1]].build().searches_mappings]
 
 
 def methods(config: ExperimentConfig) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from baklava.budgets import Budgets
+from baklava.cache.attended import AttendedCache
 from baklava.cache.budgeted import BudgetedCache
 from baklava.cache.prefill import ContextCache
 from baklava.decoder.length_dependent_rope import fixed_rotation
@@ -29,7 +30,7 @@ class BatchState:
     texts of `rotated_for` tokens from the first token to the last, and no row may become longer.
     """
 
-    cache: ContextCache | BudgetedCache
+    cache: AttendedCache
     lengths: Tensor
     mask: Tensor | None
     rotated_for: int | None = None

@@ -120,19 +120,21 @@ class ContinuationLosses:
     def _compress(self, prefilled: _PrefilledPrompt, budgets: Sequence[Budgets]) -> BatchState:
         return compress_rows(self.loaded, prefilled.context, budgets, [self._policy] * len(budgets), share=True)
 
-    def influence(self, prompt: Prompt, budgets: Budgets) -> NDArray[np.float64]:
-        """First-order change `[K, L, Hkv]` for one prompt, for every KV cache at each of `influence.LEVELS`."""
+    def influence(self, prompts: Sequence[Prompt], budgets: Budgets) -> NDArray[np.float64]:
+        """First-order change of the mean loss `[K, L, Hkv]`, if one KV cache kept one of `influence.LEVELS`."""
         with self._enough_memory(1):
-            prefilled = self._prefill(prompt)
-            return measure_influence(
-                self.loaded,
-                prefilled.context,
-                budgets,
-                self._policy,
-                prefilled.question,
-                prefilled.answer,
-                self._objective,
-            )
+            return np.mean([self._influence(self._prefill(prompt), budgets) for prompt in prompts], 0)
+
+    def _influence(self, prefilled: _PrefilledPrompt, budgets: Budgets) -> NDArray[np.float64]:
+        return measure_influence(
+            self.loaded,
+            prefilled.context,
+            budgets,
+            self._policy,
+            prefilled.question,
+            prefilled.answer,
+            self._objective,
+        )
 
     def _prefill(self, prompt: Prompt) -> _PrefilledPrompt:
         if prompt in self._kept:
@@ -165,6 +167,14 @@ class LossSource(Protocol):
 
     def losses(self, prompt: Prompt, budgets: Sequence[Budgets]) -> NDArray[np.float64]:
         """Mean loss per answer token of a prompt under each of the budgets."""
+        ...
+
+
+class InfluenceSource(LossSource, Protocol):
+    """A source of losses that knows what each KV cache contributes to them."""
+
+    def influence(self, prompts: Sequence[Prompt], budgets: Budgets) -> NDArray[np.float64]:
+        """First-order change of the mean loss `[K, L, Hkv]`, if one KV cache kept one of `influence.LEVELS`."""
         ...
 
 

@@ -95,8 +95,8 @@ class InfluenceCache(AttendedCache):
     def influence(self) -> NDArray[np.float64]:
         """The influence `[K, L, Hkv]` of every KV cache at every level, after a backward pass."""
         layers: list[Any] = self.layers
-        found = [layer.influence for layer in layers if isinstance(layer, InfluenceLayer)]
-        return torch.stack([influence.double().cpu() for influence in found], 1).numpy()
+        by_layer = [layer.influence for layer in layers if isinstance(layer, InfluenceLayer)]
+        return np.stack([influence.double().cpu().numpy() for influence in by_layer if influence is not None], 1)
 
 
 def measure_influence(
@@ -109,11 +109,12 @@ def measure_influence(
     objective: Objective,
 ) -> NDArray[np.float64]:
     """First-order change `[K, L, Hkv]` of the objective on one answer, for every KV cache at each of the `LEVELS`."""
-    assert isinstance(prefilled.cache, ContextCache)
+    context = prefilled.cache
+    assert isinstance(context, ContextCache)
     tokens = [*question, *answer]
 
     def read(budgets: Budgets) -> tuple[InfluenceCache, Tensor]:
-        cache = InfluenceCache(model.model.config, prefilled.cache, budgets, policy)
+        cache = InfluenceCache(model.model.config, context, budgets, policy)
         state = BatchState(cache, prefilled.lengths.clone(), None, prefilled.rotated_for)
         return cache, state.read(model, [tokens[:-1]], logits_to_keep=len(answer))[0].float()
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.experiment.components import EvictionConfig, ModelConfig
+from baklava.experiment.settings import Objective
 from baklava.inference.continuation_loss import ContinuationLosses, prefill_seconds
+from baklava.inference.influence import LEVELS
 from baklava.models.files import model_identity
 from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
@@ -32,10 +34,16 @@ class LossStore:
     """
 
     def __init__(
-        self, log: AppendLog, model: ModelConfig, eviction: EvictionConfig, measured: Callable[[], ContinuationLosses]
+        self,
+        log: AppendLog,
+        model: ModelConfig,
+        eviction: EvictionConfig,
+        measured: Callable[[], ContinuationLosses],
+        objective: Objective = "loss",
     ):
         policy = eviction.build()
-        self._name = fingerprint(VERSION, model_identity(model), [policy.family, asdict(policy)])
+        another = [] if objective == "loss" else [objective]  # losses had no name when they were all there was
+        self._name = fingerprint(VERSION, model_identity(model), [policy.family, asdict(policy)], *another)
         self._log = log
         self._measured = measured
         self._seconds: dict[str, float] = {}
@@ -70,6 +78,18 @@ class LossStore:
         stored = self._log[key]
         self._seconds[key] = stored["seconds"]
         return np.array([np.inf if loss is None else loss for loss in stored["losses"]])
+
+    def influence(self, prompts: Sequence[Prompt], budgets: Budgets) -> NDArray[np.float64]:
+        """First-order change of the mean loss `[K, L, Hkv]`, if one KV cache kept one of `influence.LEVELS`."""
+        shares = hashlib.sha256(budgets.shares.tobytes()).hexdigest()
+        key = fingerprint(self._name, "influence", LEVELS, [asdict(prompt) for prompt in prompts], shares)
+        if key not in self._log:
+            started = time.perf_counter()
+            influence = self._measured().influence(prompts, budgets).tolist()
+            self._log.add({key: {"influence": influence, "seconds": time.perf_counter() - started}})
+        stored = self._log[key]
+        self._seconds[key] = stored["seconds"]
+        return np.array(stored["influence"])
 
     def prefill_seconds(self, prompts: Sequence[Prompt]) -> float:
         """How long it took, now or earlier, to read the prompts once, one after the other."""

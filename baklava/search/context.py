@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from baklava.allocation import Allocator, Fitted, SearchedAllocator
-from baklava.allocation.fitted import Optimum, Shares
+from baklava.allocation.fitted import Grown, Optimum, Shares
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance.profile import Profile
@@ -121,6 +121,27 @@ class SearchContext:
             ratio: search.optimum(loss_full=float(loss_full), n_prompts=n_prompts) for ratio, search in searches.items()
         }
 
+    def grow(self, *, refine: int) -> dict[float, Grown]:
+        if not self.ratios:
+            return {}
+        from baklava.inference.continuation_loss import check_losses
+        from baklava.search.growth import Growth
+
+        model, shape = self._job.model.name, (self.profile.n_layers, self.profile.n_kv_heads)
+        with tqdm(desc=f"grow {model} {self._job.allocator.name}", unit="prompt") as progress:
+            growth = Growth(self._losses, self._prompts, shape, progress)
+            growth.climb(1.0 - min(self.ratios), refine=refine)
+            n = shape[0] * shape[1]
+            grown = [growth.shares(1.0 - ratio) for ratio in self.ratios]
+            rungs = growth.measure([np.ones(n), *(np.full(n, 1.0 - ratio) for ratio in self.ratios), *grown])
+        check_losses([rung.loss for rung in rungs], model=model)
+        self._n_refined += growth.n_refined
+        full, uniform, found = rungs[0], rungs[1 : 1 + len(grown)], rungs[1 + len(grown) :]
+        return {
+            ratio: Grown(shares, full.loss, even.loss, own.loss, even.held_back, own.held_back, len(self._prompts))
+            for ratio, shares, even, own in zip(self.ratios, grown, uniform, found, strict=True)
+        }
+
     def cost(self) -> Cost:
         """What all searches so far took."""
         return Cost(
@@ -150,4 +171,4 @@ class SearchContext:
 
         job = self._job
         measured = cache(lambda: ContinuationLosses.of(job, load_model(job.model)))
-        return LossStore(self._log, job.model, job.eviction, measured)
+        return LossStore(self._log, job.model, job.eviction, measured, job.search.objective)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from baklava.experiment.jobs import AllocateJob
 
-SCHEMA = 2
+SCHEMA = 3
 COST_SCHEMA = 1
 
 # Besides these, where mappings were tried, a column per parameter of the search space. See `Trial` for what they mean.
@@ -37,6 +37,7 @@ COLUMNS = pa.schema(
         ("complete", pa.bool_()),
         ("chosen", pa.bool_()),
         ("loss_full", pa.float64()),
+        ("held_back", pa.float64()),
     ]
 )
 

@@ -16,6 +16,7 @@ from baklava.report.plots.measured import draw_measured
 from baklava.report.plots.needle_grid import draw_needle_grid
 from baklava.report.plots.score_vs_kv_bytes import draw_score_vs_kv_bytes
 from baklava.report.plots.score_vs_ratio import draw_score_vs_ratio, draw_score_vs_ratio_of_task
+from baklava.report.plots.search_growth import draw_growth, is_growth
 from baklava.report.plots.search_history import draw_search_history
 from baklava.report.plots.search_importance import draw_search_importance
 from baklava.report.plots.style import save, styled
@@ -42,7 +43,8 @@ def draw_report(job: ReportJob) -> None:
             figures[f"needle_grid/{model}/{task}"] = partial(draw_needle_grid, model, task, grid)
     for path in job.traces:
         trace, search = read_trace(path), "/".join(path.with_suffix("").parts[-3:])  # model, allocator, eviction
-        figures[f"search_history/{search}"] = partial(draw_search_history, trace)
+        draw_search = draw_growth if is_growth(trace) else draw_search_history
+        figures[f"search_history/{search}"] = partial(draw_search, trace)
         if parameters(trace):
             figures[f"search_importance/{search}"] = partial(draw_search_importance, trace)
     with styled():

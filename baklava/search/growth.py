@@ -1,0 +1,146 @@
+"""Growth: shares that grow from next to nothing, at each step where their influence says that memory is worth most.
+
+First-order changes predict well what a KV cache gains by keeping more, and badly what it loses by keeping less. So
+shares only ever grow, along a ladder of totals that does not depend on the ratios asked for: no share falls from one
+rung to the next, and the budgets of a ratio lie between two rungs. More memory then takes nothing from any KV cache.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from baklava.allocation.fitted import Shares
+from baklava.allocation.knapsack import lower_hull
+from baklava.budgets import Budgets
+from baklava.calibration.prompts import Prompt
+from baklava.inference.continuation_loss import InfluenceSource
+from baklava.inference.influence import LEVELS
+
+START = 0.01  # share of every KV cache at the foot of the ladder
+FACTOR = 1.25  # from the total of one rung to that of the next
+MAX_GAIN = 0.3  # share that a KV cache gains in one step: influence is exact for small changes only
+REFINE_AT = 0.05  # the first rung from here on is refined: what is missing that far down is missed by every rung above
+SHRINK = 0.6  # the part of its shares from which a rung grows anew in the first round of refinement
+MAX_GAINS_ANEW = (0.15, 0.6)  # tried in each round
+HELD_BACK = 0.25  # fraction of the prompts that no step looks at; they have to agree that a refined rung is better
+
+
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """Shares `[N]`, and their losses on the prompts that the steps looked at and on those held back."""
+
+    shares: Shares
+    loss: float = np.nan
+    held_back: float = np.nan
+
+
+@dataclass
+class Growth:
+    """The ladder of one model and eviction policy, with `shape` (layers, KV heads)."""
+
+    source: InfluenceSource
+    prompts: Sequence[Prompt]
+    shape: tuple[int, int]
+    progress: tqdm
+    rungs: list[Shares] = field(default_factory=list)
+    n_refined: int = 0
+
+    def climb(self, total: float, *, refine: int) -> None:
+        """Grow until the shares' mean is at least `total`, with up to `refine` rounds at the rung of `REFINE_AT`."""
+        self.rungs = [np.full(self.shape[0] * self.shape[1], START)]
+        refined = False
+        while (mean := self.rungs[-1].mean()) < total - 1e-9 or not refined:
+            if mean >= REFINE_AT and not refined:
+                self.rungs = [self._refine(self.rungs[-1], refine)]
+                refined = True
+                continue
+            self.rungs.append(self._grow(self.rungs[-1], min(1.0, mean * FACTOR), MAX_GAIN))
+
+    def shares(self, total: float) -> Shares:
+        """Shares with the mean `total`, between those of the rungs above and below it."""
+        means = [0.0, *(rung.mean() for rung in self.rungs)]
+        rungs = [np.zeros_like(self.rungs[0]), *self.rungs]
+        above = min(int(np.searchsorted(means, total)), len(rungs) - 1)
+        below = max(above - 1, 0)
+        weight = (total - means[below]) / (means[above] - means[below])
+        return np.clip(rungs[below] + weight * (rungs[above] - rungs[below]), 0.0, 1.0)
+
+    def measure(self, candidates: Sequence[Shares]) -> list[Rung]:
+        """Candidates with their losses, all from one prefill of each prompt."""
+        budgets = [Budgets.from_shares(shares.reshape(self.shape)) for shares in candidates]
+        losses = np.array([self.source.losses(prompt, budgets) for prompt in self.prompts])
+        self.progress.update(len(self.prompts))
+        n = len(self._looked_at)
+        held_back = losses[n:].mean(0) if n < len(losses) else np.full(len(candidates), np.nan)
+        return [Rung(*values) for values in zip(candidates, losses[:n].mean(0), held_back, strict=True)]
+
+    @property
+    def _looked_at(self) -> Sequence[Prompt]:
+        return self.prompts[: len(self.prompts) - int(HELD_BACK * len(self.prompts))]
+
+    def _refine(self, shares: Shares, rounds: int) -> Shares:
+        """Shrink a rung and grow it anew, as long as that lowers the loss; else shrink less.
+
+        What was added for want of something that came later is then not added again.
+        """
+        kept = SHRINK
+        [best] = self.measure([shares])
+        for _ in range(rounds):
+            anew = [self._regrow(best.shares * kept, best.shares.mean(), gain) for gain in MAX_GAINS_ANEW]
+            rung = min(self.measure(anew), key=lambda rung: rung.loss)
+            if rung.loss < best.loss and not rung.held_back > best.held_back:
+                best = rung
+                self.n_refined += 1
+            else:
+                kept = 1.0 - (1.0 - kept) / 2.0
+        return best.shares
+
+    def _regrow(self, shares: Shares, total: float, gain: float) -> Shares:
+        while (mean := shares.mean()) < total - 1e-9:
+            shares = self._grow(shares, min(total, mean * FACTOR), gain)
+        return shares
+
+    def _grow(self, shares: Shares, total: float, gain: float) -> Shares:
+        """Shares that grow to the mean `total`, no KV cache by more than `gain`."""
+        influence = self.source.influence(self._looked_at, Budgets.from_shares(shares.reshape(self.shape)))
+        self.progress.update(len(self._looked_at))
+        flat = influence.reshape(len(LEVELS), -1)
+        return spend(shares, np.array(LEVELS), flat, total=total * len(shares), gain=gain)
+
+
+def spend(
+    shares: Shares, levels: NDArray[np.float64], influence: NDArray[np.float64], *, total: float, gain: float
+) -> Shares:
+    """Raise shares `[N]` to the sum `total` where influence `[K, N]` at the levels `[K]` promises most per share.
+
+    Memory goes to the steepest segment of any KV cache's lower convex hull between its share and `gain` above it. Where
+    nothing is promised any more, the remainder is spread evenly over what is free.
+    """
+    grown = shares.copy()
+    segments: list[tuple[float, int, int, float]] = []  # steepest first: slope, KV cache, corner, length
+    for cache, share in enumerate(shares):
+        end = min(1.0, share + gain)
+        if end <= share:
+            continue
+        x = np.array([share, *levels[(levels > share) & (levels < end)], end])
+        y = np.minimum.accumulate([0.0, *np.interp(x[1:], levels, influence[:, cache])])
+        for a, b in pairwise(lower_hull(x, y)):
+            if y[b] < y[a]:
+                heapq.heappush(segments, ((y[b] - y[a]) / (x[b] - x[a]), cache, a, x[b] - x[a]))
+    left = total - shares.sum()
+    while segments and left > 0.0:
+        _, cache, _, length = heapq.heappop(segments)
+        spent = min(length, left)
+        grown[cache] += spent
+        left -= spent
+    if left > 0.0:
+        free = 1.0 - grown
+        grown += free * min(1.0, left / free.sum()) if free.sum() else 0.0
+    return np.minimum(grown, 1.0)
