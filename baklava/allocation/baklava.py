@@ -69,7 +69,7 @@ class Baklava(SearchedAllocator):
     slope: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 2.0
     floor: Fraction = 0.02
     whole: Fraction = 0.0
-    refine: Annotated[int, Field(ge=0)] = 4
+    refine: Annotated[int, Field(ge=0)] = 2
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
         """Head importance, pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
@@ -26,25 +27,26 @@ from baklava.inference.batch import (
     continuation_losses,
     prefill,
 )
-from baklava.inference.influence import measure_influence
+from baklava.inference.influence import measure_influence, read_continuation
 from baklava.models.load import LoadedModel
 
 MEMORY_FRACTION = 0.5  # of the free memory, for prefilled contexts; the remainder is for the rows
 
 
-@dataclass(frozen=True)
+@dataclass
 class _PrefilledPrompt:
-    """A prompt whose context is in a full cache."""
+    """A prompt whose context is in a full cache, and once it was needed, what the full cache would write."""
 
     context: BatchState
     question: list[int]
     answer: list[int]
+    reference: Tensor | None = None  # log-probabilities [answer, vocabulary]
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of its keys and values; what a policy remembers is small beside them."""
+    def n_bytes(self, vocabulary: int) -> int:
+        """Bytes of its keys and values, and of the reference; what a policy remembers is small beside them."""
         layers: list[Any] = self.context.cache.layers
-        return sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None)
+        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        return sum(tensor.nbytes for tensor in tensors) + 4 * len(self.answer) * vocabulary
 
 
 class ContinuationLosses:
@@ -126,6 +128,14 @@ class ContinuationLosses:
             return np.mean([self._influence(self._prefill(prompt), budgets) for prompt in prompts], 0)
 
     def _influence(self, prefilled: _PrefilledPrompt, budgets: Budgets) -> NDArray[np.float64]:
+        if self._objective == "divergence" and prefilled.reference is None:
+            full = Budgets.uniform(n_layers=budgets.shape[0], n_kv_heads=budgets.shape[1], ratio=0.0)
+            tokens = [*prefilled.question, *prefilled.answer][:-1]
+            with torch.no_grad():
+                _, logits = read_continuation(
+                    self.loaded, prefilled.context, full, self._policy, tokens, len(prefilled.answer)
+                )
+            prefilled.reference = logits.log_softmax(-1)
         return measure_influence(
             self.loaded,
             prefilled.context,
@@ -133,7 +143,7 @@ class ContinuationLosses:
             self._policy,
             prefilled.question,
             prefilled.answer,
-            self._objective,
+            prefilled.reference,
         )
 
     def _prefill(self, prompt: Prompt) -> _PrefilledPrompt:
@@ -147,8 +157,9 @@ class ContinuationLosses:
             )
         length = len(context) + len(question) + len(answer)
         prefilled = _PrefilledPrompt(prefill(self.loaded, [context], [self._policy], length), question, answer)
-        if prefilled.n_bytes <= self._free:
-            self._free -= prefilled.n_bytes
+        n_bytes = prefilled.n_bytes(self.loaded.model.config.get_text_config(decoder=True).vocab_size)
+        if n_bytes <= self._free:
+            self._free -= n_bytes
             self._kept[prompt] = prefilled
         return prefilled
 

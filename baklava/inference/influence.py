@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from baklava.cache.layers import build_layers, copy_window
 from baklava.cache.prefill import ContextCache, ContextLayer
 from baklava.decoder.config import decoder_of, text_config
 from baklava.eviction import EvictionPolicy
-from baklava.experiment.settings import Objective
 from baklava.inference.batch import BatchState, next_token_divergences
 from baklava.models.load import LoadedModel
 
@@ -99,6 +99,17 @@ class InfluenceCache(AttendedCache):
         return np.stack([influence.double().cpu().numpy() for influence in by_layer if influence is not None], 1)
 
 
+def read_continuation(
+    model: LoadedModel, prefilled: BatchState, budgets: Budgets, policy: EvictionPolicy, tokens: Sequence[int], n: int
+) -> tuple[InfluenceCache, Tensor]:
+    """Read tokens after the compressed context; returns the cache and the logits `[n, vocabulary]` of the last `n`."""
+    context = prefilled.cache
+    assert isinstance(context, ContextCache)
+    cache = InfluenceCache(model.model.config, context, budgets, policy)
+    state = BatchState(cache, prefilled.lengths.clone(), None, prefilled.rotated_for)
+    return cache, at_least_float32(state.read(model, [tokens], logits_to_keep=n)[0])
+
+
 def measure_influence(
     model: LoadedModel,
     prefilled: BatchState,
@@ -106,28 +117,19 @@ def measure_influence(
     policy: EvictionPolicy,
     question: Sequence[int],
     answer: Sequence[int],
-    objective: Objective,
+    reference: Tensor | None = None,
 ) -> NDArray[np.float64]:
-    """First-order change `[K, L, Hkv]` of the objective on one answer, for every KV cache at each of the `LEVELS`."""
-    context = prefilled.cache
-    assert isinstance(context, ContextCache)
-    tokens = [*question, *answer]
+    """First-order change `[K, L, Hkv]` of a prompt's objective, for every KV cache at each of the `LEVELS`.
 
-    def read(budgets: Budgets) -> tuple[InfluenceCache, Tensor]:
-        cache = InfluenceCache(model.model.config, context, budgets, policy)
-        state = BatchState(cache, prefilled.lengths.clone(), None, prefilled.rotated_for)
-        return cache, state.read(model, [tokens[:-1]], logits_to_keep=len(answer))[0].float()
-
-    if objective == "divergence":
-        with torch.inference_mode():
-            full = Budgets.uniform(n_layers=budgets.shape[0], n_kv_heads=budgets.shape[1], ratio=0.0)
-            reference = read(full)[1].log_softmax(-1)
+    The objective is the divergence from `reference`, log-probabilities `[answer, vocabulary]`, or without one the loss.
+    """
     with torch.enable_grad(), _gradients_from_embeddings(model):
-        cache, logits = read(budgets)
-        if objective == "divergence":
-            value = next_token_divergences(logits, reference.clone()).mean()
-        else:
+        tokens = [*question, *answer][:-1]
+        cache, logits = read_continuation(model, prefilled, budgets, policy, tokens, len(answer))
+        if reference is None:
             value = torch.nn.functional.cross_entropy(logits, torch.tensor(answer, device=logits.device))
+        else:
+            value = next_token_divergences(logits, reference).mean()
         value.backward()
     return cache.influence()
 
@@ -165,8 +167,7 @@ class _KeptAttention(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         attended = _Attended(query, key, value, ctx.layer, ctx.scaling, ctx.softcap)
         grouped = at_least_float32(grad[0].unflatten(0, (key.shape[1], -1)))
-        ctx.layer.influence = attended.influence(grouped, ctx.layer.levels)
-        at_query, at_key, at_value = attended.gradients(grouped)
+        at_query, at_key, at_value, ctx.layer.influence = attended.differentiate(grouped, ctx.layer.levels)
         grads = (at_query.flatten(0, 1)[None].to(query), at_key[None].to(key), at_value[None].to(value))
         return *grads, None, None, None
 
@@ -189,31 +190,36 @@ class _Attended:
         self.causal = causal.expand(len(self.keys), 1, -1, -1)
         self.visible = torch.cat([layer.kept[:, None, None].expand(-1, 1, n_new, -1), self.causal], -1)
 
+    @cached_property
     def weights(self) -> Tensor:
         return self.scores.masked_fill(~self.visible, -torch.inf).softmax(-1)
 
     def output(self) -> Tensor:
-        return self.weights() @ self.values
+        return self.weights @ self.values
 
-    def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries `[Hkv, group, Q, D]`, new keys and new values `[Hkv, Q, D]`."""
-        weights, n = self.weights(), self.n_context
-        products = grad @ self.values.transpose(-1, -2)
-        at_scores = weights * (products - (weights * products).sum(-1, keepdim=True)) * self.scaling
-        if self.softcap is not None:
-            at_scores = at_scores * (1 - (self.scores / self.softcap) ** 2)
-        at_key = (at_scores[..., n:].transpose(-1, -2) @ self.query).sum(1)
-        at_value = (weights[..., n:].transpose(-1, -2) @ grad).sum(1)
-        return at_scores @ self.keys, at_key, at_value
+    def differentiate(self, grad: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of queries `[Hkv, group, Q, D]`, new keys and new values `[Hkv, Q, D]`, and the influence `[K, Hkv]`.
 
-    def influence(self, grad: Tensor, levels: Tensor) -> Tensor:
-        """First-order change `[K, Hkv]` if a KV head kept the entries of one of the `levels` `[K, Hkv, T]`."""
+        The influence is the first-order change if a KV head kept the entries of one of the `levels` `[K, Hkv, T]`.
+        """
         n = self.n_context
-        scores = torch.cat([self.scores[..., :n], self.scores[..., n:].masked_fill(~self.causal, -torch.inf)], -1)
-        unnormalised = (scores - scores.amax(-1, keepdim=True)).exp()
-        products = unnormalised * (grad @ self.values.transpose(-1, -2))
+        products = grad @ self.values.transpose(-1, -2)  # of the gradient and every value
+        weighted = self.weights * products
+        current = weighted.sum(-1, keepdim=True)
+        at_scores = (weighted - self.weights * current).mul_(self.scaling)
+        if self.softcap is not None:
+            at_scores *= 1 - (self.scores / self.softcap) ** 2
+        at_key = (at_scores[..., n:].transpose(-1, -2) @ self.query).sum(1)
+        at_value = (self.weights[..., n:].transpose(-1, -2) @ grad).sum(1)
+        return at_scores @ self.keys, at_key, at_value, self._influence(products, current, levels)
+
+    def _influence(self, products: Tensor, current: Tensor, levels: Tensor) -> Tensor:
+        n = self.n_context
+        seen = self.scores.clone()
+        seen[..., n:].masked_fill_(~self.causal, -torch.inf)
+        unnormalised = seen.sub_(seen.amax(-1, keepdim=True)).exp_()
+        products = unnormalised * products
         masks = levels.to(unnormalised.dtype).permute(1, 2, 0)[:, None]  # [Hkv, 1, T, K]
         numerator = products[..., :n] @ masks + products[..., n:].sum(-1, keepdim=True)  # [Hkv, group, Q, K]
         denominator = unnormalised[..., :n] @ masks + unnormalised[..., n:].sum(-1, keepdim=True)
-        current = (self.output() * grad).sum(-1, keepdim=True)
         return (numerator / denominator - current).sum((1, 2)).T

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import random_model, random_tokens
+from tiny_models import VOCABULARY, random_model, random_tokens
 
 import baklava.inference.continuation_loss
 from baklava.budgets import Budgets
@@ -81,7 +81,8 @@ def test_contexts_that_fit_are_read_once_and_others_every_time_with_the_same_los
 
 def test_as_many_contexts_are_kept_as_fit(loaded, prefills):
     context = 2 * 2 * 2 * 24 * 8 * 8  # layers, KV heads, keys and values, tokens, dimensions, bytes
-    replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=4, memory=2 * context)
+    reference = 4 * 5 * VOCABULARY  # what the full cache would write after 5 answer tokens, as it may be needed
+    replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=4, memory=2 * (context + reference))
     for _ in range(2):
         for index in range(3):
             replay.losses(prompt(index), BUDGETS)

@@ -136,7 +136,7 @@ def _softcapped_attention(
 
 
 def soft_cap(scores: Tensor, softcap: float) -> Tensor:
-    return scores.div(softcap).tanh_().mul_(softcap)
+    return scores.div(softcap).tanh_() * softcap  # not in place: a gradient needs the tanh
 
 
 @torch.compiler.disable  # a compiled function would lose the layer attached to the keys
