@@ -1,4 +1,4 @@
-"""The BaKlaVa allocation: shares by measured influence, or by a mapping of importance (our reading of arXiv 2502.13176)."""
+"""The BaKlaVa allocation: shares by measured influence, or by a mapping of importance (arXiv 2502.13176)."""
 
 from __future__ import annotations
 

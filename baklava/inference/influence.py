@@ -198,7 +198,7 @@ class _Attended:
         return self.weights @ self.values
 
     def differentiate(self, grad: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of queries `[Hkv, group, Q, D]`, new keys and new values `[Hkv, Q, D]`, and the influence `[K, Hkv]`.
+        """Gradients of queries `[Hkv, group, Q, D]`, of new keys and values `[Hkv, Q, D]`, and influence `[K, Hkv]`.
 
         The influence is the first-order change if a KV head kept the entries of one of the `levels` `[K, Hkv, T]`.
         """

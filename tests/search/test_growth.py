@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_budgets_are_nested_and_meet_their_totals(
     for total, shares in zip(totals, path, strict=True):
         assert shares.mean() == pytest.approx(total, abs=1e-9)
         assert shares.min() >= 0.0 and shares.max() <= 1.0
-    assert all((above >= below - 1e-12).all() for below, above in zip(path, path[1:], strict=False))
+    assert all((above >= below - 1e-12).all() for below, above in pairwise(path))
 
 
 def test_the_path_does_not_depend_on_how_far_it_is_climbed() -> None:
