@@ -217,9 +217,12 @@ class _Attended:
         n = self.n_context
         seen = self.scores.clone()
         seen[..., n:].masked_fill_(~self.causal, -torch.inf)
+        new_alone = (seen[..., n:].softmax(-1) * products[..., n:]).sum(-1, keepdim=True)
         unnormalised = seen.sub_(seen.amax(-1, keepdim=True)).exp_()
         products = unnormalised * products
         masks = levels.to(unnormalised.dtype).permute(1, 2, 0)[:, None]  # [Hkv, 1, T, K]
         numerator = products[..., :n] @ masks + products[..., n:].sum(-1, keepdim=True)  # [Hkv, group, Q, K]
         denominator = unnormalised[..., :n] @ masks + unnormalised[..., n:].sum(-1, keepdim=True)
-        return (numerator / denominator - current).sum((1, 2)).T
+        # Where what has by far the highest score is not kept, the sums may vanish; new tokens then see each other.
+        outputs = torch.where(denominator > 0, numerator / denominator, new_alone)
+        return (outputs - current).sum((1, 2)).T

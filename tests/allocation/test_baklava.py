@@ -139,4 +139,4 @@ class TestSearchSpace:
 
     def test_search_can_be_switched_off(self) -> None:
         assert Baklava(name="b").searches
-        assert not Baklava(name="b", search=False).searches
+        assert not Baklava(name="b", search="none").searches

@@ -26,12 +26,18 @@ def chosen(config: ExperimentConfig) -> dict[str, dict[str, object]]:
     return {group: dict(getattr(config, section)) for section, group in GROUPS.items()}
 
 
+def option(group: str, name: str) -> str:
+    """The option that gives an entry: its file below the group's folder."""
+    [path] = [path for path in (CONF / group).rglob("*.yaml") if f"\nname: {name}\n" in path.read_text()]
+    return path.relative_to(CONF / group).with_suffix("").as_posix()
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize("group", GROUPS.values())
 def test_every_experiment_can_be_narrowed_to_one_choice_of_a_group(experiment: str, group: str) -> None:
     whole = composed(f"experiment={experiment}")
     for name, entry in chosen(whole)[group].items():
-        narrowing = [f"experiment={experiment}", f"{group}={name}"]
+        narrowing = [f"experiment={experiment}", f"{group}={option(group, name)}"]
         if group == "allocator" and whole.claims.enabled and name != whole.claims.allocator:
             with pytest.raises(UserError, match=rf"^config: allocator={name}: leaves out baklava, .*claims\.enabled"):
                 compose(narrowing)
@@ -53,7 +59,8 @@ def test_any_part_of_an_experiments_choices_composes(experiment: str, data: st.D
     }
     if whole.claims.enabled and whole.claims.allocator not in some["allocator"]:
         some["allocator"].append(whole.claims.allocator)
-    config = compose([f"experiment={experiment}", *(f"{group}=[{','.join(names)}]" for group, names in some.items())])
+    options = {group: ",".join(option(group, name) for name in names) for group, names in some.items()}
+    config = compose([f"experiment={experiment}", *(f"{group}=[{names}]" for group, names in options.items())])
     for group, entries in chosen(config).items():
         assert entries == {name: chosen(whole)[group][name] for name in some[group]}
     assert config.claims.yardstick in (None, *config.allocators)

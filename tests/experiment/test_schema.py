@@ -347,7 +347,7 @@ class TestSchema:
     def test_parameters_that_no_file_mentions_can_be_added(self) -> None:
         config = compose(["allocators.baklava.search=false", "allocators.baklava.slope=3"])
         allocator = config.allocators["baklava"].build()
-        assert (allocator.name, allocator.search, allocator.slope) == ("baklava", False, 3.0)
+        assert (allocator.name, allocator.search, allocator.slope) == ("baklava", "none", 3.0)
 
 
 class TestValidation:

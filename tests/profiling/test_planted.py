@@ -71,7 +71,7 @@ def test_the_cosine_of_value_and_output_ranks_local_heads_higher(profile: Profil
     assert best(profile, "value_output_cosine", len(ahead)) == ahead
 
 
-@pytest.mark.parametrize("allocator", [Baklava(name="b", search=False, slope=8.0, floor=0.1), Duo(name="d")], ids=str)
+@pytest.mark.parametrize("allocator", [Baklava(name="b", search="none", slope=8.0, floor=0.1), Duo(name="d")], ids=str)
 def test_allocators_that_follow_them_keep_what_uniform_loses(
     loaded: LoadedModel, profile: Profile, allocator: Allocator
 ) -> None:

@@ -62,7 +62,7 @@ def fitted_budgets(job: AllocateJob, profile: Profile) -> Fitted:
 def test_budgets_of_a_model_lose_what_they_say(loaded: LoadedModel, tmp_path: Path) -> None:
     """From curves to budgets, on a random model: what is written is what a replay of its own measures."""
     job = job_in(tmp_path)
-    replay = ContinuationLosses(loaded, job.eviction.build(), batch_rows=4)
+    replay = ContinuationLosses(loaded, job.eviction.build(), batch_rows=4, objective=job.search.objective)
     fitted = fitted_budgets(job, profile_of(replay))
     for ratio, budgets in fitted.budgets.items():
         assert budgets.shares.mean() == pytest.approx(1 - ratio, abs=1e-9)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from planted_model import RETRIEVAL, planted_model, planted_prompts
 
-from baklava.allocation.baklava import REFINE_ABOVE
-from baklava.allocation.fitted import MAPPING
+from baklava.allocation.fitted import GROWN
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration
 from baklava.experiment.components import AllocatorConfig, EvictionConfig, ModelConfig
@@ -59,7 +59,7 @@ def job(folder: Path, profile: Profile, **changed: Any) -> AllocateJob:
     profile.save(path)
     values = {
         "model": ModelConfig(name="planted", path="nowhere/planted"),
-        "allocator": AllocatorConfig(name="baklava", family="baklava"),
+        "allocator": AllocatorConfig(name="baklava", family="baklava", search="mapping"),
         "eviction": EvictionConfig(family="streaming_llm", name="streaming_llm"),
         "search": SearchConfig(n_rounds=2),
         "prompts": folder / "prompts.json",
@@ -113,7 +113,7 @@ def test_a_finished_search_loads_no_model_and_writes_the_same_bytes(searched: Al
     "changed",
     [
         {"eviction": EvictionConfig(family="streaming_llm", name="streaming_llm", n_sink=2)},
-        {"allocator": AllocatorConfig(name="baklava", family="baklava", slope=3.0)},
+        {"allocator": AllocatorConfig(name="baklava", family="baklava", search="mapping", slope=3.0)},
         {"model": ModelConfig(name="planted", path="nowhere/planted", dtype="float32")},
         {"search": SearchConfig(n_rounds=2, seed=1)},
         {"search": SearchConfig(n_rounds=3)},
@@ -164,7 +164,8 @@ def test_an_added_ratio_is_searched_alone_from_the_best_mappings_of_the_others(
     assert {path: path.read_bytes() for path in before} == before
     trace = read_trace(more.trace)
     assert trace["ratio"].unique().tolist() == [0.4, 0.5, 0.6]
-    assert trace[trace["ratio"] != 0.5].to_dict("list") == trials.to_dict("list")
+    others = trace[trace["ratio"] != 0.5].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, trials, check_exact=True)
     names = parameters(trace)
     tried = trace.loc[trace["ratio"] == 0.5, names].to_dict("records")
     assert all(point in tried for point in trials.loc[trials["chosen"], names].to_dict("records"))
@@ -179,28 +180,59 @@ def test_an_added_ratio_is_searched_alone_from_the_best_mappings_of_the_others(
     assert json.loads(searched.cost.read_text()) == cost
 
 
-def test_what_still_loses_is_refined(tmp_path: Path, profile: Profile, loads: list[int]) -> None:
-    given: dict[str, Any] = {"budgets": {0.9: tmp_path / "0.9.json"}, "search": SearchConfig(n_rounds=1)}
-    plain = AllocatorConfig(name="baklava", family="baklava", refine=0)
-    allocate(job(tmp_path, profile, allocator=plain, **given))
-    before = Budgets.load(tmp_path / "0.9.json")
-    assert before.provenance["loss"] > before.provenance["loss_full"] + REFINE_ABOVE
-    assert json.loads((tmp_path / "cost.json").read_text())["n_refined"] == 0
-    allocate(job(tmp_path, profile, **given))
-    assert len(loads) == 2  # to refine, not to search again
-    after = Budgets.load(tmp_path / "0.9.json")
-    assert after.provenance["loss_searched"] == pytest.approx(before.provenance["loss"], abs=1e-6)
-    assert after.provenance["loss"] < before.provenance["loss"] - 0.01
-    assert after.parameters["refined"].startswith("round ")
-    assert after.shares.mean() == pytest.approx(0.1, abs=1e-9)
-    assert json.loads((tmp_path / "cost.json").read_text())["n_refined"] == 1
-    trace = read_trace(tmp_path / "trace.parquet")
-    assert trace["trial"].tolist() == list(range(len(trace)))
-    assert (trace["move"] == MAPPING).tolist() == [True] * ROUND + [False] * (len(trace) - ROUND)
-    [chosen] = trace[trace["chosen"]].to_dict("records")
-    assert (chosen["move"], chosen["loss"]) == (after.parameters["refined"], after.provenance["loss"])
-    assert chosen["loss"] == trace["loss"][trace["complete"]].min()
-    assert chosen["estimator"] == after.parameters["estimator"]
+def growing(folder: Path, profile: Profile, **changed: Any) -> AllocateJob:
+    return job(folder, profile, allocator=AllocatorConfig(name="baklava", family="baklava"), **changed)
+
+
+def test_shares_grow_where_the_model_needs_them(tmp_path: Path, profile: Profile, loads: list[int]) -> None:
+    one = growing(tmp_path, profile)
+    allocate(one)
+    light, heavy = (Budgets.load(one.budgets[ratio]) for ratio in RATIOS)
+    assert all(heavy.shares[cache] > 0.6 for cache in RETRIEVAL)
+    assert (light.shares >= heavy.shares - 1e-12).all()
+    assert heavy.provenance["loss"] < 0.1 < 2.0 < heavy.provenance["loss_uniform"]
+    assert heavy.provenance["held_back"] < 0.1 < 2.0 < heavy.provenance["held_back_uniform"]
+    assert heavy.provenance["loss_full"] == pytest.approx(0.0, abs=1e-5)  # a divergence from itself
+    trace = read_trace(one.trace)
+    assert trace.groupby("ratio")["move"].agg(list).to_dict() == {ratio: ["uniform", GROWN] for ratio in RATIOS}
+    assert trace["held_back"].notna().all()
+    assert json.loads(one.cost.read_text())["prefills"] > 0
+
+
+def test_a_ratio_that_is_added_takes_its_budgets_from_the_same_path(
+    tmp_path: Path, profile: Profile, loads: list[int]
+) -> None:
+    first, together = growing(tmp_path / "a", profile), growing(tmp_path / "b", profile)
+    allocate(first)
+    before = written(first)
+    more = with_ratios(first, 0.4, 0.5, 0.6)
+    allocate(more)
+    assert written(first)[:-1] == before[:-1]  # the budgets; the trace has got more rows
+    allocate(with_ratios(together, 0.4, 0.5, 0.6))
+    assert (tmp_path / "a" / "0.5.json").read_bytes() == (tmp_path / "b" / "0.5.json").read_bytes()
+
+
+def test_growth_that_was_killed_continues(
+    tmp_path: Path, profile: Profile, loads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete, killed = (growing(tmp_path / name, profile) for name in "ab")
+    influence, calls, kill_at = ContinuationLosses.influence, [], [-1]
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == kill_at[0]:
+            raise KeyboardInterrupt
+        return influence(*arguments)
+
+    monkeypatch.setattr(ContinuationLosses, "influence", counted)
+    allocate(complete)
+    n_calls = len(calls)
+    kill_at[0] = n_calls + 5
+    with pytest.raises(KeyboardInterrupt):
+        allocate(killed)
+    allocate(killed)
+    assert written(killed) == written(complete)
+    assert len(calls) == 2 * n_calls + 1
 
 
 @pytest.mark.parametrize("n_prompts", [0, 2, 5, 9])
@@ -230,38 +262,6 @@ def test_a_killed_search_continues_after_its_last_prompt(
     allocate(whole)
     assert written(resumed) == written(whole)
     assert asked_in_two == asked  # nothing is measured twice
-
-
-def test_a_killed_refinement_continues(
-    tmp_path: Path, profile: Profile, loads: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, killed = (
-        job(tmp_path / name, profile, budgets={0.9: tmp_path / name / "0.9.json"}, search=SearchConfig(n_rounds=1))
-        for name in "ab"
-    )
-    for one in (whole, killed):  # searched, so that only the refinement is left
-        allocate(one.model_copy(update={"allocator": AllocatorConfig(name="baklava", family="baklava", refine=0)}))
-    losses, calls, kill_at = ContinuationLosses.losses, [], [-1]
-
-    def counted(*arguments):
-        calls.append(1)
-        if len(calls) == kill_at[0]:
-            raise KeyboardInterrupt
-        return losses(*arguments)
-
-    monkeypatch.setattr(ContinuationLosses, "losses", counted)
-    allocate(whole)
-    n_calls = len(calls)
-    kill_at[0] = n_calls + 10
-    with pytest.raises(KeyboardInterrupt):
-        allocate(killed)
-    allocate(killed)
-    assert written(killed) == written(whole)
-    assert len(calls) == 2 * n_calls + 1
-    n_loads, seconds = len(loads), json.loads(whole.cost.read_text())["seconds"]
-    allocate(whole)  # nothing is measured again, and what it cost is known
-    assert (len(loads), len(calls)) == (n_loads, 2 * n_calls + 1)
-    assert json.loads(whole.cost.read_text())["seconds"] == seconds
 
 
 def test_the_trace_has_a_row_per_trial(searched: AllocateJob) -> None:
