@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from baklava import __version__
 from baklava.errors import UserError
 from baklava.experiment.stages import STAGES, load
 
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "calibration.length=512`. Results go to results/<name>/. "
         "The whole chain at once: `snakemake --cores all`.",
     )
+    parser.add_argument("--version", action="version", version=f"baklava {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_stages(commands)
     _add_other_commands(commands)

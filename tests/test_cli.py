@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import baklava
 from baklava.cli import main
 from baklava.experiment import jobs
 from baklava.experiment.compose import compose
@@ -62,6 +63,11 @@ class TestStartUp:
 
 
 class TestHelp:
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            main(["--version"])
+        assert capsys.readouterr().out == f"baklava {baklava.__version__}\n"
+
     def test_lists_every_command(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as done:
             main(["--help"])

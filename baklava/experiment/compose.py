@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from baklava.errors import UserError
 from baklava.experiment.choices import GROUPS, check_chosen_once, without_replaced
@@ -123,9 +124,28 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
     except OverrideParseException as error:
         raise UserError(f"config: {error.override}: {_hydra_message(error)}") from None
     except Exception as error:  # odd overrides make Hydra fail in many ways, assertions among them
+        if unknown := re.match(r"Could not override '([^']+)'", str(error)):
+            raise UserError(_unknown_key(unknown[1])) from None
         hint = ""
         if isinstance(error.__cause__ or error, GrammarParseError | InterpolationResolutionError):
             hint = "; write \\${ for ${ where no other value is meant"
         elif "value in defaults" in str(error):
             hint = "; put quotes around a choice that looks like a number"
         raise UserError(f"config ({folder}): {_hydra_message(error)}{hint}") from None
+
+
+def _unknown_key(key: str) -> str:
+    """What to say of a key that no setting has: the nearest ones."""
+    near = get_close_matches(key, _keys(ExperimentConfig), n=3, cutoff=0.6)
+    return f"config: {key}: there is no such key" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The keys of all settings, those within others with a dot, as they are written; and the groups of choices."""
+    keys = [] if prefix else list(GROUPS.values())
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        keys.append(key)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{key}.")
+    return keys

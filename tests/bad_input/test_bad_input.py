@@ -103,9 +103,10 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 SETTINGS = {
-    "unknown key": ("evaluate.samples=3", "evaluate.samples", "+evaluate.samples"),
+    "unknown key": ("evaluate.samples=3", "evaluate.samples", "did you mean evaluate.n_samples"),
+    "unknown group of choices": ("modell=tiny-llama", "modell", "did you mean model"),
     "unknown key, added": ("+evaluate.samples=3", "evaluate.samples", "not permitted"),
-    "unknown group": ("models.other.dtype=float32", "models.other", "+models.other"),
+    "unknown group": ("models.other.dtype=float32", "models.other", "no such key"),
     "text for a number": ("evaluate.n_samples=many", "evaluate.n_samples", "'many'"),
     "fraction for a whole number": ("evaluate.n_samples=2.5", "evaluate.n_samples", "2.5"),
     "nothing to do": ("evaluate.n_samples=0", "evaluate.n_samples", "greater than or equal to 1"),
