@@ -73,7 +73,7 @@ def _run_recorded(run: Callable[[Job], int | None], job: Job) -> int | None:
 
 
 def _gpu_of(jobs: Sequence[Job]) -> AbstractContextManager[str | None]:
-    """Hold the GPU that jobs with a model compute on, if any; one for all of them, as CUDA is initialised once."""
+    """Hold the GPUs that jobs with a model compute on, if any; the same for all, as CUDA is initialised once."""
     from baklava.system.devices import reserve_gpu
 
     models = {job.model.name: job.model.device for job in jobs if hasattr(job, "model")}
@@ -82,7 +82,8 @@ def _gpu_of(jobs: Sequence[Job]) -> AbstractContextManager[str | None]:
         raise UserError(
             f"device: {models}: one command computes on one GPU; run it for one model at a time, model=NAME"
         )
-    return reserve_gpu(gpus.pop() if gpus else "cpu")
+    n = max((job.model.gpus for job in jobs if hasattr(job, "model")), default=1)
+    return reserve_gpu(gpus.pop() if gpus else "cpu", n)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from baklava.decoder.attention_path import AttentionPath, Step, hidden_states
 from baklava.decoder.linear import is_linear
+from baklava.decoder.placement import device_of
 from baklava.errors import UserError
 
 # Names of torch functions, without the underscores of operators and in-place versions.
@@ -37,7 +38,8 @@ def trace_attention_paths(model: PreTrainedModel, layers: Sequence[int]) -> dict
     tracer = _Tracer(_find_layers(model))
     with tracer.watching(model), torch.inference_mode(), tracer:
         # Not tokens 0 and 1: one of them is often padding, with an embedding of 0.
-        model(torch.tensor([[2, 3]], device=model.device), use_cache=False, observer=tracer.observe)
+        device = device_of(model.get_input_embeddings())
+        model(torch.tensor([[2, 3]], device=device), use_cache=False, observer=tracer.observe)
     return {index: tracer.path(index) for index in layers}
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from baklava.allocation import ALLOCATORS, Allocator
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.experiment.chat_settings import TemplateVariables
-from baklava.experiment.fields import FrozenModel, Name
+from baklava.experiment.fields import Bytes, FrozenModel, Name
 from baklava.tasks import FAMILIES, Task
+
+
+def _text_keys(group: Any) -> Any:
+    return {str(key): value for key, value in group.items()} if isinstance(group, dict) else group
 
 
 class ModelConfig(FrozenModel):
@@ -25,10 +30,42 @@ class ModelConfig(FrozenModel):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one"
     )
+    gpus: int = Field(default=1, ge=1, description="GPUs that a job takes; device_map spreads the model over them")
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None, description="as for transformers: auto, balanced, sequential, or a device for every module"
+    )
+    max_memory: Annotated[dict[str, Bytes], BeforeValidator(_text_keys)] = Field(
+        default={}, description="that weights may take at most, per device, e.g. {0: 20GiB, cpu: 60GiB}"
+    )
+    offload_folder: Path | None = Field(default=None, description="for weights that device_map puts on disk")
+    quantization: dict[str, Any] | None = Field(
+        default=None, description="settings of a quantisation of transformers, `quant_method` among them"
+    )
     trust_remote_code: bool = False
     chat_template_kwargs: TemplateVariables = Field(
         default={}, description="variables for its chat template, e.g. enable_thinking: false"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.device_map is None:
+            for key in ("max_memory", "offload_folder"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} has no effect without a device_map; set it to auto, for example")
+            if self.gpus > 1:
+                raise ValueError(f"gpus: {self.gpus} are of no use without a device_map; set it to auto, for example")
+        elif self.device != "auto":
+            raise ValueError(f"device: {self.device} and a device_map exclude each other; leave one of them out")
+        if self.quantization is not None and "quant_method" not in self.quantization:
+            raise ValueError("quantization: quant_method is missing, e.g. bitsandbytes or torchao")
+        if self.quantization is not None and self.path.endswith(".gguf"):
+            raise ValueError("quantization: a GGUF file has its own; leave this out")
+        return self
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """What the model's numbers depend on beside its files."""
+        return {"dtype": self.dtype} | ({} if self.quantization is None else {"quantization": self.quantization})
 
 
 class _Family(FrozenModel):

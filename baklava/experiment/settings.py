@@ -146,10 +146,13 @@ class ClaimsConfig(FrozenModel):
 
 
 class JobResources(FrozenModel):
-    """What a job of the workflow asks for. A cluster grants and enforces it, a workstation does not look."""
+    """What a job of the workflow asks for. A cluster enforces memory and time, a workstation does not look."""
 
     mem_mb: int = Field(default=32000, ge=1, description="main memory; the n-th attempt asks for n times as much")
     runtime: int = Field(default=240, ge=1, description="minutes")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads; null: the cores, divided among the jobs of the stage"
+    )
 
 
 class PlanConfig(FrozenModel):

@@ -64,7 +64,7 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     """What distinguishes a model's stored results: its files or, where they are elsewhere, its path; and its dtype."""
     place = local_model(model.path)
     is_local = place is not None and place.exists()
-    return {"content": model_fingerprint(model), "path": "" if is_local else model.path, "dtype": model.dtype}
+    return {"content": model_fingerprint(model), "path": "" if is_local else model.path, **model.arithmetic}
 
 
 def _read_config(path: Path, key: str) -> dict[str, Any]:

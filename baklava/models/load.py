@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from baklava.cache.attention import dense as attention
 from baklava.cache.prefill import ContextCache
 from baklava.decoder.config import Decoder, decoder_of
 from baklava.decoder.length_dependent_rope import Switch, switch_of
+from baklava.decoder.placement import device_of
 from baklava.errors import UserError, first_line
 from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.components import ModelConfig
@@ -36,6 +36,7 @@ from baklava.models import resolve
 from baklava.models.encoder import Encoder
 from baklava.models.gguf import load_gguf_config, load_gguf_model, load_gguf_tokenizer
 from baklava.models.gguf_file import is_gguf
+from baklava.models.placement import choose_device, free_memory, placement_settings
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)  # variables for its chat template
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where tokens are read; layers may compute elsewhere."""
+        return device_of(self.model.get_input_embeddings())
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -94,10 +96,8 @@ class LoadedModel:
         return None if self.switch is None else self.switch.representative(length)
 
     def free_memory(self) -> int:
-        """Free bytes on the model's device."""
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        """Free bytes for KV caches on the model's devices."""
+        return free_memory(self.model, len(self.decoder.windows))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -140,14 +140,16 @@ def load_model(config: ModelConfig) -> LoadedModel:
     except UserError as error:
         raise UserError(f"model {config.name}: {error}") from None
     tokenizer = load_tokenizer(config)
-    device = _device(config)
+    device = choose_device(config)
     with _loading(f"model {config.name}: cannot load {config.path}"):
-        settings = {"dtype": getattr(torch, config.dtype), "attn_implementation": attention.NAME}
+        placement = placement_settings(config)
+        settings = {"dtype": getattr(torch, config.dtype), "attn_implementation": attention.NAME, **placement}
         if file := _gguf_file(config):
             model = load_gguf_model(file, pretrained, **settings)
         else:
             model = auto_class(pretrained).from_pretrained(**_source(config), **settings)
-    nn.Module.to(model, device)
+    if not placement:
+        nn.Module.to(model, device)
     loaded = LoadedModel(config.name, model.eval().requires_grad_(False), tokenizer, config.chat_template_kwargs)
     _probe(loaded)
     return loaded
@@ -183,17 +185,6 @@ def _probe(loaded: LoadedModel) -> None:
     with _loading(f"model {loaded.name}: cannot read a text with it"):
         loaded.model(ids, past_key_values=cache, **settings)
         cache.check_read(2)
-
-
-def _device(config: ModelConfig) -> str:
-    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.device == "auto":
-        return "cuda" if n_devices else "cpu"
-    if config.device != "cpu" and int(config.device.partition(":")[2] or 0) >= n_devices:
-        raise UserError(
-            f"models.{config.name}.device: no device {config.device}: there are {n_devices}; set it to auto or cpu"
-        )
-    return config.device
 
 
 @contextmanager

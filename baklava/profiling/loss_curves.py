@@ -64,7 +64,7 @@ def measure_curves(job: CurvesJob) -> None:
     meta = {
         "path": job.model.path,
         "revision": job.model.revision,
-        "dtype": job.model.dtype,
+        **job.model.arithmetic,
         "calibration": calibration.fingerprint,
         "policy": job.eviction.model_dump(mode="json"),
         "versions": {name: version(name) for name in ("torch", "transformers")},

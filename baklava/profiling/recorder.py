@@ -105,6 +105,7 @@ class Recorder:
             heads, projected = args[0].reshape(length, -1), output.reshape(length, -1)
             stream = self._inputs.pop(layer)[0, self._settings.skip_first :]
             added = path.added(projected[self._settings.skip_first :])
+            stream = stream.to(added.device)  # a layer's input may come from another device
             row = self._row_of_layer[layer]
             self.layers[row] = layer_importance = cosine_distance_to_sum(stream, added)
             view = self._view(layer, call, heads, projected, layer_importance)
@@ -117,7 +118,7 @@ class Recorder:
         self, layer: int, call: AttentionCall, heads: Tensor, projected: Tensor, layer_importance: Tensor
     ) -> HeadView:
         """`heads` `[T, Hq * D]` and `projected` `[T, hidden]` are the input and the output of the output projection."""
-        settings, positions = self._settings, self._positions
+        settings, positions = self._settings, self._positions.to(call.query.device)
         attend = partial(
             simulate_eviction,
             call.query[:, positions],

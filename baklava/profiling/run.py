@@ -82,7 +82,7 @@ def profile(job: ProfileJob) -> None:
         "path": job.model.path,
         "revision": job.model.revision,
         "content": model_fingerprint(job.model),
-        "dtype": job.model.dtype,
+        **job.model.arithmetic,
         "calibration": calibration.fingerprint,
         "settings": job.profile.model_dump(mode="json"),
         "versions": {name: version(name) for name in ("torch", "transformers")},

@@ -38,11 +38,11 @@ def list_visible_devices() -> list[str]:
 
 
 @contextmanager
-def reserve_gpu(device: str) -> Iterator[str | None]:
-    """Reserve a GPU for the block and hide all others from this process; yields the GPU's name.
+def reserve_gpu(device: str, n: int = 1) -> Iterator[str | None]:
+    """Reserve `n` GPUs for the block and hide all others from this process; yields their names, with commas.
 
-    `device` is the setting of a model: `auto` and `cuda` take the first free GPU and wait if there is none; `cuda:1`
-    waits for that GPU; `cpu` takes none, and neither does `auto` on a machine without GPUs. Call it before CUDA is
+    `device` is the setting of a model: `auto` and `cuda` take the first free GPUs and wait until there are `n`;
+    `cuda:1` waits for that GPU; `cpu` takes none, and neither does `auto` on a machine without GPUs. Call it before CUDA is
     initialised. A reservation is a lock of the operating system, which releases it however the process ends.
 
     Raises `UserError` for a GPU that does not exist.
@@ -57,8 +57,10 @@ def reserve_gpu(device: str) -> Iterator[str | None]:
         if index >= len(devices):
             raise UserError(f"device {device}: this machine shows {len(devices)} GPUs, numbered from 0")
         candidates = [devices[index]]
+    if n > len(candidates):
+        raise UserError(f"gpus: {n} for a model, and this machine shows {len(devices)}; set models.NAME.gpus")
     with ExitStack() as stack:
-        name = _lock_first_free(candidates, stack)
+        name = ",".join(_lock_free(candidates, n, stack))
         if candidates == devices:
             previous = os.environ.get(VISIBLE)
             os.environ[VISIBLE] = name
@@ -66,21 +68,36 @@ def reserve_gpu(device: str) -> Iterator[str | None]:
         yield name
 
 
-def _lock_first_free(devices: list[str], stack: ExitStack) -> str:
-    """Lock a slot on a GPU until `stack` closes; GPUs that nobody uses come before those that would be shared."""
+def _lock_free(devices: list[str], n: int, stack: ExitStack) -> list[str]:
+    """Lock a slot on each of `n` GPUs until `stack` closes; GPUs that nobody uses come before those to be shared.
+
+    Where there are not `n`, none is held meanwhile, so that no two jobs wait for each other.
+    """
     folder, told = _lock_folder(), False
-    slots = [(slot, device) for slot in range(_jobs_per_gpu()) for device in devices]
     while True:
-        for slot, device in slots:
-            file = (folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.{slot}.lock").open("ab")
-            if try_lock(file) is not False:
-                stack.callback(file.close)
-                return device
-            file.close()
+        with ExitStack() as tried:
+            locked: list[str] = []
+            for slot in range(_jobs_per_gpu()):
+                for device in devices:
+                    if len(locked) < n and device not in locked and _try_slot(folder, device, slot, tried):
+                        locked.append(device)
+            if len(locked) == n:
+                stack.push(tried.pop_all())
+                return locked
         if not told:
             print(f"waiting for a free GPU: {', '.join(devices)} taken ({folder})", file=sys.stderr, flush=True)
             told = True
         time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _try_slot(folder: Path, device: str, slot: int, stack: ExitStack) -> bool:
+    """Lock a slot on a GPU until `stack` closes, if it is free."""
+    file = (folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.{slot}.lock").open("ab")
+    if try_lock(file) is not False:
+        stack.callback(file.close)
+        return True
+    file.close()
+    return False
 
 
 def _jobs_per_gpu() -> int:

@@ -19,7 +19,7 @@ from baklava.system.devices import list_visible_devices, reserve_gpu
 HOLD = """
 import os, sys
 from baklava.system.devices import reserve_gpu
-with reserve_gpu(sys.argv[1]) as gpu:
+with reserve_gpu(sys.argv[1], int(sys.argv[2])) as gpu:
     print(gpu, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()
 """
@@ -43,10 +43,10 @@ def holders() -> Iterator[list[subprocess.Popen[str]]]:
         one.communicate()
 
 
-def hold(holders: list[subprocess.Popen[str]], device: str = "auto") -> subprocess.Popen[str]:
-    """Another process that takes a GPU and holds it."""
+def hold(holders: list[subprocess.Popen[str]], device: str = "auto", n: int = 1) -> subprocess.Popen[str]:
+    """Another process that takes GPUs and holds them."""
     pipe = subprocess.PIPE
-    command = [sys.executable, "-c", HOLD, device]
+    command = [sys.executable, "-c", HOLD, device, str(n)]
     holders.append(subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe))
     return holders[-1]
 
@@ -92,6 +92,18 @@ def test_sharing_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
             taken.append(held.enter_context(reserve_gpu("auto")))
     assert taken == ["0", "1", "0", "1"]
+
+
+def test_a_large_model_holds_several_and_none_while_it_waits(holders: list[subprocess.Popen[str]]) -> None:
+    first = hold(holders)
+    assert line(first) == "4 4"
+    large = hold(holders, n=2)
+    assert large.stderr is not None
+    assert "waiting for a free GPU" in large.stderr.readline()
+    first.kill()
+    assert line(large) == "4,GPU-7f/1 4,GPU-7f/1"
+    with pytest.raises(UserError, match="gpus: 3 for a model, and this machine shows 2"), reserve_gpu("auto", 3):
+        pass
 
 
 def test_only_the_own_gpu_is_visible_and_only_for_the_block() -> None:

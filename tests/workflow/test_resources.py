@@ -27,6 +27,7 @@ with open("seen.json", "w") as file:
         }},
         "mem_mb": [memory("evaluate")(Asks, attempt=attempt) for attempt in (1, 2, 3)],
         "runtime": minutes("evaluate"),
+        "threads": {{stage: cpu_threads(stage) for stage in ("profile", "allocate", "evaluate")}},
     }}, file, default=lambda resource: resource.value)
 rule all:
 """
@@ -113,3 +114,9 @@ def test_only_failures_that_may_pass_are_retried(
 def test_each_attempt_asks_for_more_memory(seen: Callable[..., dict[str, Any]], stage: str) -> None:
     asked = seen("", overrides=f"resources.{stage}.mem_mb=7000 resources.{stage}.runtime=20")
     assert (asked["mem_mb"], asked["runtime"]) == ([7000, 14000, 21000], 20)
+
+
+def test_jobs_of_a_stage_divide_the_cores(seen: Callable[..., dict[str, Any]]) -> None:
+    """One model, two tasks."""
+    asked = seen("", "--cores", "8", overrides="resources.allocate.threads=3")
+    assert asked["threads"] == {"profile": 8, "allocate": 3, "evaluate": 4}

@@ -10,6 +10,7 @@ rule calibrate:
         paths.log("prompts", "{model}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
+    threads: cpu_threads("calibrate")
     resources:
         gpu=lambda wildcards: gpus(wildcards) * experiment.calibration.needs_model,
         mem_mb=memory("calibrate"),

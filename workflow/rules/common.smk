@@ -17,6 +17,7 @@ from baklava.experiment.ownership import claim_results, describe_replaced
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.snakemake_config import overrides_of, packed
 from baklava.experiment.stages import STAGES
+from baklava.experiment.threads import threads_of
 from baklava.models.files import model_fingerprint
 from baklava.preflight import planned_experiment
 from baklava.report.figure_list import list_figures
@@ -63,7 +64,8 @@ def job_json(stage: str) -> Callable:
 
 def gpus(wildcards) -> int:
     """GPUs that a job takes that loads this model; none where there is none, here or on a cluster."""
-    return int(HAS_GPUS and experiment.models[wildcards.model].device != "cpu")
+    model = experiment.models[wildcards.model]
+    return model.gpus if HAS_GPUS and model.device != "cpu" else 0
 
 
 def gpus_of_search(wildcards) -> int:
@@ -79,6 +81,12 @@ def memory(stage: str) -> Callable:
 def minutes(stage: str) -> int:
     """The same at every attempt: a job that asks for more than its partition grants would wait forever."""
     return experiment.resources_of(stage).runtime
+
+
+def cpu_threads(stage: str) -> int:
+    """CPU threads of a job of this stage. On a cluster, the profile says how many (set-threads)."""
+    cores = workflow.resource_settings.cores
+    return threads_of(stage, experiment, 1 if cores is None or workflow.remote_exec else cores)
 
 
 @cache  # a model has many jobs

@@ -23,6 +23,7 @@ rule evaluate:
         answers_log.with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
+    threads: cpu_threads("evaluate")
     resources:
         gpu=gpus,
         mem_mb=memory("evaluate"),
@@ -70,7 +71,7 @@ rule measure:
         paths.log("measurements", "{model}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
-    threads: os.cpu_count()  # it times cells, so it has the machine to itself
+    threads: experiment.resources_of("measure").threads or os.cpu_count()  # it times cells, so it has the machine to itself
     resources:
         gpu=gpus,
         mem_mb=memory("measure"),

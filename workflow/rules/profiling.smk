@@ -13,6 +13,7 @@ rule profile:
         paths.log("profile", "{model}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
+    threads: cpu_threads("profile")
     resources:
         gpu=gpus,
         mem_mb=memory("profile"),
@@ -37,6 +38,7 @@ rule curves:
         paths.log("curves", "{model}", "{eviction}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
+    threads: cpu_threads("curves")
     resources:
         gpu=gpus,
         mem_mb=memory("curves"),

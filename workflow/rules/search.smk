@@ -15,6 +15,7 @@ rule allocate:
         paths.log("budgets", "{model}", "{allocator}", "{eviction}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
+    threads: cpu_threads("allocate")
     resources:
         gpu=gpus_of_search,
         mem_mb=memory("allocate"),

@@ -25,6 +25,7 @@ rule validate:
         paths.log("validation", "{model}").with_suffix(".benchmark.tsv")
     conda:
         "../envs/baklava.yaml"
+    threads: cpu_threads("validate")
     resources:
         gpu=gpus,
         mem_mb=memory("validate"),
