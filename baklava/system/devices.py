@@ -42,8 +42,8 @@ def reserve_gpu(device: str, n: int = 1) -> Iterator[str | None]:
     """Reserve `n` GPUs for the block and hide all others from this process; yields their names, with commas.
 
     `device` is the setting of a model: `auto` and `cuda` take the first free GPUs and wait until there are `n`;
-    `cuda:1` waits for that GPU; `cpu` takes none, and neither does `auto` on a machine without GPUs. Call it before CUDA is
-    initialised. A reservation is a lock of the operating system, which releases it however the process ends.
+    `cuda:1` waits for that GPU; `cpu` takes none, and neither does `auto` on a machine without GPUs. Call it before
+    CUDA is initialised. A reservation is a lock of the operating system, which releases it however the process ends.
 
     Raises `UserError` for a GPU that does not exist.
     """
