@@ -14,6 +14,11 @@ from baklava.experiment.fields import Bytes, FrozenModel, Name
 from baklava.tasks import FAMILIES, Task
 
 
+def _if_set(*, default: Any, **settings: Any) -> Any:
+    """A setting that is left out of jobs where it has its default: jobs of before are then the same jobs still."""
+    return Field(default=default, exclude_if=lambda value: value == default, **settings)
+
+
 def _text_keys(group: Any) -> Any:
     return {str(key): value for key, value in group.items()} if isinstance(group, dict) else group
 
@@ -30,15 +35,15 @@ class ModelConfig(FrozenModel):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one"
     )
-    gpus: int = Field(default=1, ge=1, description="GPUs that a job takes; device_map spreads the model over them")
-    device_map: str | dict[str, int | str] | None = Field(
+    gpus: int = _if_set(default=1, ge=1, description="GPUs that a job takes; device_map spreads the model over them")
+    device_map: str | dict[str, int | str] | None = _if_set(
         default=None, description="as for transformers: auto, balanced, sequential, or a device for every module"
     )
-    max_memory: Annotated[dict[str, Bytes], BeforeValidator(_text_keys)] = Field(
+    max_memory: Annotated[dict[str, Bytes], BeforeValidator(_text_keys)] = _if_set(
         default={}, description="that weights may take at most, per device, e.g. {0: 20GiB, cpu: 60GiB}"
     )
-    offload_folder: Path | None = Field(default=None, description="for weights that device_map puts on disk")
-    quantization: dict[str, Any] | None = Field(
+    offload_folder: Path | None = _if_set(default=None, description="for weights that device_map puts on disk")
+    quantization: dict[str, Any] | None = _if_set(
         default=None, description="settings of a quantisation of transformers, `quant_method` among them"
     )
     trust_remote_code: bool = False

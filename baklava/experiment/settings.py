@@ -151,7 +151,10 @@ class JobResources(FrozenModel):
     mem_mb: int = Field(default=32000, ge=1, description="main memory; the n-th attempt asks for n times as much")
     runtime: int = Field(default=240, ge=1, description="minutes")
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads; null: the cores, divided among the jobs of the stage"
+        default=None,
+        ge=1,
+        description="CPU threads; null: the cores, divided among the jobs of the stage",
+        exclude_if=lambda value: value is None,
     )
 
 

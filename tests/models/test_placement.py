@@ -79,6 +79,14 @@ def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, Any],
         ModelConfig(**{"name": "m", "path": "ORG/NAME", **settings})
 
 
+def test_settings_that_are_not_used_are_in_no_job() -> None:
+    """Else every job of an experiment from before there were such settings would be another one."""
+    new = {"gpus", "device_map", "max_memory", "offload_folder", "quantization"}
+    assert new.isdisjoint(ModelConfig(name="m", path="ORG/NAME").model_dump(mode="json"))
+    used = ModelConfig(name="m", path="ORG/NAME", gpus=2, device_map="auto", max_memory={0: "1GiB"})  # type: ignore
+    assert ModelConfig.model_validate_json(used.model_dump_json()) == used
+
+
 def test_a_quantised_model_is_another_one() -> None:
     plain, settings = ModelConfig(name="m", path="ORG/NAME"), {"quant_method": "bitsandbytes", "load_in_4bit": True}
     assert model_identity(plain) == {"content": None, "path": "ORG/NAME", "dtype": "bfloat16"}
