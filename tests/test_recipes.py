@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -35,8 +36,14 @@ EXPERIMENT = [
 
 
 def add_lines(file: Path, lines: str) -> None:
-    """Put lines into a file that exists: into its table where they are indented, else behind its last import."""
+    """Put lines into a file that exists: into its table where they are indented, else behind its last import.
+
+    Rules go to the end.
+    """
     text = file.read_text().splitlines()
+    if file.suffix == ".smk":
+        file.write_text("\n".join([*text, "", "", *lines.splitlines()]) + "\n")
+        return
     opening = [i for i, line in enumerate(text) if line.endswith("= {")]
     imports = [i for i, line in enumerate(text) if line.startswith(("from ", "import "))]
     last = opening[0] if lines.startswith(" ") else imports[-1]
@@ -83,6 +90,21 @@ def test_what_was_added_takes_part_in_an_experiment(copy: Path, tmp_path: Path) 
         ("passkey", "uniform", "value_norm"),
         ("passkey", "wedge", "value_norm"),
     }
+
+
+@pytest.mark.workflow
+def test_a_stage_that_was_added_is_a_command_and_a_rule(copy: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    (tmp_path / "conf").symlink_to(copy / "conf")
+    overrides = [*EXPERIMENT, f"models.tiny-llama.path={model}"]
+    for stage in ("calibrate", "profile", "spread"):
+        run(copy, tmp_path, "baklava", stage, *overrides)
+    spread = json.loads((tmp_path / "results" / "recipes" / "spread" / "tiny-llama.json").read_text())
+    assert spread["output_norm"] >= 1.0
+    assert "say how uneven importance is" in run(copy, tmp_path, "baklava", "--help")
+    config = ["--config", "experiment=smoke", f"overrides=name=planned models.tiny-llama.path={model}"]
+    planned = run(copy, tmp_path, "snakemake", "--cores", "1", "-n", "--snakefile", str(copy / "Snakefile"), *config)
+    assert re.search(r"^spread +1$", planned, flags=re.MULTILINE)
 
 
 def test_a_model_is_one_file(copy: Path, tmp_path: Path) -> None:

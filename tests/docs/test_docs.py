@@ -28,7 +28,7 @@ PAGES = [
 ]
 FOLDERS = ("baklava/", "benchmarks/", "conf/", "config/", "docs/", "tests/", "workflow/")
 # Names that examples make up for the reader's own files.
-INVENTED = {"my-model", "mine", "passkey", "value_norm", "wedge", "output_norm", "cluster", "NAME"}
+INVENTED = {"my-model", "mine", "passkey", "value_norm", "wedge", "output_norm", "spread", "cluster", "NAME"}
 
 GROUPS = ("model", "task", "allocator", "eviction", "calibration", "tracking", "experiment")
 # Keys of other programs, and of Python calls.
@@ -148,3 +148,8 @@ def has_field(kind: Any, path: list[str]) -> bool:
 
 def has_attribute(family: type, path: list[str]) -> bool:
     return len(path) == 1 and path[0] in {field.name for field in dataclasses.fields(family)}
+
+
+def test_rule_graph_shows_every_stage() -> None:
+    labels = re.findall(r"<text [^>]*>([^<]*)</text>", (ROOT / "docs" / "rulegraph.svg").read_text())
+    assert set(labels) == {*STAGES, "all"}
