@@ -117,7 +117,7 @@ def _add_other_commands(commands: _Commands) -> None:
         help="the ratio and the budgets that fit a memory cap",
         description="Work out what weights, activations and KV caches take, and the ratio that fits a memory cap: "
         "`baklava plan model=llama-3-8b plan.gpu_memory=24GiB plan.context=7k plan.batch=16`. With "
-        "plan.allocator=NAME, name the experiment's budgets that fit, or write some from its profile.",
+        "plan.allocator=NAME, name the experiment's budgets that fit, or make some.",
     )
     plan.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; see `plan` in config.yaml")
     plan.set_defaults(run=lambda options: load("baklava.search.plan:plan")(options.overrides))

@@ -59,7 +59,7 @@ class SearchConfig(FrozenModel):
         default="divergence", description="of the calibration answers: from the full cache, or their loss"
     )
     n_rounds: int = Field(default=8, ge=1, description="each tries 8 mappings per ratio and learns from earlier ones")
-    batch_rows: int = Field(default=32, ge=1, description="mappings whose continuation losses are measured together")
+    batch_rows: int = Field(default=32, ge=1, description="allocations whose continuations are read together")
     memory_gib: float | None = Field(
         default=None, ge=0, description="for contexts that are kept, not read again; null: half of what is free"
     )

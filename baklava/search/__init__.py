@@ -1,1 +1,1 @@
-"""Finds budgets: the search for a mapping from importance to shares, and the local search that needs no mapping."""
+"""Finds budgets: growth along influence, the search for a mapping from importance, the local search from a start."""

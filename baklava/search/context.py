@@ -50,7 +50,7 @@ class SearchContext:
         """Budgets at every ratio, and what their searches took.
 
         Ratios at which an earlier job with the same settings has searched keep their budgets; only the others are
-        searched, from the best mappings of those.
+        searched; a search for mappings begins at the best of those.
         """
         if not (allocator.searches and self.ratios):
             return allocator.fit(self), None

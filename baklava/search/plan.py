@@ -154,8 +154,12 @@ def _announce(job: AllocateJob, ratio: float) -> str:
     try:
         cost = Cost.load(job.cost)
     except UserError:
-        return f"{words}: up to {8 * job.search.n_rounds} mappings on each, once, and a local search from the best"
-    n_ratios = max(1, len(list(next(iter(job.budgets.values())).parent.glob("*.json"))))
+        if job.allocator.build().searches_mappings:
+            return f"{words}: up to {8 * job.search.n_rounds} mappings on each, once"
+        return f"{words}: the time of 10 to 40 prefills of them"
+    n_ratios = 1  # growth climbs one path for all of them
+    if job.allocator.build().searches_mappings:
+        n_ratios = max(1, len(list(next(iter(job.budgets.values())).parent.glob("*.json"))))
     return (
         f"{words}: about {math.ceil(cost.seconds / n_ratios / 60)} min, by the search of the experiment's other ratios"
     )

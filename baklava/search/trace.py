@@ -74,7 +74,7 @@ class Cost:
     n_prompts: int
     n_trials: int  # of mappings
     n_replays: int  # continuations whose loss was measured for these trials
-    n_refined: int  # ratios with a local search; its time is in the seconds, its continuations not in `n_replays`
+    n_refined: int  # ratios with a local search, or rounds in which growing anew was better
 
     @property
     def prefills(self) -> float:
@@ -101,8 +101,8 @@ class Cost:
         return cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
 
     def __str__(self) -> str:
+        trials = f"{self.n_trials} trials with {self.n_replays} continuations, " if self.n_trials else ""
         return (
-            f"{self.n_trials} trials with {self.n_replays} continuations and local search at {self.n_refined} ratios "
-            f"in {self.seconds:.1f} s, the time of {self.prefills:.1f} prefills of the {self.n_prompts} prompts "
-            f"({self.prefill_seconds:.2f} s each)"
+            f"{trials}{self.n_refined} refinements in {self.seconds:.1f} s, the time of {self.prefills:.1f} prefills "
+            f"of the {self.n_prompts} prompts ({self.prefill_seconds:.2f} s each)"
         )
