@@ -80,6 +80,13 @@ class Budgets:
         shares = np.full((n_layers, n_kv_heads), 1.0 - ratio)
         return cls(shares, float(ratio), **{"allocator": "uniform", **origin})
 
+    def __str__(self) -> str:
+        origin = f" by {self.allocator}" * bool(self.allocator) + f" for {self.model}" * bool(self.model)
+        low, high = self.shares.min(), self.shares.max()
+        n_layers, n_kv_heads = self.shape
+        caches = f"{n_layers} x {n_kv_heads} KV caches"
+        return f"budgets{origin}: r = {self.ratio:g}, shares {low:.3g} to {high:.3g} of {caches}"
+
     @property
     def shape(self) -> tuple[int, int]:
         """(n_layers, n_kv_heads)."""

@@ -270,3 +270,9 @@ def loads_or_is_refused(file: Path) -> None:
     assert 0 <= budgets.ratio < 1
     assert ((budgets.shares >= 0) & (budgets.shares <= 1)).all()
     assert budgets.entries(100).sum() == round((1 - budgets.ratio) * budgets.shares.size * 100)
+
+
+def test_what_is_printed_is_one_line() -> None:
+    budgets = Budgets(np.array([[1.0, 0.02], [0.18, 0.0]]), 0.7, model="tiny", allocator="baklava")
+    assert str(budgets) == "budgets by baklava for tiny: r = 0.7, shares 0 to 1 of 2 x 2 KV caches"
+    assert str(Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)).startswith("budgets by uniform: r = 0.5, ")

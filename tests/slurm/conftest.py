@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm.one_node import ACCOUNT, PARTITION, OneNode
-from slurm.submission import Workflow
+from one_node import ACCOUNT, PARTITION, OneNode
+from submission import Workflow
 
 
 @pytest.fixture(scope="session")

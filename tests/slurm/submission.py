@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.one_node import OneNode, wait_until
+from one_node import OneNode, wait_until
 
 RECORDS = "results/small/records/tiny-llama/niah_single_1.parquet"
 PLENTY = 1800  # seconds that anything may take; jobs start slowly where cores are few

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 
 import pyarrow.parquet as pq
-from slurm.one_node import ACCOUNT, GPUS, PARTITION, wait_until
-from slurm.submission import RECORDS, Workflow, ended
+from one_node import ACCOUNT, GPUS, PARTITION, wait_until
+from submission import RECORDS, Workflow, ended
 
 
 def test_the_chain_runs_by_sbatch_from_end_to_end(finished: Workflow) -> None:
