@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from baklava.evaluation.record_schema import Record
+from baklava.evaluation.sample_to_record import begin_record, fail_out_of_memory, score_answer, score_loss
 from baklava.evaluation.samples import EncodedSample, Request, batches, samples_of
 from baklava.experiment.settings import EvaluateConfig
 from baklava.inference.batch import BatchState, answer_losses, compress_rows, prefill
@@ -90,35 +90,25 @@ class Scheduler:
                 self.chunk = shorter
                 return [], []
             self._batch = None
-            return _out_of_memory(waiting), []
+            return fail_out_of_memory(waiting), []
         if self.max_rows == 1:
             if active:
                 self._decoding = DecodingBatch(self._loaded)
-                return _out_of_memory(active), []
+                return fail_out_of_memory(active), []
             assert batch is not None
             failed = batch.waiting.pop(0)
             self._batch = batch if batch.waiting else None
-            return _out_of_memory([failed]), []
+            return fail_out_of_memory([failed]), []
         self._decoding, self._batch = DecodingBatch(self._loaded), None
         return [], samples_of(active + waiting)
 
-    def _requests(self, samples: Sequence[EncodedSample]) -> list[Request]:
-        """A request per sample and cell, with all of its record that is known before the context is compressed."""
-        requests = []
-        for encoded in samples:
-            n_entries = self._n_caches * len(encoded.context)
-            for cell in encoded.cells:
-                record = Record.of(
-                    cell.identify(self._loaded.name, self._task.name, self._settings),
-                    encoded.sample.index,
-                    context_tokens=len(encoded.context),
-                    answers=encoded.sample.answers,
-                    group=encoded.sample.group,
-                    total_entries=n_entries,
-                    kv_bytes_full=n_entries * self._entry_bytes,
-                )
-                requests.append(Request(encoded, cell, record))
-        return requests
+    def _requests(self, samples: Iterable[EncodedSample]) -> list[Request]:
+        """A request per sample and cell."""
+        return [
+            begin_record(self._loaded, self._task, self._settings, encoded, cell, self._entry_bytes)
+            for encoded in samples
+            for cell in encoded.cells
+        ]
 
     def _prefill(self, batch: _PrefillBatch) -> None:
         started = time.perf_counter()
@@ -204,15 +194,7 @@ class Scheduler:
 
     def _score(self, rows: Sequence[DecodingRow[Request]]) -> list[Record]:
         """Records of generated answers with their scores."""
-        records = []
-        for row in rows:
-            sample = row.request.encoded.sample
-            prediction = self._loaded.decode(row.tokens)
-            score = self._task.score(prediction, sample.answers, sample.all_classes)
-            records.append(
-                _checked(replace(row.request.record, prediction=prediction, score=score, seconds=row.seconds))
-            )
-        return records
+        return [score_answer(self._loaded, self._task, row.request, row.tokens, row.seconds) for row in rows]
 
     def _score_losses(
         self, state: BatchState, requests: Sequence[Request], seconds: float, started: float
@@ -222,29 +204,9 @@ class Scheduler:
         answers = [request.encoded.answer for request in requests]
         losses = answer_losses(self._loaded, state, questions, answers).tolist()
         seconds += (time.perf_counter() - started) / len(requests)
-        return [
-            _checked(replace(request.record, score=math.exp(-loss), loss=loss, seconds=seconds))
-            for request, loss in zip(requests, losses, strict=True)
-        ]
+        return [score_loss(request, loss, seconds) for request, loss in zip(requests, losses, strict=True)]
 
 
 def _decoding_row(request: Request, seconds: float) -> DecodingRow[Request]:
     sample = request.encoded.sample
     return DecodingRow(request, sample.max_new_tokens, sample.one_line, seconds)
-
-
-def _checked(record: Record) -> Record:
-    """The record, failed where its score is NaN or infinite."""
-    if math.isfinite(record.score):
-        return record
-    return record.fail(f"its score is {record.score}; try another model.dtype")
-
-
-def _out_of_memory(requests: Iterable[Request]) -> list[Record]:
-    """Failed records of samples that could not be read or answered because memory ran out."""
-    return [
-        request.record.fail(
-            f"{len(request.encoded.context)} tokens of context do not fit into memory; lower evaluate.length"
-        )
-        for request in requests
-    ]

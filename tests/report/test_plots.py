@@ -12,6 +12,7 @@ from synthetic_results import (
     RATIOS,
     TASKS,
     cell_records,
+    growth_trace,
     importance,
     measurements,
     search_trace,
@@ -40,6 +41,7 @@ from baklava.report.plots.needle_grid import draw_needle_grid
 from baklava.report.plots.run import draw_report
 from baklava.report.plots.score_vs_kv_bytes import draw_score_vs_kv_bytes
 from baklava.report.plots.score_vs_ratio import draw_score_vs_ratio, draw_score_vs_ratio_of_task
+from baklava.report.plots.search_growth import draw_growth
 from baklava.report.plots.search_history import draw_search_history
 from baklava.report.plots.search_importance import draw_search_importance, find_importances
 from baklava.report.plots.style import save
@@ -264,6 +266,21 @@ def test_the_history_of_a_search_has_a_panel_per_ratio_with_every_trial_once():
             assert list(y) == list(part["loss"])
         assert list(best[1]) == list(np.minimum.accumulate(complete[1]))
         assert best[1][-1] == trials[trials["chosen"]]["loss"].item()
+
+
+def test_growth_is_drawn_beside_uniform_on_both_kinds_of_prompts():
+    trace = growth_trace()
+    [axes] = draw_growth(trace).get_axes()
+    uniform, uniform_held_back, grown, grown_held_back = (line.get_data() for line in axes.lines)
+    for line, move, column in (
+        (uniform, "uniform", "loss"),
+        (uniform_held_back, "uniform", "held_back"),
+        (grown, "grown", "loss"),
+        (grown_held_back, "grown", "held_back"),
+    ):
+        assert list(line[0]) == list(RATIOS)
+        assert list(line[1]) == trace.loc[trace["move"] == move, column].tolist()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["uniform", "baklava"]
 
 
 def test_the_parameter_that_decides_is_the_important_one():

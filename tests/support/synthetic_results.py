@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from baklava.allocation.fitted import MAPPING
+from baklava.allocation.fitted import MAPPING, Grown
 from baklava.analysis.summary import summarize
 from baklava.budgets import Budgets
 from baklava.evaluation import timings
@@ -228,6 +229,7 @@ def search_trace(model: str = "tiny-llama", n_trials: int = 16) -> pd.DataFrame:
                     "complete": complete,
                     "chosen": chosen,
                     "loss_full": 0.05,
+                    "held_back": np.nan,
                     "estimator": estimator,
                     "pool": "mean",
                     "floor": floor,
@@ -237,9 +239,19 @@ def search_trace(model: str = "tiny-llama", n_trials: int = 16) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def growth_trace(model: str = "tiny-llama") -> pd.DataFrame:
+    """Make the trace of budgets that grew."""
+    rows = []
+    for ratio in RATIOS:
+        grown = Grown(np.ones(1), 0.0, 2.0 + ratio, ratio / 10, 2.1 + ratio, ratio / 8, n_prompts=20)
+        rows += [{**asdict(trial), "trial": trial.number} for trial in grown.trials(ratio)]
+    frame = pd.DataFrame(rows).drop(columns=["number", "parameters"])
+    return frame.assign(model=model, allocator="baklava", eviction=EVICTION)
+
+
 def write_search_traces(layout: ExperimentPaths) -> None:
     for model in MODELS:
-        table = pa.Table.from_pandas(search_trace(model), preserve_index=False)
+        table = pa.Table.from_pylist(growth_trace(model).to_dict("records"))  # keeps NaN, as the search does
         write_parquet(layout.search_trace(model, "baklava", EVICTION), table, schema=TRACE_SCHEMA)
 
 
