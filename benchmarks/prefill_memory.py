@@ -58,7 +58,7 @@ def main() -> None:
         gc.collect()
         alive[name] = []
 
-        def observer(*_: Any, seen: list[int] = alive[name]) -> None:
+        def observer(*_: Any, seen: list[int] = alive[name], **__: Any) -> None:
             seen.append(live_bytes(weights))
 
         with torch.inference_mode():
