@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -79,6 +79,16 @@ class _Family(FrozenModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     family: str
+    name: Name
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.build()
+        return self
+
+    def build(self) -> Any:
+        """The object that the parameters describe. Raises `ValueError` for an unknown family or parameter."""
+        raise NotImplementedError
 
     def _build(self, families: dict[str, type], kind: str, **given: Any) -> Any:
         if self.family not in families:
@@ -89,13 +99,6 @@ class _Family(FrozenModel):
 class TaskConfig(_Family):
     """A task: its family and its parameters."""
 
-    name: Name
-
-    @model_validator(mode="after")
-    def _check(self) -> TaskConfig:
-        self.build()
-        return self
-
     def build(self) -> Task:
         return self._build(FAMILIES, "task family", name=self.name)
 
@@ -103,26 +106,12 @@ class TaskConfig(_Family):
 class AllocatorConfig(_Family):
     """An allocator: its family and its parameters."""
 
-    name: Name
-
-    @model_validator(mode="after")
-    def _check(self) -> AllocatorConfig:
-        self.build()
-        return self
-
     def build(self) -> Allocator:
         return self._build(ALLOCATORS, "allocator", name=self.name)
 
 
 class EvictionConfig(_Family):
     """An eviction policy: its family and its parameters."""
-
-    name: Name
-
-    @model_validator(mode="after")
-    def _check(self) -> EvictionConfig:
-        self.build()
-        return self
 
     def build(self) -> EvictionPolicy:
         return self._build(POLICIES, "eviction policy")

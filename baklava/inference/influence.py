@@ -80,9 +80,8 @@ class InfluenceCache(AttendedCache):
             distributed, rank, _ = rank_entries(
                 full[layer], [policy] * len(counts), counts, torch.zeros(len(counts), dtype=torch.int64)
             )
-            counts[:1] = distributed[
-                :1
-            ]  # a level is one KV cache's own, whatever others of its layer would win or lose
+            # A level is one KV cache's own, whatever the others of its layer would win or lose.
+            counts[:1] = distributed[:1]
             kept = rank < counts.to(rank.device)[:, :, None]
             return InfluenceLayer(full[layer], kept[0], kept[1:])
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,25 +72,25 @@ class LossStore:
             return np.empty(0)
         shares = hashlib.sha256(np.stack([one.shares for one in budgets]).tobytes()).hexdigest()
         key = fingerprint(self._name, asdict(prompt), shares)
-        if key not in self._log:
-            started = time.perf_counter()
-            losses = [_finite(loss) for loss in self._measured().losses(prompt, budgets)]
-            self._log.add({key: {"losses": losses, "seconds": time.perf_counter() - started}})
-        stored = self._log[key]
-        self._seconds[key] = stored["seconds"]
-        return np.array([np.inf if loss is None else loss for loss in stored["losses"]])
+        losses = self._stored(
+            key, "losses", lambda measured: [_finite(loss) for loss in measured.losses(prompt, budgets)]
+        )
+        return np.array([np.inf if loss is None else loss for loss in losses])
 
     def influence(self, prompts: Sequence[Prompt], budgets: Budgets) -> NDArray[np.float64]:
         """First-order change of the mean loss `[K, L, Hkv]`, if one KV cache kept one of `influence.LEVELS`."""
         shares = hashlib.sha256(budgets.shares.tobytes()).hexdigest()
         key = fingerprint(self._name, "influence", LEVELS, [asdict(prompt) for prompt in prompts], shares)
+        return np.array(self._stored(key, "influence", lambda measured: measured.influence(prompts, budgets).tolist()))
+
+    def _stored(self, key: str, name: str, measure: Callable[[ContinuationLosses], list[Any]]) -> list[Any]:
+        """What the store holds under a key, measured now where it holds nothing; its seconds count from here on."""
         if key not in self._log:
             started = time.perf_counter()
-            influence = self._measured().influence(prompts, budgets).tolist()
-            self._log.add({key: {"influence": influence, "seconds": time.perf_counter() - started}})
+            self._log.add({key: {name: measure(self._measured()), "seconds": time.perf_counter() - started}})
         stored = self._log[key]
         self._seconds[key] = stored["seconds"]
-        return np.array(stored["influence"])
+        return stored[name]
 
     def prefill_seconds(self, prompts: Sequence[Prompt]) -> float:
         """How long it took, now or earlier, to read the prompts once, one after the other."""

@@ -7,7 +7,6 @@ rung to the next, and the budgets of a ratio lie between two rungs. More memory 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -37,8 +36,8 @@ class Rung:
     """Shares `[N]`, and their losses on the prompts that the steps looked at and on those held back."""
 
     shares: Shares
-    loss: float = np.nan
-    held_back: float = np.nan
+    loss: float
+    held_back: float
 
 
 @dataclass
@@ -54,14 +53,12 @@ class Growth:
 
     def climb(self, total: float, *, refine: int) -> None:
         """Grow until the shares' mean is at least `total`, with up to `refine` rounds at the rung of `REFINE_AT`."""
-        self.rungs = [np.full(self.shape[0] * self.shape[1], START)]
-        refined = False
-        while (mean := self.rungs[-1].mean()) < total - 1e-9 or not refined:
-            if mean >= REFINE_AT and not refined:
-                self.rungs = [self._refine(self.rungs[-1], refine)]
-                refined = True
-                continue
-            self.rungs.append(self._grow(self.rungs[-1], min(1.0, mean * FACTOR), MAX_GAIN))
+        lowest = np.full(self.shape[0] * self.shape[1], START)
+        while lowest.mean() < REFINE_AT:
+            lowest = self._next(lowest)
+        self.rungs = [self._refine(lowest, refine)]
+        while self.rungs[-1].mean() < total - 1e-9:
+            self.rungs.append(self._next(self.rungs[-1]))
 
     def shares(self, total: float) -> Shares:
         """Shares with the mean `total`, between those of the rungs above and below it."""
@@ -102,6 +99,9 @@ class Growth:
                 kept = 1.0 - (1.0 - kept) / 2.0
         return best.shares
 
+    def _next(self, rung: Shares) -> Shares:
+        return self._grow(rung, min(1.0, rung.mean() * FACTOR), MAX_GAIN)
+
     def _regrow(self, shares: Shares, total: float, gain: float) -> Shares:
         while (mean := shares.mean()) < total - 1e-9:
             shares = self._grow(shares, min(total, mean * FACTOR), gain)
@@ -124,7 +124,7 @@ def spend(
     nothing is promised any more, the remainder is spread evenly over what is free.
     """
     grown = shares.copy()
-    segments: list[tuple[float, int, int, float]] = []  # steepest first: slope, KV cache, corner, length
+    segments: list[tuple[float, int, int, float]] = []  # slope, KV cache, corner, length
     for cache, share in enumerate(shares):
         end = min(1.0, share + gain)
         if end <= share:
@@ -133,10 +133,11 @@ def spend(
         y = np.minimum.accumulate([0.0, *np.interp(x[1:], levels, influence[:, cache])])
         for a, b in pairwise(lower_hull(x, y)):
             if y[b] < y[a]:
-                heapq.heappush(segments, ((y[b] - y[a]) / (x[b] - x[a]), cache, a, x[b] - x[a]))
+                segments.append(((y[b] - y[a]) / (x[b] - x[a]), cache, a, x[b] - x[a]))
     left = total - shares.sum()
-    while segments and left > 0.0:
-        _, cache, _, length = heapq.heappop(segments)
+    for _, cache, _, length in sorted(segments):  # the steepest first
+        if left <= 0.0:
+            break
         spent = min(length, left)
         grown[cache] += spent
         left -= spent
