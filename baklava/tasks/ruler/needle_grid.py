@@ -51,5 +51,5 @@ class NeedleGrid(NeedleInHaystack):
         sample = super().sample(split=split, seed=seed, index=index, length=cell_length, count_tokens=count_tokens)
         return replace(sample, group=f"length {cell_length}, depth {depth:g}")
 
-    def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, index: int) -> list[int]:
+    def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, split: str, index: int) -> list[int]:
         return [round(self.cell(index)[0] * n_pieces)] * n_needles

@@ -13,7 +13,7 @@ from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.text.essay import DEPTHS, check_essay, draw_positions_at_depths, read_essay_words, split_sentences
 from baklava.tasks.text.fit_length import fill_context
-from baklava.tasks.text.noise import NOISE_LINE, draw_positions, insert_needles
+from baklava.tasks.text.noise import NOISE_LINE, draw_positions, insert_needles, spread_positions
 from baklava.tasks.text.words import load_words
 
 # What keys and values are, in RULER's words.
@@ -138,7 +138,9 @@ class NeedleInHaystack(Task):
 
         def context(n: int) -> str:
             hay = self._hay(n, avoid=keys, seed=seed_of_text)
-            positions = self.positions(len(needles), len(hay), rng=random.Random(seed_of_text), index=index)
+            positions = self.positions(
+                len(needles), len(hay), rng=random.Random(seed_of_text), split=split, index=index
+            )
             joined = (" " if self.haystack == "essay" else "\n").join(insert_needles(needles, positions, hay))
             return write_header(plural=plural, kind=self.value_kind) + joined + "\n"
 
@@ -153,8 +155,10 @@ class NeedleInHaystack(Task):
         unit = {"noise": "noise lines", "needle": "other needles", "essay": "words of the essay"}[self.haystack]
         return fill_context(sample, context, unit=unit, task=self.name, length=length, count_tokens=count_tokens)
 
-    def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, index: int) -> list[int]:
-        """Choose before which pieces of hay the needles go, in rising order."""
+    def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, split: str, index: int) -> list[int]:
+        """Choose before which pieces of hay needles go, in rising order; few calibration samples cover all depths."""
+        if split == "calibration":
+            return spread_positions(n_needles, n_pieces, index)
         return (draw_positions_at_depths if self.haystack == "essay" else draw_positions)(n_needles, n_pieces, rng)
 
     def _hay(self, n: int, *, avoid: Container[str], seed: int) -> list[str]:
