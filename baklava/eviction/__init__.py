@@ -6,6 +6,7 @@ from baklava.eviction.base import EvictionPolicy as EvictionPolicy
 from baklava.eviction.expected_attention import ExpectedAttention as ExpectedAttention
 from baklava.eviction.h2o import H2O as H2O
 from baklava.eviction.keydiff import KeyDiff as KeyDiff
+from baklava.eviction.keydiff_recent import KeyDiffRecent as KeyDiffRecent
 from baklava.eviction.knorm import Knorm as Knorm
 from baklava.eviction.random import Random as Random
 from baklava.eviction.snapkv import SnapKV as SnapKV
