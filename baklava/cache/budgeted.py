@@ -40,6 +40,7 @@ class BudgetedCache(AttendedCache):
     The model must use the attention `baklava`: `model.set_attn_implementation("baklava")`. `budgets` is one set for
     all batch rows, or one per row; its layers are those that see all tokens (sliding windows are small already and
     are fully kept). `eviction` is the name of a policy, a policy, or one per row. Batches are padded on the left.
+    `config` is the model's; or give the model itself, for policies that need its output projection.
 
     A row whose context has at most `compress_above` tokens, padding not counted, keeps all of them (None:
     `COMPRESS_ABOVE` of `baklava.budgets`; 0: every context is compressed). With `decoding` "fixed" later tokens
@@ -51,19 +52,24 @@ class BudgetedCache(AttendedCache):
 
     def __init__(
         self,
-        config: PreTrainedConfig,
+        config: PreTrainedConfig | PreTrainedModel,
         budgets: Budgets | Sequence[Budgets],
         eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
         compress_above: int | None = None,
     ):
+        model = config if isinstance(config, PreTrainedModel) else None
+        config = config.config if isinstance(config, PreTrainedModel) else config
         decoder, text = decoder_of(config), text_config(config)
         if decoding not in get_args(Decoding):
             raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
         settings = RowSettings.of(budgets, eviction, compress_above)
         settings.check_shape((len(decoder.budgeted_layers), decoder.n_kv_heads))
+        if model is not None:
+            settings.find_projections(model)
         layers = build_layers(decoder, lambda budget_index, i: BudgetedLayer(budget_index, i, text, settings, decoding))
         super().__init__(text, decoder, layers)
+        self._settings = settings
         switch = switch_of(text)
         self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
         self._prefilling = False
@@ -140,6 +146,7 @@ class BudgetedCache(AttendedCache):
         if chunk < 1 or input_ids.shape[1] < 1:
             raise UserError(f"chunk and context must be at least one token, got {chunk} and {input_ids.shape[1]}")
         padding = padding_of_tokens(attention_mask, input_ids.shape)
+        self._settings.find_projections(model)
         self._expect(input_ids.shape[1], padding)
         self._prefilling = True
         try:
@@ -207,6 +214,7 @@ class BudgetedCache(AttendedCache):
         first.check(keys, 1 if prompt is None else prompt.copies)
         if first.compressed is not None or self._prefilling:
             return
+        self._settings.check_projections()
         if not seen and prompt is not None and prompt.n_left != keys.shape[2]:
             shape = (keys.shape[0], prompt.n_left)
             self._expect(prompt.n_left, padding_of_tokens(prompt.mask, shape))

@@ -56,7 +56,12 @@ class BudgetedLayer(AttendingLayer):
         It may come in chunks, and the tokens after it in the same pass as its last ones.
         """
         self._context: ContextLayer | None = ContextLayer(
-            self._layer_index, self._config, self._settings.policies, length, padding
+            self._layer_index,
+            self._config,
+            self._settings.policies,
+            length,
+            padding,
+            self._settings.path(self._layer_index),
         )
         self.context_length = length
         self._beyond: tuple[Tensor, Tensor] | None = None  # keys and values after the context in its last pass

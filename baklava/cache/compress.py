@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from baklava.budgets import COMPRESS_ABOVE, Budgets
-from baklava.cache.prefill import ContextLayer, RowGroup
+from baklava.cache.prefill import ContextLayer, ScoredGroup
+from baklava.cache.projections import Paths, check_paths, find_paths
 from baklava.cache.ragged_storage import RaggedEntries, before_each, slots_of
+from baklava.decoder.attention_path import AttentionPath
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, policy_named
 from baklava.eviction.base import raise_protected
@@ -33,6 +36,7 @@ class RowSettings:
         self._budgets = budgets
         self.policies = policies
         self._compress_above = compress_above
+        self._paths: Paths | None = None
         self._entries: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     @classmethod
@@ -55,6 +59,17 @@ class RowSettings:
         elif type(compress_above) is not int or compress_above < 0:
             raise UserError(f"compress_above is a number of tokens, 0 or more, got {compress_above!r}")
         return cls(per_row, policies, compress_above)
+
+    def find_projections(self, model: PreTrainedModel) -> None:
+        """Find the output projections of a model, if a policy needs them."""
+        self._paths = self._paths or find_paths(model, self.policies)
+
+    def check_projections(self) -> None:
+        """Raises `UserError` if a policy needs output projections that were not found."""
+        check_paths(self.policies, self._paths)
+
+    def path(self, layer_index: int) -> AttentionPath | None:
+        return None if self._paths is None else self._paths[layer_index]
 
     def check_shape(self, shape: tuple[int, int]) -> None:
         """Raises `UserError` for budgets of another shape than (layers that see all tokens, KV heads)."""
@@ -188,15 +203,14 @@ def rank_entries(
     counts, sinks = counts.clone(), torch.zeros_like(counts)
     for policy in dict.fromkeys(policies):
         rows = torch.tensor([row for row, own in enumerate(policies) if own == policy])
-        for group, scores in context.scores(policy):
-            _rank(policy, group, scores, rows, source, counts, rank, sinks)
+        for scored in context.scores(policy):
+            _rank(policy, scored, rows, source, counts, rank, sinks)
     return counts, rank, sinks
 
 
 def _rank(
     policy: EvictionPolicy,
-    group: RowGroup,
-    scores: Tensor,
+    scored: ScoredGroup,
     rows: Tensor,
     source: Tensor,
     counts: Tensor,
@@ -204,6 +218,7 @@ def _rank(
     sinks: Tensor,
 ) -> None:
     """Fill in `counts`, `sinks` and `rank` for the rows of one policy and group."""
+    group, scores, order_scores = scored
     members = group.indices_of(source[rows])  # index in the group's scores, -1 for rows of other groups
     rows, members = rows[members >= 0], members[members >= 0]
     if not len(rows):
@@ -216,8 +231,8 @@ def _rank(
     for first, last in dict.fromkeys(protected.values()):
         same = [count for count, pair in protected.items() if pair == (first, last)]
         row, head = torch.isin(counts[rows], torch.tensor(same)).nonzero(as_tuple=True)
-        scored, back = (members[row] * n_kv_heads + head).unique(return_inverse=True)
-        raised = raise_protected(scores.flatten(0, 1)[scored.to(scores.device)], policy, same[0])  # [P, n]
+        caches, back = (members[row] * n_kv_heads + head).unique(return_inverse=True)
+        raised = raise_protected(order_scores.flatten(0, 1)[caches.to(scores.device)], policy, same[0])  # [P, n]
         order = raised.argsort(dim=-1, descending=True, stable=True)
         ranks = torch.empty_like(order).scatter_(-1, order, torch.arange(n, device=order.device).expand_as(order))
         rank[rows[row].to(rank.device), head.to(rank.device), group.padding :] = ranks[back.to(order.device)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from baklava.cache.attended import AttendedCache, AttendingLayer
 from baklava.cache.attention.dense import attach, dense_attention
 from baklava.cache.layers import build_layers
 from baklava.cache.padding import padding_of_attention
+from baklava.cache.projections import Paths, check_paths
+from baklava.decoder.attention_path import AttentionPath
 from baklava.decoder.config import decoder_of, text_config
 from baklava.decoder.length_dependent_rope import RotationWatch
 from baklava.eviction import EvictionPolicy
@@ -40,11 +42,20 @@ class RowGroup:
         return torch.where(matches.any(-1), matches.int().argmax(-1), -1)
 
 
+class ScoredGroup(NamedTuple):
+    """Scores `[rows, Hkv, T - padding]` by which KV caches compete, and by which each ranks its own entries."""
+
+    group: RowGroup
+    scores: Tensor
+    order: Tensor
+
+
 class ContextLayer(AttendingLayer):
     """One layer's full keys and values `[B, Hkv, T, D]`, read in one pass or in chunks.
 
     With `length`, the length of the entire context, storage is allocated once instead of at every chunk. `padding`
-    `[B]` counts the padding before each row's first token; without it, the mask of the first chunk shows it.
+    `[B]` counts the padding before each row's first token; without it, the mask of the first chunk shows it. `path` is
+    for policies that need the output projection.
     """
 
     def __init__(
@@ -54,8 +65,10 @@ class ContextLayer(AttendingLayer):
         policies: Iterable[EvictionPolicy],
         length: int | None = None,
         padding: Tensor | None = None,
+        path: AttentionPath | None = None,
     ):
         super().__init__()
+        self._path = path
         self._layer_index = layer_index
         self._config = config
         self._policies = tuple(dict.fromkeys(policies))
@@ -117,15 +130,18 @@ class ContextLayer(AttendingLayer):
             layer_index=self._layer_index,
             config=self._config,
             rotated_for=self.rotation.length,
+            path=self._path,
         )
 
-    def scores(self, policy: EvictionPolicy) -> list[tuple[RowGroup, Tensor]]:
-        """Let a policy score the context: `[rows, Hkv, T - padding]` for each group of rows."""
+    def scores(self, policy: EvictionPolicy) -> list[ScoredGroup]:
+        """Let a policy score the context, for each group of rows."""
         assert self.keys is not None and self.values is not None
-        return [
-            (group, policy.score(self._context(group, self.keys, self.values), group.states.get(policy)))
-            for group in self._groups
-        ]
+        scored = []
+        for group in self._groups:
+            context = self._context(group, self.keys, self.values)
+            scores = policy.score(context, group.states.get(policy))
+            scored.append(ScoredGroup(group, scores, policy.order(scores, context)))
+        return scored
 
     @property
     def n_rows(self) -> int:
@@ -140,7 +156,7 @@ class ContextLayer(AttendingLayer):
         return lengths
 
     def reset(self) -> None:
-        self.__init__(self._layer_index, self._config, self._policies)  # type: ignore[misc]
+        self.__init__(self._layer_index, self._config, self._policies, path=self._path)  # type: ignore[misc]
 
 
 def _group_rows(padding: Tensor | None) -> list[RowGroup]:
@@ -156,7 +172,8 @@ class ContextCache(AttendedCache):
     """A full cache whose eviction policies observe a context as it is read, to compress it in many ways later.
 
     See `BudgetedCache.from_context`. The model must use the attention `baklava`. To read a context in chunks, give its
-    full `length` and the `padding` `[B]` before its rows.
+    full `length` and the `padding` `[B]` before its rows. `paths`, by layer, are for policies that need the output
+    projection (`find_paths`).
     """
 
     def __init__(
@@ -165,9 +182,12 @@ class ContextCache(AttendedCache):
         policies: Sequence[EvictionPolicy],
         length: int | None = None,
         padding: Tensor | None = None,
+        paths: Paths | None = None,
     ):
         decoder, text = decoder_of(config), text_config(config)
-        layers = build_layers(decoder, lambda _, i: ContextLayer(i, text, policies, length, padding))
+        check_paths(policies, paths)
+        by_layer = paths or {}
+        layers = build_layers(decoder, lambda _, i: ContextLayer(i, text, policies, length, padding, by_layer.get(i)))
         super().__init__(text, decoder, layers)
 
     @property

@@ -30,6 +30,10 @@ class AttentionPath:
     example: Tensor
     steps: tuple[Step, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttentionPath:
+        """Paths belong to a model: copies of what holds them lead through the same one."""
+        return self
+
     def output_weight(self, n_heads: int) -> Tensor:
         """Split the output projection by query head, `[Hq, hidden, D]` in float32."""
         weight = weight_of(self.projection, self.example)  # [hidden, Hq * D]

@@ -1,8 +1,12 @@
 """Eviction policies decide which entries a KV cache keeps. One file per policy, whose import below registers it."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from baklava.errors import UserError
 from baklava.eviction.adakv import AdaKV as AdaKV
 from baklava.eviction.base import EvictionPolicy as EvictionPolicy
+from baklava.eviction.critical import Critical as Critical
 from baklava.eviction.expected_attention import ExpectedAttention as ExpectedAttention
 from baklava.eviction.h2o import H2O as H2O
 from baklava.eviction.keydiff import KeyDiff as KeyDiff
@@ -16,15 +20,41 @@ from baklava.system.registry import families_of
 
 POLICIES: dict[str, type[EvictionPolicy]] = families_of(EvictionPolicy)
 
-# Policies with default parameters, by name: each family, and Ada-KV over each other family.
-_ADA = {f"ada_{family}": family for family in POLICIES if family != AdaKV.family}
-NAMES = tuple(sorted([*POLICIES, *_ADA]))
+_PREFIXES: dict[str, Callable[[EvictionPolicy], EvictionPolicy]] = {
+    "ada_": lambda inner: AdaKV(inner=inner),
+    "critical_": lambda inner: Critical(inner=_unweighted(inner)),
+}
+# The names that messages list. Others work too: a prefix goes before whatever it can go over.
+NAMES = tuple(
+    sorted(
+        {
+            *POLICIES,
+            *(f"ada_{family}" for family, policy in POLICIES.items() if policy.level == 0),
+            *("critical_snapkv", "critical_expected_attention", "ada_critical_snapkv"),
+        }
+    )
+)
 
 
 def policy_named(name: str) -> EvictionPolicy:
     """Make the policy with a name in `NAMES`, e.g. "snapkv" or "ada_snapkv". Raises `UserError` that lists them."""
-    if name in _ADA:
-        return AdaKV(inner=POLICIES[_ADA[name]]())
-    if name not in POLICIES:
+    if (policy := _made(name)) is None:
         raise UserError(f"unknown eviction policy {name!r}; known: {', '.join(NAMES)}")
-    return POLICIES[name]()
+    return policy
+
+
+def _made(name: str) -> EvictionPolicy | None:
+    if name in POLICIES:
+        return POLICIES[name]()
+    for prefix, over in _PREFIXES.items():
+        if name.startswith(prefix) and (inner := _made(name.removeprefix(prefix))) is not None:
+            try:
+                return over(inner)
+            except UserError:  # it competes already
+                return None
+    return None
+
+
+def _unweighted(policy: EvictionPolicy) -> EvictionPolicy:
+    """The policy without a weight of its own for values."""
+    return replace(policy, use_vnorm=False) if isinstance(policy, ExpectedAttention) else policy

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from baklava.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig
+
+    from baklava.decoder.attention_path import AttentionPath
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class LayerContext:
     `keys` and `values` `[B, Hkv, S, D]` are as the cache stores them, keys with their positions. `scaling` multiplies
     query-key products; `softcap` bounds them (Gemma 2) if the model does so. No entry is padding. Where the rotation
     depends on the length of a text, it is that of texts of `rotated_for` tokens
-    (see `baklava.decoder.length_dependent_rope`).
+    (see `baklava.decoder.length_dependent_rope`). `path` leads from the heads to the residual stream; it is there for
+    policies that need the output projection.
     """
 
     keys: Tensor
@@ -27,6 +32,13 @@ class LayerContext:
     layer_index: int
     config: PreTrainedConfig
     rotated_for: int | None = None
+    path: AttentionPath | None = None
+
+    def output_weight(self) -> Tensor:
+        """The output projection of each query head `[Hq, hidden, D]`, in float32 whatever the model stores."""
+        if self.path is None:
+            raise UserError("an eviction policy weighs values by the output projection, which it was not given")
+        return self.path.output_weight(self.path.example.shape[-1] // self.values.shape[-1]).detach()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +52,14 @@ class EvictionPolicy:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     family: ClassVar[str]
+
+    # A policy may go over one of a lower level: 0 scores, 1 scores anew, 2 lets KV caches compete.
+    level: ClassVar[int] = 0
+
+    @property
+    def needs_projection(self) -> bool:
+        """Whether `score` or `order` asks the context for the output projection."""
+        return False
 
     def protected_first(self, budget: int) -> int:
         """Return how many entries at the start (attention sinks) outrank all others; the earliest ranks first."""
@@ -59,6 +79,14 @@ class EvictionPolicy:
     def score(self, context: LayerContext, state: Any) -> Tensor:
         """Score all entries of the context, `[B, Hkv, S]`, pooled over each GQA group; the highest are kept."""
         raise NotImplementedError
+
+    def order(self, scores: Tensor, context: LayerContext) -> Tensor:
+        """Scores `[B, Hkv, S]` by which each KV cache ranks its own entries, where KV caches compete by other `scores`.
+
+        This is the place for rules such as "half of the budget by another score", written as one order
+        (`merge_orders`): what a budget keeps, a larger one keeps as well.
+        """
+        return scores
 
     def distribute(self, scores: Tensor, budgets: Tensor) -> Tensor:
         """Decide how many entries each KV cache keeps, `[B, Hkv]`, from scores `[B, Hkv, S]` and budgets `[B, Hkv]`.

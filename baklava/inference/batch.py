@@ -121,11 +121,13 @@ def prefill(
     rotations = {model.rotated_for(n) for n in (lengths if length is None else [length])}
     if len(rotations) > 1:
         raise UserError(f"contexts of {min(lengths)} and of {longest} tokens have different rotations; read them apart")
+    config = model.model.config
+    paths = model.attention_paths if any(policy.needs_projection for policy in policies) else None
     if chunk is None or chunk >= longest:
-        cache, step = ContextCache(model.model.config, policies), longest
+        cache, step = ContextCache(config, policies, paths=paths), longest
     else:
         padding = torch.tensor([longest - n for n in lengths])
-        cache, step = ContextCache(model.model.config, policies, longest, padding), chunk
+        cache, step = ContextCache(config, policies, longest, padding, paths), chunk
     nothing_read = torch.zeros(len(contexts), dtype=torch.int64, device=model.device)
     state = BatchState(cache, nothing_read, None, rotations.pop())
     for start in range(0, longest, step):

@@ -26,9 +26,11 @@ from transformers import (
 
 from baklava.cache.attention import dense as attention
 from baklava.cache.prefill import ContextCache
+from baklava.decoder.attention_path import AttentionPath
 from baklava.decoder.config import Decoder, decoder_of
 from baklava.decoder.length_dependent_rope import Switch, switch_of
 from baklava.decoder.placement import device_of
+from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.errors import UserError, first_line
 from baklava.experiment.chat_settings import TemplateValue
 from baklava.experiment.components import ModelConfig
@@ -72,6 +74,11 @@ class LoadedModel:
     def has_windows(self) -> bool:
         """Whether some layers see a sliding window only."""
         return self.n_layers < len(self.decoder.windows)
+
+    @cached_property
+    def attention_paths(self) -> dict[int, AttentionPath]:
+        """How the attention of each layer that has budgets reaches the residual stream. Raises `UserError`."""
+        return trace_attention_paths(self.model, self.budgeted_layers)
 
     @property
     def n_q_heads(self) -> int:

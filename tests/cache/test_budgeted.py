@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from baklava import BudgetedCache, Budgets
 from baklava.cache.prefill import ContextCache
+from baklava.cache.projections import find_paths
 from baklava.errors import UserError
 from baklava.eviction import POLICIES, StreamingLLM
 
@@ -135,7 +136,7 @@ class TestCompressed:
         model, policy = random_model(n_kv_heads=n_kv_heads), POLICIES[name]()
         budgets = random_budgets(seed, n_kv_heads=n_kv_heads)
         ids = random_tokens(n_context + sum(steps), seed=seed)
-        cache = BudgetedCache(model.config, budgets, policy)
+        cache = BudgetedCache(model, budgets, policy)
         logits = run(model, cache, ids, n_context=n_context, steps=tuple(steps))
         kept = kept_by(policy, model, ids[:, :n_context], budgets)
         assert cache.kept_entries()[:, 0].tolist() == kept.sum(-1).tolist()
@@ -272,7 +273,7 @@ class TestPrefill:
     def test_chunks_keep_what_one_pass_keeps(self, name: str, chunk: int, rows: int) -> None:
         model, budgets = random_model(), random_budgets(5)
         ids, mask = padded(rows, 30)
-        whole, parts = (BudgetedCache(model.config, budgets, name) for _ in range(2))
+        whole, parts = BudgetedCache(model, budgets, name), BudgetedCache(model.config, budgets, name)
         expected = run_padded(model, whole, ids, mask, (24, 6))
         last = parts.prefill(model, ids[:, :24], mask[:, :24], chunk=chunk)
         torch.testing.assert_close(last, expected[:, 23], rtol=0, atol=1e-9)
@@ -326,13 +327,13 @@ class TestRows:
         model, all_budgets = random_model(), [random_budgets(seed) for seed in range(5)]
         context, question = random_tokens(30), random_tokens(6, seed=9)
         policies = [POLICIES[name]()] * 4 + [StreamingLLM(n_sink=1)]
-        full = ContextCache(model.config, policies)
+        full = ContextCache(model.config, policies, paths=find_paths(model, policies))
         with torch.inference_mode():
             model(context, past_key_values=full)
             together = BudgetedCache.from_context(model.config, full, all_budgets, policies)
             logits = model(question.expand(5, -1), past_key_values=together).logits
         for row, budgets in enumerate(all_budgets):
-            alone = BudgetedCache(model.config, budgets, policies[row])
+            alone = BudgetedCache(model, budgets, policies[row])
             expected = run(model, alone, torch.cat([context, question], 1), n_context=30, steps=(6,))[:, 30:]
             torch.testing.assert_close(logits[row : row + 1], expected, rtol=0, atol=1e-9)
             assert together.kept_entries()[:, row].tolist() == alone.kept_entries()[:, 0].tolist()

@@ -79,7 +79,7 @@ class TestCompressed:
         turn = 2 * (list(GREEDY).index(call) + 3 * FAMILIES.index(family)) + (decoding == "fixed")
         for name in (NAMES[turn % len(NAMES)], NAMES[(turn + 7) % len(NAMES)]):
             model, budgets = tiny(family), budgets_of(family, None, seed=turn)
-            whole, made = (BudgetedCache(model.config, budgets, name, decoding) for _ in range(2))
+            whole, made = (BudgetedCache(model, budgets, name, decoding) for _ in range(2))
             expected = by_hand(model, whole, PROMPT)
             assert GREEDY[call](model, made) == [expected]
             check_counts(made, name, budgets, [PROMPT.shape[1]])
@@ -90,7 +90,7 @@ class TestCompressed:
     @pytest.mark.parametrize("call", ["prompt lookup", "chunks"])
     def test_every_policy_keeps_what_it_keeps_in_one_pass(self, call: str, name: str) -> None:
         model, budgets = tiny("llama"), budgets_of("llama", None)
-        whole, made = (BudgetedCache(model.config, budgets, name) for _ in range(2))
+        whole, made = (BudgetedCache(model, budgets, name) for _ in range(2))
         by_hand(model, whole, PROMPT)
         GREEDY[call](model, made)
         check_counts(made, name, budgets, [PROMPT.shape[1]])

@@ -217,13 +217,22 @@ class TestRefusals:
         with pytest.raises(UserError, match="no new tokens"):
             tiny("llama")(PROMPT[:, :0], past_key_values=new_cache())
 
+    def test_a_policy_that_weighs_values_without_the_model(self) -> None:
+        model = tiny("llama")
+        cache = BudgetedCache(model.config, budgets_of("llama", 0.5), "ada_critical_snapkv")
+        with pytest.raises(
+            UserError, match=r"'adakv' weighs values by the output projection: .*BudgetedCache\(model, "
+        ):
+            model(PROMPT, past_key_values=cache)
+        assert cache.get_seq_length() == 0
+
     @pytest.mark.parametrize(
         ("budgets", "eviction", "message"),
         [
             ("budgets.json", "snapkv", "Budgets.load reads a file"),
             (None, AdaKV, "a policy, or one per row, got <class"),
             (None, None, "a policy, or one per row, got None"),
-            (None, "nope", "unknown eviction policy 'nope'; known: ada_expected_attention, .*tova"),
+            (None, "nope", "unknown eviction policy 'nope'; known: ada_critical_snapkv, .*tova"),
         ],
     )
     def test_other_budgets_and_policies(self, budgets: Any, eviction: Any, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from large_scores import BIAS
-from layer_contexts import N_KV_HEADS, kept, random_layer, rows_of, scores_of
+from layer_contexts import N_KV_HEADS, kept, order_of, random_layer, rows_of, scores_of
 from pydantic import TypeAdapter, ValidationError
 
 from baklava.cache.attention.backend import HALVES
@@ -18,6 +18,7 @@ from baklava.eviction import (
     H2O,
     POLICIES,
     AdaKV,
+    Critical,
     EvictionPolicy,
     ExpectedAttention,
     SnapKV,
@@ -36,6 +37,8 @@ EVERY = [
     AdaKV(inner=H2O()),
     AdaKV(inner=ExpectedAttention(), floor=0.0),
     AdaKV(inner=StreamingLLM(), floor=1.0),
+    Critical(inner=H2O(), first=0.0),
+    AdaKV(inner=Critical(inner=StreamingLLM(), first=1.0)),
 ]
 every_policy = pytest.mark.parametrize("policy", EVERY, ids=str)
 LENGTHS = [1, 2, 3, 5, 9, 70]
@@ -48,10 +51,12 @@ LENGTHS = [1, 2, 3, 5, 9, 70]
 def test_every_entry_has_a_score(
     policy: EvictionPolicy, n_entries: int, softcap: float | None, dtype: torch.dtype
 ) -> None:
-    scores = scores_of(policy, *random_layer(n_entries, rows=2, dtype=dtype, softcap=softcap))
-    assert scores.shape == (2, N_KV_HEADS, n_entries)
-    assert scores.isfinite().all()
-    assert scores.dtype in (torch.float32, torch.float64)
+    queries, context = random_layer(n_entries, rows=2, dtype=dtype, softcap=softcap)
+    scores = scores_of(policy, queries, context)
+    for values in (scores, policy.order(scores, context)):
+        assert values.shape == (2, N_KV_HEADS, n_entries)
+        assert values.isfinite().all()
+        assert values.dtype in (torch.float32, torch.float64)
 
 
 @every_policy
@@ -65,9 +70,11 @@ def test_scores_do_not_depend_on_chunks(policy: EvictionPolicy, chunks: list[int
 def test_scores_of_a_row_do_not_depend_on_the_others(policy: EvictionPolicy) -> None:
     queries, context = random_layer(70, rows=3)
     together = scores_of(policy, queries, context)
+    order = policy.order(together, context)
     for row in range(3):
         alone = slice(row, row + 1)
         torch.testing.assert_close(together[alone], scores_of(policy, queries[alone], rows_of(context, alone)))
+        torch.testing.assert_close(order[alone], order_of(policy, queries[alone], rows_of(context, alone)))
 
 
 @every_policy
@@ -78,6 +85,7 @@ def test_observing_and_scoring_leave_their_inputs_alone(policy: EvictionPolicy, 
     scores = scores_of(policy, queries, context, chunks=[20, 10])
     scores_before = scores.clone()
     policy.distribute(scores, torch.full((1, N_KV_HEADS), 7))
+    policy.order(scores, context)
     assert all(map(torch.equal, before, (queries, context.keys, context.values)))
     assert torch.equal(scores, scores_before)
 
@@ -98,6 +106,7 @@ def test_half_precision_is_scored_in_float32(
     for chunks in ([90], [50, 1, 39]):
         scores = scores_of(policy, queries, context, chunks=chunks)
         assert torch.equal(scores, scores_of(policy, queries.float(), exact, chunks=chunks))
+        assert torch.equal(policy.order(scores, context), policy.order(scores, exact))
 
 
 @every_policy
@@ -108,7 +117,7 @@ def test_scores_up_to_the_limit_of_the_format_are_numbers(
 ) -> None:
     queries, context = random_layer(60, dtype=torch.float64, softcap=softcap)
     context = replace(context, keys=(context.keys.sign() * size).to(dtype), values=context.values.to(dtype))
-    scores = scores_of(policy, (queries.sign() * size).to(dtype), context)
+    scores = order_of(policy, (queries.sign() * size).to(dtype), context)
     assert scores.isfinite().all()
     assert kept(policy, scores, 20).shape == (1, N_KV_HEADS, 20)
 
@@ -116,7 +125,7 @@ def test_scores_up_to_the_limit_of_the_format_are_numbers(
 @every_policy
 @pytest.mark.parametrize("n_entries", LENGTHS)
 def test_protected_entries_are_kept(policy: EvictionPolicy, n_entries: int) -> None:
-    scores = scores_of(policy, *random_layer(n_entries))
+    scores = order_of(policy, *random_layer(n_entries))
     for budget in range(1, n_entries + 1):
         n_first = min(policy.protected_first(budget), budget)
         n_last = min(policy.protected_last(budget), budget - n_first)
@@ -142,7 +151,7 @@ def test_keys_of_length_zero_do_no_harm(policy: EvictionPolicy) -> None:
     queries, context = random_layer(12)
     context.keys.zero_()
     context.values.zero_()
-    assert scores_of(policy, queries, context).isfinite().all()
+    assert order_of(policy, queries, context).isfinite().all()
 
 
 @pytest.mark.parametrize("family", POLICIES)
@@ -172,5 +181,6 @@ def test_a_choice_in_conf_is_the_policy_of_that_name(path: Path) -> None:
 def test_ada_kv_goes_over_every_other_policy_by_name() -> None:
     for family in set(POLICIES) - {"adakv"}:
         assert policy_named(f"ada_{family}") == AdaKV(inner=POLICIES[family]())
-    with pytest.raises(UserError, match=r"unknown eviction policy 'ada_adakv'; known: ada_expected_attention, .*tova"):
-        policy_named("ada_adakv")
+    for name in ("ada_adakv", "critical_adakv", "critical_ada_snapkv", "critical_nope", "ada_"):
+        with pytest.raises(UserError, match=rf"unknown eviction policy '{name}'; known: ada_critical_snapkv, .*tova"):
+            policy_named(name)

@@ -12,14 +12,16 @@ from typing import Any
 import kvpress
 import pytest
 import torch
-from layer_contexts import kept, scores_of
+from layer_contexts import kept, order_of, scores_of
 from tiny_models import random_model, random_tokens
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 
+from baklava.decoder.attention_path import AttentionPath
 from baklava.eviction import (
     TOVA,
     AdaKV,
+    Critical,
     EvictionPolicy,
     ExpectedAttention,
     KeyDiff,
@@ -47,6 +49,16 @@ PAIRS: list[tuple[EvictionPolicy, Any]] = [
         ExpectedAttention(use_covariance=False, use_vnorm=False),
         kvpress.ExpectedAttentionPress(use_covariance=False, use_vnorm=False),
     ),
+    # A window that fits into the first half of every budget here.
+    (Critical(inner=SnapKV(window_size=16)), kvpress.CriticalKVPress(kvpress.SnapKVPress(window_size=16))),
+    (
+        Critical(inner=ExpectedAttention(use_vnorm=False), epsilon=0.01, first=0.25),
+        kvpress.CriticalKVPress(kvpress.ExpectedAttentionPress(use_vnorm=False), epsilon=0.01, first_stage_ratio=0.25),
+    ),
+    (
+        Critical(inner=ExpectedAttention(use_vnorm=False)),
+        kvpress.CriticalKVPress(kvpress.ExpectedAttentionPress(use_vnorm=False)),
+    ),
 ]
 ADAPTIVE: list[tuple[AdaKV, Any]] = [
     (AdaKV(inner=SnapKV()), kvpress.AdaKVPress(kvpress.SnapKVPress())),
@@ -54,6 +66,16 @@ ADAPTIVE: list[tuple[AdaKV, Any]] = [
     (AdaKV(inner=SnapKV(), floor=0.9), kvpress.AdaKVPress(kvpress.SnapKVPress(), alpha_safeguard=0.9)),
     (AdaKV(inner=ExpectedAttention()), kvpress.AdaKVPress(kvpress.ExpectedAttentionPress(epsilon=1e-2))),
     (AdaKV(inner=ExpectedAttention(epsilon=0.0)), kvpress.AdaKVPress(kvpress.ExpectedAttentionPress())),
+    (
+        AdaKV(inner=Critical(inner=SnapKV(window_size=16))),
+        kvpress.CriticalAdaKVPress(kvpress.SnapKVPress(window_size=16)),
+    ),
+    (
+        AdaKV(inner=Critical(inner=ExpectedAttention(use_vnorm=False), first=0.75), floor=0.1),
+        kvpress.CriticalAdaKVPress(
+            kvpress.ExpectedAttentionPress(use_vnorm=False), alpha_safeguard=0.1, first_stage_ratio=0.75
+        ),
+    ),
 ]
 
 
@@ -100,11 +122,17 @@ def prefill(model: PreTrainedModel, press: Any, ratio: float) -> tuple[DynamicCa
     with torch.inference_mode(), press(model):
         model(random_tokens(LENGTH), past_key_values=cache)
     layers = [
-        (query, LayerContext(key, value, scaling, None, index, model.config))
+        (query, LayerContext(key, value, scaling, None, index, model.config, path=path_of(model, index)))
         for index, (query, key, value, scaling) in enumerate(RECORDER.layers)
     ]
     assert len(layers) == 2
     return cache, layers
+
+
+def path_of(model: PreTrainedModel, index: int) -> AttentionPath:
+    layer = model.model.layers[index]
+    projection = layer.self_attn.o_proj
+    return AttentionPath(layer, layer.self_attn, projection, torch.zeros(1, 1, projection.in_features))
 
 
 def positions_of(some: Tensor, keys: Tensor) -> list[set[int]]:
@@ -124,7 +152,7 @@ def test_kept_positions_are_those_of_kvpress(
     cache, layers = prefill(model, press, ratio)
     budget = int(LENGTH * (1 - ratio))
     for compressed, (queries, context) in zip(cache.layers, layers, strict=True):
-        ours = [set(row) for row in kept(policy, scores_of(policy, queries, context), budget)[0].tolist()]
+        ours = [set(row) for row in kept(policy, order_of(policy, queries, context), budget)[0].tolist()]
         assert compressed.keys is not None
         assert ours == positions_of(compressed.keys, context.keys)
 
@@ -143,6 +171,7 @@ def test_adaptive_budgets_and_positions_are_those_of_kvpress(
         masked[heads, entries] = True
         scores = scores_of(policy, queries, context)
         counts.append(policy.distribute(scores, budgets)[0].tolist())
+        order = policy.order(scores, context)
         for head, n in enumerate(counts[-1]):
-            assert kept(policy, scores[0, head], n).tolist() == (~masked[head]).nonzero().flatten().tolist()
+            assert kept(policy, order[0, head], n).tolist() == (~masked[head]).nonzero().flatten().tolist()
     assert any(len(set(layer)) > 1 for layer in counts)  # heads did win and lose

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from baklava import Budgets
+from baklava.cache.projections import find_paths
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import LayerContext, raise_protected
 
@@ -30,11 +31,13 @@ def kept_by(
         model(context, use_cache=False, observer=observer)
     counts = budgets.entries(context.shape[1])
     kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
+    paths = find_paths(model, [policy]) or {}
     for layer, (query, key, value) in enumerate(seen):
-        view = LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for)
+        view = LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for, paths.get(layer))
         scores = policy.score(view, policy.observe(None, query, view))
         budget = policy.distribute(scores, torch.from_numpy(counts[layer])[None])
+        order = policy.order(scores, view)
         for head, n in enumerate(budget[0].tolist()):
-            best = raise_protected(scores[0, head], policy, n).argsort(descending=True, stable=True)
+            best = raise_protected(order[0, head], policy, n).argsort(descending=True, stable=True)
             kept[layer, head, best[:n]] = True
     return kept

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig
 
+from baklava.decoder.attention_path import AttentionPath
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import LayerContext, raise_protected
 
@@ -17,6 +18,17 @@ N_HEADS, N_KV_HEADS, HEAD_DIM = 6, 3, 8
 CONFIG = LlamaConfig(
     hidden_size=N_HEADS * HEAD_DIM, num_attention_heads=N_HEADS, num_key_value_heads=N_KV_HEADS, head_dim=HEAD_DIM
 )
+
+
+def random_path(seed: int = 0) -> AttentionPath:
+    """A path whose output projection is random."""
+    size = N_HEADS * HEAD_DIM
+    projection = nn.Linear(size, size, bias=False).requires_grad_(False)
+    projection.weight.copy_(torch.randn(size, size, generator=torch.Generator().manual_seed(seed)))
+    return AttentionPath(nn.Identity(), nn.Identity(), projection, torch.zeros(1, 1, size))
+
+
+PATH = random_path()
 
 
 def random_layer(
@@ -41,6 +53,7 @@ def random_layer(
         softcap=softcap,
         layer_index=layer_index,
         config=CONFIG,
+        path=PATH,
     )
     return 2 * normal(N_HEADS), context
 
@@ -64,6 +77,11 @@ def scores_of(
         state = policy.observe(state, queries[:, :, start:end], first_entries(context, end))
     assert end == queries.shape[2]
     return policy.score(context, state)
+
+
+def order_of(policy: EvictionPolicy, queries: Tensor, context: LayerContext) -> Tensor:
+    """Scores `[B, Hkv, S]` by which each KV cache ranks its entries."""
+    return policy.order(scores_of(policy, queries, context), context)
 
 
 def kept(policy: EvictionPolicy, scores: Tensor, budget: int) -> Tensor:
