@@ -62,16 +62,14 @@ def timed(engine: Engine, samples: Sequence[Sample], some: Sequence[CellSpec]) -
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny-llama")
+    parser.add_argument("--model", default="tiny-llama", help="a reference model, or the path of a model")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--batch-rows", type=int, default=EvaluateConfig.model_fields["batch_rows"].default)
     arguments = measure.parse(parser)
-    loaded = load_model(
-        ModelConfig(
-            name=arguments.model, path=f"reference:{arguments.model}", dtype=arguments.dtype, device=arguments.device
-        )
-    )
+    model = arguments.model
+    path = model if ":" in model or "/" in model else f"reference:{model}"
+    loaded = load_model(ModelConfig(name="model", path=path, dtype=arguments.dtype, device=arguments.device))
     settings = EvaluateConfig(n_samples=arguments.samples, length=arguments.length, batch_rows=arguments.batch_rows)
     engine = Engine(loaded, TASK, settings)
     samples = [

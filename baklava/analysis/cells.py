@@ -21,6 +21,7 @@ class Samples:
     """Measurements of one cell, each `[n]`, in the order of the sample numbers."""
 
     sample: NDArray[np.int64]
+    context: NDArray[np.object_]  # a name, the same for samples that share a context
     score: NDArray[np.float64]
     loss: NDArray[np.float64]  # NaN where answers are generated
     kept_entries: NDArray[np.int64]

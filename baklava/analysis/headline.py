@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from baklava.analysis.bootstrap import Bootstrap, Interval
 from baklava.analysis.cells import Cells
@@ -76,9 +77,14 @@ class MethodFigures(FrozenModel):
 
 
 class ModelFigures(FrozenModel):
-    """One model: the full cache, then each method. `n` is the number of samples per task."""
+    """One model: the full cache, then each method. `n` is the number of samples per task.
+
+    `n_contexts` is that of the contexts that they ask about, on which it depends whether there is a verdict; empty in
+    older files, where each sample had its own.
+    """
 
     n: dict[str, int]
+    n_contexts: dict[str, int] = Field(default_factory=dict)
     full: float
     full_low: float
     full_high: float
@@ -106,7 +112,8 @@ class Headline(FrozenModel):
     def explain_no_verdict(self, model: str) -> str | None:
         """Why nothing can be said to be lossless on a model, or None where it can."""
         figures = self.models[model]
-        return explain_no_verdict(figures.full, figures.n, margin=self.margin, confidence=self.confidence)
+        n = figures.n_contexts or figures.n
+        return explain_no_verdict(figures.full, n, margin=self.margin, confidence=self.confidence)
 
     def describe_lossless(self, model: str, method: MethodFigures) -> str:
         """How far the method compresses without loss, in the words of every table and figure."""
@@ -144,8 +151,9 @@ class _ModelCells:
                 self._compressed[cell.method][cell.ratio].append(cell)
         self._check()
         self._n = {cell.task: len(self._score(cell)) for cell in self._full}
+        self._n_contexts = {cell.task: len(set(cells[cell].context)) for cell in self._full}
         reason = explain_no_verdict(
-            self._mean_score(self._full), self._n, margin=settings.margin, confidence=settings.confidence
+            self._mean_score(self._full), self._n_contexts, margin=settings.margin, confidence=settings.confidence
         )
         self._decidable = reason is None
 
@@ -166,6 +174,7 @@ class _ModelCells:
         full = self._interval("score", self._full, [self._score(cell) for cell in self._full])
         return ModelFigures(
             n=self._n,
+            n_contexts=self._n_contexts,
             full=full.estimate,
             full_low=full.low,
             full_high=full.high,
@@ -223,7 +232,8 @@ class _ModelCells:
 
     def _interval(self, what: str, cells: list[Cell], values: list[NDArray[np.float64]]) -> Interval:
         cell = cells[0]
-        return self._bootstrap.mean_of_means(values, what, cell.model, *cell.method, cell.ratio)
+        contexts = [self._cells[cell].context for cell in cells]
+        return self._bootstrap.mean_of_means(values, what, cell.model, *cell.method, cell.ratio, clusters=contexts)
 
     def _mean_score(self, cells: list[Cell]) -> float:
         return float(np.mean([self._score(cell).mean() for cell in cells]))

@@ -49,11 +49,11 @@ def summarize_cells(cells: Cells, settings: SummaryConfig) -> pa.Table:
 
 def _row(cell: Cell, cells: Cells, bootstrap: Bootstrap) -> dict[str, object]:
     own = cells[cell]
-    score = bootstrap.mean(own.score, *cell, "score")
-    full = bootstrap.mean(own.score - cells[cell.full].score, *cell, "full")
+    score = bootstrap.mean(own.score, *cell, "score", clusters=own.context)
+    full = bootstrap.mean(own.score - cells[cell.full].score, *cell, "full", clusters=own.context)
     uniform = _NAN
     if cell.uniform in cells:
-        uniform = bootstrap.mean(own.score - cells[cell.uniform].score, *cell, "uniform")
+        uniform = bootstrap.mean(own.score - cells[cell.uniform].score, *cell, "uniform", clusters=own.context)
     return {
         **cell._asdict(),
         "n": len(own.sample),

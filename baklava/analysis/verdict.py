@@ -12,9 +12,10 @@ NO_RATIO = "no tested ratio"
 def explain_no_verdict(full: float, n: Mapping[str, int], *, margin: float, confidence: float) -> str | None:
     """Why nothing can be said to be lossless, or None where it can.
 
-    `full` is the full cache's score, `n` the number of samples per task. Where the full cache scores no more than the
-    margin, a method that answers nothing is "lossless". Where samples are few, all may agree by chance: the fraction
-    that may still differ is `1 - ((1 - confidence) / 2) ** (1 / n)`, and each of them may lose the full cache's score.
+    `full` is the full cache's score, `n` the number of samples per task, or of the contexts that they share. Where the
+    full cache scores no more than the margin, a method that answers nothing is "lossless". Where samples are few, all
+    may agree by chance: the fraction that may still differ is `1 - ((1 - confidence) / 2) ** (1 / n)`, and each of them
+    may lose the full cache's score.
     """
     if scores_nothing(full, margin):
         return f"full cache scores {full:.2f}: no verdict"

@@ -115,7 +115,9 @@ def _paired_differences(
     differences: dict[_Method, dict[float, PairedDifference]] = defaultdict(dict)
     for (method, ratio), method_cells in compared.items():
         by_task = [cells[cell._replace(allocator=tested)].score - cells[cell].score for cell in method_cells]
-        interval = bootstrap.mean_of_means(by_task, "lead", tested, scope, *method, ratio)  # words of its seed
+        identity = ("lead", tested, scope, *method, ratio)  # the words of the bootstrap's seed
+        contexts = [cells[cell].context for cell in method_cells]
+        interval = bootstrap.mean_of_means(by_task, *identity, clusters=contexts)
         differences[method][ratio] = PairedDifference(
             ratio=ratio, difference=interval.estimate, low=interval.low, high=interval.high
         )

@@ -61,6 +61,7 @@ class Record:
     seed: int
     sample: int
     length: int
+    context: str = ""  # samples that share a context have it in common; their scores depend on each other
     context_tokens: int = 0
     prediction: str = ""
     answers: Sequence[str] = ()
@@ -79,9 +80,9 @@ class Record:
         return cls(**cell._asdict(), sample=sample, **values)
 
     @classmethod
-    def from_store(cls, cell: Cell, sample: int, stored: Mapping[str, Any]) -> Record:
+    def from_store(cls, cell: Cell, sample: int, context: str, stored: Mapping[str, Any]) -> Record:
         """Undo `to_store`."""
-        return cls.of(cell, sample, **stored)
+        return cls.of(cell, sample, context=context, **stored)
 
     def to_store(self) -> dict[str, Any]:
         """What the store of finished answers keeps: all that its key does not imply, without NaN."""
@@ -101,7 +102,7 @@ class Record:
         return Cell(*(getattr(self, name) for name in Cell._fields))
 
 
-SCHEMA = 4
+SCHEMA = 5
 
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "Sequence[str]": pa.list_(pa.string())}
 

@@ -17,6 +17,7 @@ from baklava.evaluation import timings
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.prompt import Prompts
 from baklava.evaluation.record_schema import COLUMNS, FULL, SCHEMA, Record
+from baklava.evaluation.sample_to_record import name_context
 from baklava.evaluation.samples import CellSpec, EncodedSample, cell_specs
 from baklava.experiment.jobs import EvaluateJob
 from baklava.models.encoder import Tokens
@@ -64,6 +65,7 @@ class _Evaluation:
         self._index = {cell: index for index, cell in enumerate(cells)}
         self.store = _open_store(job)
         self._keys: dict[int, list[str]] = {}  # of each sample, one per cell; none where it failed
+        self._contexts: dict[int, str] = {}
         self.failed: dict[int, str] = {}
         self._scores = _RunningMeans(self._specs)
         name = f"evaluate {job.model.name} {self._task.name}"
@@ -119,6 +121,7 @@ class _Evaluation:
                 continue
             keys = self._make_keys(sample, tokens)
             self._keys[index] = keys
+            self._contexts[index] = name_context(sample)
             specs = self._specs[:1] if self._is_kept_whole(tokens) else self._specs
             missing = [spec for spec, key in zip(specs, keys, strict=False) if key not in self.store]
             self.progress.update(len(keys) - len(missing))
@@ -180,7 +183,7 @@ class _Evaluation:
                 if sample in self.failed:
                     yield Record.of(cell, sample, failed=self.failed[sample])
                 else:
-                    yield Record.from_store(cell, sample, self.store[keys[index]])
+                    yield Record.from_store(cell, sample, self._contexts[sample], self.store[keys[index]])
 
 
 class _RunningMeans:

@@ -10,7 +10,8 @@ from baklava.evaluation.record_schema import Record
 from baklava.evaluation.samples import CellSpec, EncodedSample, Request
 from baklava.experiment.settings import EvaluateConfig
 from baklava.models.load import LoadedModel
-from baklava.tasks import Task
+from baklava.system.fingerprint import fingerprint
+from baklava.tasks import Sample, Task
 
 
 def begin_record(
@@ -21,6 +22,7 @@ def begin_record(
     record = Record.of(
         cell.identify(loaded.name, task.name, settings),
         encoded.sample.index,
+        context=name_context(encoded.sample),
         context_tokens=len(encoded.context),
         answers=encoded.sample.answers,
         group=encoded.sample.group,
@@ -28,6 +30,11 @@ def begin_record(
         kv_bytes_full=n_entries * entry_bytes,
     )
     return Request(encoded, cell, record)
+
+
+def name_context(sample: Sample) -> str:
+    """A name that samples have in common if they ask about the same context."""
+    return fingerprint(sample.context)[:12]
 
 
 def score_answer(loaded: LoadedModel, task: Task, request: Request, tokens: Sequence[int], seconds: float) -> Record:

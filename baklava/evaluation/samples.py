@@ -21,6 +21,7 @@ VERSION = 2
 
 MAX_PADDING = 0.1  # samples are read together while at most this fraction of what is read is padding
 MAX_SAMPLES_TOGETHER = 16
+MAX_QUESTIONS_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,34 @@ class Request(NamedTuple):
 
 
 def batches(samples: Iterable[EncodedSample], max_rows: int) -> Iterator[list[EncodedSample]]:
-    """Samples in the order given, those of about equal length together until they make `max_rows` rows."""
+    """Samples in the order given, those of about equal length together until they make `max_rows` rows.
+
+    Questions about one context that follow each other stay together, however many rows they make: it is read once.
+    """
     batch: list[EncodedSample] = []
     for encoded in samples:
-        lengths = [len(each.context) for each in (*batch, encoded)]
-        padded = max(lengths) * len(lengths)
-        n_rows = sum(len(each.cells) for each in (*batch, encoded))
-        full = n_rows > max_rows or len(lengths) > MAX_SAMPLES_TOGETHER
-        rotated_apart = bool(batch) and encoded.rotated_for != batch[0].rotated_for
-        if batch and (full or rotated_apart or padded - sum(lengths) > MAX_PADDING * padded):
-            yield batch
-            batch = []
+        if not (batch and _asks_about(batch[-1], encoded) and len(batch) < MAX_QUESTIONS_TOGETHER):
+            lengths = [len(context) for context in distinct_contexts([*batch, encoded])]
+            padded = max(lengths) * len(lengths)
+            n_rows = sum(len(each.cells) for each in (*batch, encoded))
+            full = n_rows > max_rows or len(lengths) > MAX_SAMPLES_TOGETHER
+            rotated_apart = bool(batch) and encoded.rotated_for != batch[0].rotated_for
+            if batch and (full or rotated_apart or padded - sum(lengths) > MAX_PADDING * padded):
+                yield batch
+                batch = []
         batch.append(encoded)
     if batch:
         yield batch
+
+
+def _asks_about(other: EncodedSample, encoded: EncodedSample) -> bool:
+    """Whether two samples have the same context, read in the same rotation."""
+    return (encoded.rotated_for, encoded.context) == (other.rotated_for, other.context)
+
+
+def distinct_contexts(samples: Iterable[EncodedSample]) -> list[tuple[int, ...]]:
+    """The contexts of samples, each once, in the order given."""
+    return list(dict.fromkeys(tuple(encoded.context) for encoded in samples))
 
 
 def samples_of(requests: Iterable[Request]) -> list[EncodedSample]:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from baklava.evaluation.record_schema import Record
 from baklava.evaluation.sample_to_record import begin_record, fail_out_of_memory, score_answer, score_loss
-from baklava.evaluation.samples import EncodedSample, Request, batches, samples_of
+from baklava.evaluation.samples import EncodedSample, Request, batches, distinct_contexts, samples_of
 from baklava.experiment.settings import EvaluateConfig
 from baklava.inference.batch import BatchState, answer_losses, compress_rows, prefill
 from baklava.inference.decoding import DecodingBatch, DecodingRow
@@ -31,10 +31,15 @@ class _PrefillBatch:
     prefilled: BatchState | None = None
     seconds: float = 0.0  # of the prefill, per request
 
+    @cached_property
+    def contexts(self) -> list[tuple[int, ...]]:
+        """What is prefilled: each context once, however many samples ask about it."""
+        return distinct_contexts(self.samples)
+
     def contexts_of(self, requests: Sequence[Request]) -> list[int]:
-        """For each request, the index of its sample among those that are prefilled together."""
-        index = {encoded.sample.index: i for i, encoded in enumerate(self.samples)}
-        return [index[request.encoded.sample.index] for request in requests]
+        """For each request, the index of its context among those that are prefilled together."""
+        index = {context: i for i, context in enumerate(self.contexts)}
+        return [index[tuple(request.encoded.context)] for request in requests]
 
 
 class Scheduler:
@@ -83,8 +88,8 @@ class Scheduler:
         """After memory ran out, forget what was in progress: records of what has failed, and samples to begin anew."""
         active, batch = self._active, self._batch
         waiting = batch.waiting if batch else []
-        if batch and not active and batch.prefilled is None and len(batch.samples) == 1:
-            length = len(batch.samples[0].context)
+        if batch and not active and batch.prefilled is None and len(batch.contexts) == 1:
+            length = len(batch.contexts[0])
             shorter = min(self.chunk or length, length) // 2
             if shorter >= MIN_CHUNK:
                 self.chunk = shorter
@@ -113,8 +118,7 @@ class Scheduler:
     def _prefill(self, batch: _PrefillBatch) -> None:
         started = time.perf_counter()
         policies = [request.cell.policy for request in batch.waiting]
-        contexts = [encoded.context for encoded in batch.samples]
-        batch.prefilled = prefill(self._loaded, contexts, policies, batch.samples[0].rotated_for, self.chunk)
+        batch.prefilled = prefill(self._loaded, batch.contexts, policies, batch.samples[0].rotated_for, self.chunk)
         batch.seconds = (time.perf_counter() - started) / len(batch.waiting)
 
     def _n_beginning(self, batch: _PrefillBatch, n_active: int) -> int:

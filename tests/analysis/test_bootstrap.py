@@ -75,3 +75,21 @@ def test_coverage_is_near_the_confidence():
 def test_nothing_to_resample_is_refused(groups):
     with pytest.raises(ValueError, match="one or more"):
         Bootstrap().mean_of_means(groups)
+
+
+def test_questions_about_one_context_say_no_more_than_it_does():
+    random = np.random.default_rng(6)
+    hits = {"clusters": 0, "samples": 0}
+    contexts = np.repeat(np.arange(30), 8)
+    for trial in range(300):
+        values = random.normal(1.0, 1.0, 30)[contexts] + random.normal(0.0, 1.0, 240)
+        for name, clusters in (("clusters", contexts), ("samples", None)):
+            interval = Bootstrap(n_bootstrap=300, confidence=0.9).mean(values, trial, clusters=clusters)
+            hits[name] += interval.low <= 1.0 <= interval.high
+    assert 0.84 <= hits["clusters"] / 300 <= 0.95
+    assert hits["samples"] / 300 <= 0.65  # what intervals would be that take them for as many contexts
+
+
+def test_clusters_of_one_sample_change_nothing():
+    values = np.random.default_rng(0).random(30)
+    assert Bootstrap().mean(values, "a", clusters=range(30)) == Bootstrap().mean(values, "a")

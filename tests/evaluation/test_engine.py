@@ -208,7 +208,7 @@ def test_something_is_left_to_read_after_compression(loaded: LoadedModel) -> Non
 @settings(max_examples=80)
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 8)), max_size=30), st.integers(1, 20))
 def test_batches_keep_order_rows_and_padding_within_bounds(sizes: list[tuple[int, int]], rows: int) -> None:
-    works = [EncodedSample(None, [0] * length, [0], [None] * cells) for length, cells in sizes]  # type: ignore[arg-type, list-item]
+    works = [EncodedSample(None, [i] * length, [0], [None] * cells) for i, (length, cells) in enumerate(sizes)]  # type: ignore[arg-type, list-item]
     made = list(batches(works, rows))
     assert [one for batch in made for one in batch] == works
     for batch in made:
@@ -254,3 +254,23 @@ def test_a_text_without_tokens_to_score_is_refused(loaded: LoadedModel) -> None:
     nothing = replace(short(7, "The sky is blue.", ""), answers=("",))
     with pytest.raises(UserError, match=r"^task text: sample 7 has no tokens to score; leave it out$"):
         Engine(loaded, task, config()).encode(nothing, [])
+
+
+def test_questions_about_one_context_read_it_once_and_are_answered_as_alone(
+    loaded: LoadedModel, cells: list[CellSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = sizes_of(monkeypatch, "prefill", 1)
+    task = replace(TASK, n_keys=4, n_questions=4)
+    samples = [
+        task.sample(split="train", seed=0, index=index, length=400, count_tokens=loaded.count_tokens)
+        for index in range(8)
+    ]
+    together = records(loaded, cells, samples, batch_rows=8)
+    assert sizes == [1, 1]  # a batch of rows holds fewer than one context's questions in all cells
+    assert len({record.context for record in together.values()}) == 2
+    sizes.clear()
+    alone = {}
+    for sample_ in samples:
+        alone |= records(loaded, cells, [sample_], batch_rows=8)
+    assert sizes == [1] * 8
+    assert together == alone

@@ -143,7 +143,10 @@ def test_score_against_ratio_draws_the_summary(summary, headline):
 
 @pytest.mark.parametrize(
     ("changed", "phrase"),
-    [({"n": {"vt": 4}}, "n = 4: undecided (needs 178)"), ({"full": 0.004}, "full cache scores 0.00: no verdict")],
+    [
+        ({"n_contexts": {"vt": 4}}, "n = 4: undecided (needs 178)"),
+        ({"full": 0.004}, "full cache scores 0.00: no verdict"),
+    ],
 )
 def test_figure_table_and_page_say_in_the_same_words_why_there_is_no_verdict(summary, headline, changed, phrase):
     figures = headline.models["tiny-llama"].model_copy(update=changed)

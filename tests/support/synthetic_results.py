@@ -60,6 +60,7 @@ def cell_records(
         "seed": 0,
         "sample": np.arange(n),
         "length": 1024,
+        "context": [f"context {i}" for i in range(n)],
         "context_tokens": CONTEXT,
         "prediction": [f"answer {i}" for i in range(n)],
         "answers": [[f"answer {i}"] for i in range(n)],

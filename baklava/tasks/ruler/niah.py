@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import ClassVar, Literal
 from uuid import UUID
@@ -95,6 +95,8 @@ class NeedleInHaystack(Task):
     The haystack is a repeated line of noise, needles of other keys, or an essay: the text that `essay` names (see
     `baklava.tasks.text.essay`). RULER's eight tasks are settings of the haystack, the three counts and the two kinds:
     `conf/task/ruler/niah_*.yaml`. `conf/task/niah_*.yaml` hide all needles in noise, which needs no file.
+
+    With `n_questions`, so many successive samples ask about the same context, each about other keys (not in RULER).
     """
 
     family: ClassVar[str] = "niah"
@@ -102,6 +104,7 @@ class NeedleInHaystack(Task):
     n_keys: Count = 1
     n_values: Count = 1
     n_queries: Count = 1
+    n_questions: Count = 1
     n_digits: Count = 7
     key_kind: Kind = "words"
     value_kind: Kind = "numbers"
@@ -113,6 +116,11 @@ class NeedleInHaystack(Task):
     def __post_init__(self) -> None:
         if self.n_queries > self.n_keys:
             raise UserError(f"n_queries ({self.n_queries}) must not be more than n_keys ({self.n_keys})")
+        if self.n_questions > 1 and self.n_questions * self.n_queries > self.n_keys:
+            raise UserError(
+                f"n_questions x n_queries ({self.n_questions * self.n_queries}) must not be more than n_keys "
+                f"({self.n_keys}), as no key is asked for twice"
+            )
         n_needles = self.n_keys * self.n_values
         if self.haystack == "essay" and n_needles > len(DEPTHS):
             raise UserError(f"haystack: an essay takes at most {len(DEPTHS)} needles, n_keys x n_values is {n_needles}")
@@ -122,7 +130,8 @@ class NeedleInHaystack(Task):
             check_essay(self.essay, task=self.name)
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
-        rng = self.random_stream(split=split, seed=seed, index=index)
+        context_index, nth_question = divmod(index, self.n_questions)
+        rng = self.random_stream(split=split, seed=seed, index=context_index)
         keys = draw_keys(self.n_keys, self.key_kind, rng, n_digits=self.n_digits)
         pairs = [
             (key, draw_value(self.value_kind, rng, n_digits=self.n_digits))
@@ -131,29 +140,33 @@ class NeedleInHaystack(Task):
         ]
         rng.shuffle(pairs)
         needles = [write_needle(key, value, kind=self.value_kind) for key, value in pairs]
-        asked = rng.sample(keys, self.n_queries)
+        drawn = rng.sample(keys, self.n_queries * self.n_questions)
+        asked_by_question = [drawn[start : start + self.n_queries] for start in range(0, len(drawn), self.n_queries)]
         plural = self.n_queries * self.n_values > 1
-        asked_text, answer_prefix = write_question(asked, plural=plural, kind=self.value_kind)
+        questions = [write_question(asked, plural=plural, kind=self.value_kind) for asked in asked_by_question]
         seed_of_text = rng.getrandbits(64)
 
         def context(n: int) -> str:
             hay = self._hay(n, avoid=keys, seed=seed_of_text)
             positions = self.positions(
-                len(needles), len(hay), rng=random.Random(seed_of_text), split=split, index=index
+                len(needles), len(hay), rng=random.Random(seed_of_text), split=split, index=context_index
             )
             joined = (" " if self.haystack == "essay" else "\n").join(insert_needles(needles, positions, hay))
             return write_header(plural=plural, kind=self.value_kind) + joined + "\n"
 
+        longest = max(questions, key=lambda question: count_tokens("".join(question)))  # all have to fit
         sample = Sample(
             index=index,
             context="",
-            question=asked_text,
-            answer_prefix=answer_prefix,
-            answers=select_values(asked, pairs),
+            question=longest[0],
+            answer_prefix=longest[1],
+            answers=select_values(asked_by_question[nth_question], pairs),
             max_new_tokens=self.max_new_tokens,
         )
         unit = {"noise": "noise lines", "needle": "other needles", "essay": "words of the essay"}[self.haystack]
-        return fill_context(sample, context, unit=unit, task=self.name, length=length, count_tokens=count_tokens)
+        filled = fill_context(sample, context, unit=unit, task=self.name, length=length, count_tokens=count_tokens)
+        question, answer_prefix = questions[nth_question]
+        return replace(filled, question=question, answer_prefix=answer_prefix)
 
     def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, split: str, index: int) -> list[int]:
         """Choose before which pieces of hay needles go, in rising order; few calibration samples cover all depths."""

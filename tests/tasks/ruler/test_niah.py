@@ -122,3 +122,19 @@ def test_word_keys_differ_and_join_an_adjective_to_a_noun() -> None:
 def test_no_more_keys_are_asked_for_than_there_are() -> None:
     with pytest.raises(UserError, match=r"n_queries \(2\) must not be more than n_keys \(1\)"):
         NeedleInHaystack(name="t", n_queries=2)
+
+
+def test_successive_samples_ask_about_other_needles_of_one_context() -> None:
+    task = NeedleInHaystack(name="questions", n_keys=6, n_questions=3)
+    samples = [draw(task, index=index) for index in range(6)]
+    assert [sample.context == samples[0].context for sample in samples] == [True] * 3 + [False] * 3
+    for sample in samples:
+        values = dict(NEEDLE.findall(sample.context))
+        [asked] = [key for key in values if key in sample.question]
+        assert sample.answers == (values[asked],) and asked in sample.answer_prefix
+    assert len({sample.question for sample in samples}) == 6
+
+
+def test_no_key_is_asked_for_twice_about_one_context() -> None:
+    with pytest.raises(UserError, match=r"n_questions x n_queries \(5\) must not be more than n_keys \(4\)"):
+        NeedleInHaystack(name="questions", n_keys=4, n_questions=5)
