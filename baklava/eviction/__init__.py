@@ -7,6 +7,8 @@ from baklava.errors import UserError
 from baklava.eviction.adakv import AdaKV as AdaKV
 from baklava.eviction.base import EvictionPolicy as EvictionPolicy
 from baklava.eviction.critical import Critical as Critical
+from baklava.eviction.defensive import Defensive as Defensive
+from baklava.eviction.dropkv import DropKV as DropKV
 from baklava.eviction.expected_attention import ExpectedAttention as ExpectedAttention
 from baklava.eviction.h2o import H2O as H2O
 from baklava.eviction.keydiff import KeyDiff as KeyDiff

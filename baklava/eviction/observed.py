@@ -30,6 +30,17 @@ def received_attention(queries: Tensor, context: LayerContext) -> Tensor:
     return received
 
 
+def weights_of_head(queries: Tensor, context: LayerContext, head: int) -> Tensor:
+    """Weights `[B, group, Q, S]` of the queries `[B, Hq, Q, D]` of the last `Q` entries that share one KV head.
+
+    For few queries: the weights of one KV head are held at a time.
+    """
+    exact = torch.promote_types(queries.dtype, torch.float32)
+    group = queries.shape[1] // context.keys.shape[1]
+    own = queries[:, head * group : (head + 1) * group].to(exact) * context.scaling
+    return _causal_weights(own, context.keys[:, head : head + 1].to(exact), context.softcap)[:, 0]
+
+
 def _causal_weights(queries: Tensor, keys: Tensor, softcap: float | None) -> Tensor:
     """Compute weights `[B, Hkv, group, Q, S]` of scaled queries `[B, Hq, Q, D]` at the last `Q` of `S` entries."""
     n_queries, n_entries = queries.shape[2], keys.shape[2]

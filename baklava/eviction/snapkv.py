@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import AfterValidator, Field
-
-from baklava.errors import UserError
-from baklava.eviction.base import EvictionPolicy, LayerContext
+from baklava.eviction.base import LayerContext
+from baklava.eviction.window import KernelSize, Windowed, WindowSize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _odd(size: int) -> int:
-    if size % 2 == 0:
-        raise UserError(f"a pooling kernel has a middle, so its size must be odd, got {size}")
-    return size
-
-
 @dataclass(frozen=True, kw_only=True)
-class SnapKV(EvictionPolicy):
+class SnapKV(Windowed):
     """Scores an entry by the attention it gets from the last `window_size` queries, smoothed over its neighbours.
 
     It takes the mean over the window's queries, average pooling over `kernel_size` entries, and the mean over the GQA
@@ -34,16 +26,8 @@ class SnapKV(EvictionPolicy):
 
     family: ClassVar[str] = "snapkv"
 
-    window_size: Annotated[int, Field(ge=1)] = 64
-    kernel_size: Annotated[int, Field(ge=1), AfterValidator(_odd)] = 5
-
-    def protected_last(self, budget: int) -> int:
-        return self.window_size
-
-    def observe(self, state: Tensor | None, queries: Tensor, context: LayerContext) -> Tensor:
-        from baklava.eviction.observed import last_queries
-
-        return last_queries(state, queries, self.window_size)
+    window_size: WindowSize = 64
+    kernel_size: KernelSize = 5
 
     def score(self, context: LayerContext, state: Tensor) -> Tensor:
         import torch

@@ -19,6 +19,8 @@ from baklava.eviction import (
     POLICIES,
     AdaKV,
     Critical,
+    Defensive,
+    DropKV,
     EvictionPolicy,
     ExpectedAttention,
     SnapKV,
@@ -38,6 +40,8 @@ EVERY = [
     AdaKV(inner=ExpectedAttention(), floor=0.0),
     AdaKV(inner=StreamingLLM(), floor=1.0),
     Critical(inner=H2O(), first=0.0),
+    AdaKV(inner=Defensive(window_size=3, mass=0.5), floor=0.0),
+    DropKV(window_size=3, kernel_size=1),
     AdaKV(inner=Critical(inner=StreamingLLM(), first=1.0)),
 ]
 every_policy = pytest.mark.parametrize("policy", EVERY, ids=str)
