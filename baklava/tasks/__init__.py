@@ -3,6 +3,7 @@
 from baklava.system.registry import families_of
 from baklava.tasks.base import Sample as Sample
 from baklava.tasks.base import Task as Task
+from baklava.tasks.json_kv import JsonKeyValue as JsonKeyValue
 from baklava.tasks.jsonl import JsonlTask as JsonlTask
 from baklava.tasks.longbench import LongBench as LongBench
 from baklava.tasks.perplexity import Continuation as Continuation
