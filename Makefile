@@ -7,7 +7,6 @@ PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SNAKEMAKE := $(BIN)/snakemake --cores all
 SNAKEFMT_LINE := 120
 KVPRESS := .venv-kvpress
 # A language model that PyPI has; the package's own dependencies, which run it, are not needed.
@@ -29,6 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+	@echo "Installed. For the commands \`baklava\` and \`snakemake\`: source $(VENV)/bin/activate"
 
 demo: env ## profile two small models, budget their KV caches, show what it bought (minutes on two cores)
 	@$(MAKE) --no-print-directory run-and-show EXPERIMENT=demo
@@ -38,19 +38,17 @@ demo-smollm2: env ## the same with a real language model, SmolLM2-135M, after a 
 	@$(MAKE) --no-print-directory run-and-show EXPERIMENT=smollm2
 
 run-and-show:
-	$(SNAKEMAKE) --config experiment=$(EXPERIMENT)
+	$(BIN)/baklava run experiment=$(EXPERIMENT)
 	@$(MAKE) --no-print-directory report EXPERIMENT=$(EXPERIMENT)
-	@echo
-	@$(BIN)/baklava table experiment=$(EXPERIMENT)
 	@echo
 	@echo "Open results/$(EXPERIMENT)/report.html in a browser; \`make ui\` shows all runs on http://127.0.0.1:$(PORT)"
 
 report: env ## Snakemake's report of an experiment: figures, captions, runtimes and code in one HTML file
-	@$(BIN)/snakemake --quiet all --config experiment=$(EXPERIMENT) --report results/$(EXPERIMENT)/snakemake-report.html
+	@$(BIN)/baklava run experiment=$(EXPERIMENT) -- --quiet all --report results/$(EXPERIMENT)/snakemake-report.html
 	@echo "results/$(EXPERIMENT)/snakemake-report.html"
 
 unlock: env ## release what a killed run of Snakemake left locked (make sure that none is running)
-	@$(SNAKEMAKE) --quiet all --unlock --config experiment=$(EXPERIMENT)
+	@$(BIN)/baklava run experiment=$(EXPERIMENT) -- --quiet all --unlock
 
 ui: env ## compare all runs in MLflow, in the browser
 	@test -f results/mlflow.db || { echo "error: no results/mlflow.db yet; run \`make demo\` first" >&2; exit 1; }

@@ -1,4 +1,5 @@
-# The whole benchmark: `snakemake --cores all` (--config experiment=NAME overrides="KEY=VALUE ...").
+# The whole benchmark: `baklava run experiment=NAME KEY=VALUE ...`, or `snakemake --cores all` with
+# `--config experiment=NAME overrides="KEY=VALUE ..."`.
 # Each rule is one call of the `baklava` command of its name; what it does is in the package, and which settings and files
 # it depends on is in baklava/experiment/jobs/.
 from snakemake.utils import min_version
@@ -30,3 +31,10 @@ rule all:
 
 onstart:
     claim_results(experiment, overrides)
+
+
+onsuccess:
+    if is_everything(workflow.dag_settings):
+        baklava(["table", str(paths.root)])
+        if experiment.claims.enabled:
+            print(paths.log("claims").read_text(encoding="utf-8"))

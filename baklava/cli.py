@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -54,11 +55,14 @@ def _run_stage(name: str, overrides: Sequence[str], job_json: str | None, change
         return sum(_run_recorded(run, job.model_copy(update=changes)) or 0 for job in jobs)
 
 
-def _parsed(job_json: str) -> object:
+def _parsed(job: str) -> object:
+    """The job in a file, or written out. A text of JSON ends otherwise than the name of a file."""
     import json
 
+    if job.endswith(".json") and not Path(job).is_file():
+        raise UserError(f"--job: {job}: no such job; the workflow writes it when it runs")
     try:
-        return json.loads(job_json)
+        return json.loads(Path(job).read_text(encoding="utf-8") if job.endswith(".json") else job)
     except (ValueError, RecursionError) as error:
         raise UserError(f"--job: not JSON ({error})") from None
 
@@ -92,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Decide how much memory each KV cache of an LLM deserves.",
         epilog="Every command takes Hydra overrides, e.g. `baklava profile name=mine model=tiny-llama "
         "calibration.length=512`. Results go to results/<name>/. "
-        "The whole chain at once: `snakemake --cores all`.",
+        "The whole chain at once: `baklava run experiment=demo`.",
     )
     parser.add_argument("--version", action="version", version=f"baklava {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -105,13 +109,25 @@ def _add_stages(commands: _Commands) -> None:
     for name, stage in STAGES.items():
         command = commands.add_parser(name, help=stage.summary, description=stage.summary.capitalize() + ".")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_SETTINGS)
-        command.add_argument("--job", metavar="JSON", help="run this one job; how the workflow calls the command")
+        command.add_argument("--job", metavar="FILE", help="run this one job; how the workflow calls the command")
+        command.add_argument("--log", metavar="FILE", type=Path, help="write what it says there, in whole lines")
         if name == "track":
             command.add_argument("--rebuild", action="store_true", help="make all runs again, not only what changed")
 
 
 def _add_other_commands(commands: _Commands) -> None:
     """Commands that are no stage; each carries the function that runs it."""
+    run = commands.add_parser(
+        "run",
+        help="run the workflow: every stage of an experiment",
+        usage="baklava run [-h] [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]",
+        description="Run the workflow on all cores, by default with experiment=demo. What comes after -- goes to "
+        "Snakemake: `baklava run experiment=demo -- --dry-run`, `... -- --profile profiles/slurm`.",
+    )
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides of conf/config.yaml")
+    run.set_defaults(
+        run=lambda options: load("baklava.experiment.run_workflow:run_workflow")(options.overrides, options.snakemake)
+    )
     plan = commands.add_parser(
         "plan",
         help="the ratio and the budgets that fit a memory cap",
@@ -166,7 +182,25 @@ def _add_other_commands(commands: _Commands) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on standard error and exit status 2."""
-    options = _parser().parse_args(arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    end = typed.index("--") if typed[:1] == ["run"] and "--" in typed else len(typed)
+    options = _parser().parse_args(typed[:end], argparse.Namespace(snakemake=typed[end + 1 :], log=None))
+    if options.log is None:
+        return _run(options)
+    from baklava.system.job_log import last_lines, output_to
+
+    with output_to(options.log):
+        try:
+            status = _run(options)
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    if status:
+        print(last_lines(options.log), file=sys.stderr)
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         if options.command in STAGES:
             changes: dict[str, object] = {"rebuild": True} if getattr(options, "rebuild", False) else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from baklava.errors import UserError
 from baklava.experiment.compose import compose
 from baklava.experiment.ownership import check_results
+from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig
 from baklava.models.files import check_model
 from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
@@ -33,7 +34,17 @@ def planned_experiment(overrides: Sequence[str]) -> ExperimentConfig:
     config = compose(overrides)
     check_ready(config, overrides)
     _check_patterns(config.results)
+    _check_calibration_text(config)
     return config
+
+
+def _check_calibration_text(config: ExperimentConfig) -> None:
+    """Raise `UserError` where a text that calibration prompts are to be made of is missing or no text."""
+    text, paths = config.calibration.text, ExperimentPaths(config.results, config.name)
+    if text is not None and not all(paths.prompts(model).exists() for model in config.models):
+        from baklava.tasks.text.documents import check_source
+
+        check_source(text, who=f"text {text.name}", key="calibration.text.data")
 
 
 def _check_patterns(results: Path) -> None:

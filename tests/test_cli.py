@@ -21,7 +21,7 @@ from baklava.experiment.compose import compose
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.stages import STAGES
 
-COMMANDS = (*STAGES, "plan", "table", "train-reference")
+COMMANDS = (*STAGES, "run", "plan", "table", "train-reference")
 HEAVY = (
     *("torch", "transformers", "tokenizers", "datasets", "mlflow", "snakemake"),
     *("plotly", "jinja2"),

@@ -14,6 +14,7 @@ from baklava.budgets import Budgets
 Shares = NDArray[np.float64]  # [N], one per KV cache
 
 GROWN = "grown"  # the move of a trial whose shares grew along their influence
+CAPPED = ", capped"  # after the move of what a search chose that `search.max_prefills` stopped
 MAPPING = "mapping"  # the move of a trial whose shares come from a mapping of importance
 
 

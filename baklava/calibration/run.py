@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from baklava.calibration.look_back import find_context_dependent
@@ -16,6 +15,7 @@ from baklava.experiment.jobs import CalibrateJob
 from baklava.models.encoder import Encoder
 from baklava.models.load import LoadedModel, load_model, load_tokenizer
 from baklava.models.shape import read_shape
+from baklava.system.progress import Progress
 from baklava.tasks.base import random_stream
 from baklava.tasks.text.documents import Documents, cut_pieces, open_documents, split_tokens
 
@@ -98,7 +98,7 @@ def draw_prompts(
     if settings.text is not None:
         assert loaded is not None
         sources.append(draw_text_prompts(settings.text, settings, tokenizer, loaded))
-    for i in tqdm(range(n), desc=f"calibrate {settings.name}", unit="prompt"):
+    for i in Progress(range(n), desc=f"calibrate {settings.name}", unit="prompt"):
         prompt = next(sources[i % len(sources)], None)
         if prompt is None:
             assert settings.text is not None  # tasks never end

@@ -26,6 +26,7 @@ from baklava.models.load import LoadedModel, load_model, load_tokenizer
 from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
 from baklava.system.parquet import write_parquet_rows
+from baklava.system.progress import Progress
 from baklava.tasks import Sample
 
 SAVE_SECONDS = 1.0  # the longest that an answer waits to be saved together with others
@@ -69,7 +70,7 @@ class _Evaluation:
         self.failed: dict[int, str] = {}
         self._scores = _RunningMeans(self._specs)
         name = f"evaluate {job.model.name} {self._task.name}"
-        self.progress = tqdm(total=len(self._samples) * len(cells), desc=name, unit="answer")
+        self.progress = Progress(total=len(self._samples) * len(cells), desc=name, unit="answer")
 
     @cached_property
     def _model(self) -> LoadedModel:

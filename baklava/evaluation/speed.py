@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from baklava.cache.budgeted import BudgetedCache
 from baklava.decoder.length_dependent_rope import fixed_rotation
@@ -19,6 +18,7 @@ from baklava.evaluation.samples import CellSpec, cell_specs
 from baklava.experiment.jobs import MeasureJob
 from baklava.models.load import LoadedModel, load_model
 from baklava.system.parquet import write_parquet
+from baklava.system.progress import Progress
 
 
 def measure(job: MeasureJob) -> None:
@@ -30,7 +30,7 @@ def measure(job: MeasureJob) -> None:
     vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
     ids = torch.randint(vocabulary, (settings.batch, settings.context), generator=random).to(loaded.device)
     rows = []
-    for cell in tqdm(cells, desc=f"measure {job.model.name}", unit="cell"):
+    for cell in Progress(cells, desc=f"measure {job.model.name}", unit="cell"):
         runs = [_time_run(loaded, cell, ids, settings.tokens) for _ in range(settings.repeats + 1)][1:]  # warm-up first
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         rows.append(

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_vali
 from baklava.allocation import ALLOCATORS, Allocator
 from baklava.eviction import POLICIES, EvictionPolicy
 from baklava.experiment.chat_settings import TemplateVariables
-from baklava.experiment.fields import Bytes, FrozenModel, Name
+from baklava.experiment.fields import Bytes, FrozenModel, Name, Tokens
 from baklava.tasks import FAMILIES, Task
 
 
@@ -145,7 +145,7 @@ class CalibrationConfig(FrozenModel):
     name: Name
     tasks: tuple[TaskConfig, ...] = Field(description="may be empty where there is a text")
     text: TextConfig | None = None
-    length: int = Field(ge=64, description="tokens per prompt, generated ones included")
+    length: Tokens = Field(ge=64, description="tokens per prompt, generated ones included")
     n_profile: int = Field(ge=1)
     n_search: int = Field(ge=1)
     seed: int = 0
@@ -156,8 +156,8 @@ class CalibrationConfig(FrozenModel):
             raise ValueError("at least one of tasks or a text is needed")
         if self.text is not None and 2 * self.text.continuation > self.length:
             raise ValueError(
-                f"text.continuation: {self.text.continuation} tokens leave less than half of length {self.length} "
-                "as context; lower it or raise the length"
+                f"text.continuation: {self.text.continuation} tokens leave less than half of calibration.length, "
+                f"{self.length}, as context; lower it or raise calibration.length"
             )
         return self
 

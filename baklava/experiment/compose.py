@@ -35,6 +35,10 @@ SECTIONS = (*GROUPS, "validate.calibrations")  # mappings of names, which may ho
 _NO_TEXT = ("string_type", "path_type")  # what pydantic says of another value where a text belongs
 
 
+_NO_LIST = ("tuple_type", "list_type")
+_LISTS = {"ratios": "[0,0.5]", "validate.lengths": "[512,1024]", "profile.estimators": "[eviction_shift]"}
+
+
 def _hydra_message(error: Exception) -> str:
     """Hydra's message on one line, without the folders that it searched; the remedy is on its second line."""
     return " ".join(str(error).split("Config search path")[0].split()) or type(error).__name__
@@ -49,11 +53,16 @@ def check(model: type[FrozenModel], values: Any, *, source: str) -> Any:
         key = ".".join(str(name) for name in first["loc"]) or "(top level)"
         if first["type"] == "missing" and key in GROUPS:
             raise UserError(f"{source}: {key}: none chosen; choose one with {GROUPS[key]}=NAME") from None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] in _NO_LIST:
+            message = f"expected a list such as {_LISTS.get(key, '[a,b]')}"
+        elif first["type"] == "value_error" and re.match(r"[a-z][\w.-]*: ", message):  # names the key below this one
+            message, key = message.partition(": ")[2], ".".join([*map(str, first["loc"]), message.partition(": ")[0]])
         given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
         if first["type"] in _NO_TEXT:
             given += "; put quotes around a text that looks like a number, true or null"
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise UserError(f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{given}{more}") from None
+        raise UserError(f"{source}: {key}: {message}{given}{more}") from None
 
 
 def compose(overrides: Sequence[str] = ()) -> ExperimentConfig:

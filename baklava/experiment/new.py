@@ -42,7 +42,7 @@ def write_experiment(name: str, overrides: Sequence[str]) -> None:
     except UserError:
         path.unlink()
         raise
-    print(f"{path}; run it with `snakemake --cores all --config experiment={name}`")
+    print(f"{path}; run it with `baklava run experiment={name}`")
 
 
 def _parts(override: str) -> Parts:

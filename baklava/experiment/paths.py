@@ -36,9 +36,13 @@ class ExperimentPaths:
     def curves(self, model: str, eviction: str) -> Path:
         return self.root / "curves" / model / f"{eviction}.safetensors"
 
+    @property
+    def budgets_folder(self) -> Path:
+        return self.root / "budgets"
+
     def budgets(self, model: str, allocator: str, eviction: str, ratio: float | str) -> Path:
         ratio = ratio if isinstance(ratio, str) else ratio_name(ratio)
-        return self.root / "budgets" / model / allocator / eviction / f"{ratio}.json"
+        return self.budgets_folder / model / allocator / eviction / f"{ratio}.json"
 
     def plan(self, model: str, allocator: str, eviction: str, ratio: float) -> Path:
         return self.root / "plan" / model / allocator / eviction / f"{ratio_name(ratio)}.json"
@@ -119,6 +123,10 @@ class ExperimentPaths:
     @property
     def tracked(self) -> Path:
         return self.root / "tracked.json"
+
+    def job(self, stage: str, content: str) -> Path:
+        """A job of the workflow, which its command reads; `content` tells one from another."""
+        return self.root / "jobs" / f"{stage}-{content}.json"
 
     def log(self, *parts: str) -> Path:
         *folders, name = parts

@@ -63,6 +63,12 @@ class SearchConfig(FrozenModel):
     memory_gib: float | None = Field(
         default=None, ge=0, description="for contexts that are kept, not read again; null: half of what is free"
     )
+    max_prefills: int | None = Field(
+        default=None,
+        ge=1,
+        description="of its prompts that a search counts up to before it stops with what it has; null: no limit",
+        exclude_if=lambda value: value is None,
+    )
     seed: int = Field(default=0, ge=0)
 
     @property

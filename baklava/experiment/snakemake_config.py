@@ -48,8 +48,13 @@ def packed(typed: Sequence[str], overrides: Sequence[str]) -> list[str]:
     ours = [argument for argument in typed if argument.partition("=")[0] in KEYS]
     if not set("".join(ours)) & set("'\"\\$`"):
         return list(typed)
+    return [*(argument for argument in typed if argument not in ours), encoded(overrides)]
+
+
+def encoded(overrides: Sequence[str]) -> str:
+    """One argument of `--config` with overrides, the experiment first, that no parser or shell can change."""
     content = base64.urlsafe_b64encode(json.dumps(list(overrides)).encode()).decode()
-    return [*(argument for argument in typed if argument not in ours), f"overrides={_PACKED}{content}"]
+    return f"overrides={_PACKED}{content}"
 
 
 def _unwrapped(text: str) -> str:

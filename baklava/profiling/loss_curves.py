@@ -8,7 +8,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration, Prompt
@@ -17,6 +16,7 @@ from baklava.importance.loss_curves import LossCurves
 from baklava.inference.continuation_loss import ContinuationLosses, LossSource, check_losses
 from baklava.inference.stored_losses import LossStore
 from baklava.models.load import load_model
+from baklava.system.progress import Progress
 
 
 def shrink_alone(shape: tuple[int, int], cache: tuple[int, int], level: float) -> Budgets:
@@ -36,9 +36,8 @@ def measure_rises(
     caches = list(product(range(shape[0]), range(shape[1])))
     variants = [shrink_alone(shape, cache, level) for level in levels for cache in caches]
     full = Budgets.uniform(n_layers=shape[0], n_kv_heads=shape[1], ratio=0.0)
-    losses = np.stack(
-        [source.losses(prompt, [full, *variants]) for prompt in tqdm(prompts, desc=f"curves {label}", unit="prompt")]
-    )
+    progress = Progress(prompts, desc=f"curves {label}", unit="prompt")
+    losses = np.stack([source.losses(prompt, [full, *variants]) for prompt in progress])
     rises = (losses[:, 1:] - losses[:, :1]).reshape(len(prompts), len(levels), *shape)
     return rises.astype(np.float32), losses[:, 0].astype(np.float32)
 

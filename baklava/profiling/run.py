@@ -11,7 +11,6 @@ from importlib.metadata import version
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import ProfileJob
@@ -22,6 +21,7 @@ from baklava.models.load import LoadedModel, load_model
 from baklava.profiling.recorder import Recorder
 from baklava.profiling.stored_importance import LAYER, ImportanceStore
 from baklava.system.append_log import AppendLog
+from baklava.system.progress import Progress
 
 
 def measure_importance(
@@ -33,7 +33,7 @@ def measure_importance(
     """
     recorder = Recorder(loaded, settings)
     with recorder.attached():
-        for prompt in tqdm(prompts, desc=f"profile {loaded.name}", unit="prompt"):
+        for prompt in Progress(prompts, desc=f"profile {loaded.name}", unit="prompt"):
             context, question, answer = prompt.token_ids(loaded)
             ids = torch.tensor([context + question + answer], device=loaded.device)
             positions = prompt.context_dependent_positions(len(context), len(question) + len(answer))

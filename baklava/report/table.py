@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from baklava.analysis.verdict import describe_rule
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 from baklava.experiment.from_folder import experiment_of
-from baklava.experiment.overrides import chosen, joined
+from baklava.experiment.overrides import chosen
 from baklava.experiment.ownership import read_written
 from baklava.experiment.paths import ExperimentPaths
 from baklava.report.data.budgets import find_choice
@@ -29,7 +29,7 @@ Form = Literal["text", "markdown", "latex"]
 
 
 def print_table(overrides: Sequence[str], form: Form = "text") -> None:
-    """Print the scores, what the search chose and where the files are; as Markdown or LaTeX the scores alone.
+    """Print the scores, what the search chose and where the files are; as Markdown or LaTeX scores with intervals.
 
     `overrides` are settings, or a results folder alone.
 
@@ -41,7 +41,7 @@ def print_table(overrides: Sequence[str], form: Form = "text") -> None:
     if paths.experiment_json.is_file():  # with the settings that made the results, whatever names them here
         overrides = read_written(paths.experiment_json).get("overrides", overrides)
     headline = Headline.load(paths.headline)
-    grid = tabulate_scores(headline)
+    grid = tabulate_scores(headline, intervals=form != "text")
     if form != "text":
         print(grid.markdown() if form == "markdown" else grid.latex())
         return
@@ -58,8 +58,12 @@ def print_table(overrides: Sequence[str], form: Form = "text") -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def tabulate_scores(headline: Headline) -> TextTable:
+def tabulate_scores(headline: Headline, *, intervals: bool = False) -> TextTable:
     """Tabulate scores: a row per model and ratio, a column per allocator; the best score of a row is marked."""
+
+    def score(value: float, low: float, high: float) -> str:
+        return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if intervals else "")
+
     methods = list_methods(headline)
     allocators = list(dict.fromkeys(allocator for allocator, _ in methods))
     several = len({eviction for _, eviction in methods}) > 1
@@ -73,15 +77,18 @@ def tabulate_scores(headline: Headline) -> TextTable:
     for model, figures in headline.models.items():
         eviction = ("none",) if several else ()
         blank = ("",) * len(allocators)
-        first = (model, *eviction, "0", f"{figures.full:.3f}", *blank)
+        full = score(figures.full, figures.full_low, figures.full_high)
+        first = (model, *eviction, "0", full, *blank)
         rows = [(*map(TableCell, first), memory(figures.kv_bytes_full))]
-        for row, n_bytes in _compressed_rows(figures, allocators):
+        for row, n_bytes in _compressed_rows(figures, allocators, score):
             rows.append((TableCell(""), *(row if several else row[1:]), memory(n_bytes)))
         blocks.append(tuple(rows))
     return TextTable((*names, "ratio", "full", *allocators, f"KV {unit}"), len(names), tuple(blocks))
 
 
-def _compressed_rows(figures: ModelFigures, allocators: Sequence[str]) -> Iterator[tuple[tuple[TableCell, ...], float]]:
+def _compressed_rows(
+    figures: ModelFigures, allocators: Sequence[str], score: Callable[[float, float, float], str]
+) -> Iterator[tuple[tuple[TableCell, ...], float]]:
     """Cells of the rows with compression, the eviction policy first, and the bytes of KV cache."""
     rows: dict[tuple[str, float], dict[str, RatioFigures]] = defaultdict(dict)
     for method in figures.methods:
@@ -89,14 +96,16 @@ def _compressed_rows(figures: ModelFigures, allocators: Sequence[str]) -> Iterat
             rows[method.eviction, at_ratio.ratio][method.allocator] = at_ratio
     for (eviction, ratio), by_allocator in sorted(rows.items()):
         best = max(at_ratio.score for at_ratio in by_allocator.values())
-        cells = [_score_cell(by_allocator.get(allocator), best) for allocator in allocators]
+        cells = [_score_cell(by_allocator.get(allocator), best, score) for allocator in allocators]
         memory = max(at_ratio.kv_bytes for at_ratio in by_allocator.values())  # allocators differ by rounding at most
         names = (eviction, f"{ratio:g}", f"{figures.full:.3f}")
         yield (*map(TableCell, names), *cells), memory
 
 
-def _score_cell(figures: RatioFigures | None, best: float) -> TableCell:
-    return TableCell("") if figures is None else TableCell(f"{figures.score:.3f}", figures.score == best)
+def _score_cell(figures: RatioFigures | None, best: float, score: Callable[[float, float, float], str]) -> TableCell:
+    if figures is None:
+        return TableCell("")
+    return TableCell(score(figures.score, figures.ci_low, figures.ci_high), figures.score == best)
 
 
 def lossless_lines(headline: Headline) -> list[str]:
@@ -140,14 +149,11 @@ def _name_command(overrides: Sequence[str]) -> str:
     """The command that makes the results of the same configuration."""
     if chosen(overrides, "experiment") is None:
         return "name the experiment, as in `baklava table experiment=demo`"
-    return f"make them with `snakemake --cores all {_snakemake_config(overrides)}`"
+    return f"make them with `{_run_command(overrides)}`"
 
 
-def _snakemake_config(overrides: Sequence[str]) -> str:
-    experiment = " ".join(override for override in overrides if override.startswith("experiment="))
-    others = joined([override for override in overrides if not override.startswith("experiment=")])
-    in_quotes = shlex.quote(others) if set(others) & set('"\\$`') else f'"{others}"'
-    return f"--config {experiment}" + (f" overrides={in_quotes}" if others else "")
+def _run_command(overrides: Sequence[str], *options: str) -> str:
+    return shlex.join(["baklava", "run", *overrides, *(("--", *options) if options else ())])
 
 
 def _describe_tasks(paths: ExperimentPaths) -> str:
@@ -160,9 +166,10 @@ def _describe_tasks(paths: ExperimentPaths) -> str:
 
 def _address_lines(paths: ExperimentPaths, overrides: Sequence[str]) -> list[str]:
     plain = list(overrides) == [f"experiment={paths.experiment}"]
-    report = f"snakemake {_snakemake_config(overrides)} --report {shlex.quote(str(paths.snakemake_report))}"
+    report = _run_command(overrides, "--report", str(paths.snakemake_report))
     addresses: dict[str, str | Path] = {
         "All cells": paths.summary_csv,
+        "Budgets": paths.budgets_folder,
         "Figures": paths.figures,
         "Page": paths.page,
         "Report": f"make report EXPERIMENT={paths.experiment}" if plain else report,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,14 +12,17 @@ import numpy as np
 from tqdm import tqdm
 
 from baklava.allocation import Allocator, Fitted, SearchedAllocator
-from baklava.allocation.fitted import Grown, Optimum, Shares
+from baklava.allocation.fitted import CAPPED, Grown, Optimum, Shares
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance.profile import Profile
 from baklava.models.files import model_identity
+from baklava.search.allowance import Allowance
 from baklava.search.finished import FinishedRatio, FinishedSearches, merge
 from baklava.search.trace import Cost
 from baklava.system.append_log import AppendLog
+from baklava.system.job_log import tell
+from baklava.system.progress import Progress
 
 if TYPE_CHECKING:
     from baklava.inference.stored_losses import LossStore
@@ -38,6 +41,7 @@ class SearchContext:
         self._job = job
         self._stack = ExitStack()
         self._finished: dict[float, FinishedRatio] = {}
+        self._allowance = Allowance(job.search.max_prefills)
         self._n_trials = self._n_replays = self._n_refined = 0
 
     def __enter__(self) -> Self:
@@ -63,8 +67,20 @@ class SearchContext:
                 tqdm.write(
                     f"search {self._job.model.name} {allocator.name}: ratios {kept} stay as an earlier search left them"
                 )
-            searches.save(allocator.fit(self), self.cost())
+            searches.save(self._with_cap(allocator.fit(self)), self.cost())
         return merge(searches.load(asked))
+
+    def _with_cap(self, fitted: Fitted) -> Fitted:
+        """The same, with a word in the trace where `search.max_prefills` stopped the search."""
+        if not self._allowance.capped:
+            return fitted
+        job = self._job
+        tell(
+            f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: stopped by search.max_prefills="
+            f"{job.search.max_prefills}; the budgets are the best so far, and a higher number may find better ones"
+        )
+        trials = [replace(trial, move=trial.move + CAPPED) if trial.chosen else trial for trial in fitted.trials]
+        return replace(fitted, trials=trials)
 
     def _determined_by(self) -> list[Any]:
         """All that the budgets of a ratio follow from, beside the mappings that earlier searches found for others."""
@@ -93,6 +109,7 @@ class SearchContext:
             self._losses,
             seed=settings.seed,
             known={ratio: dict(found.point) for ratio, found in self._finished.items()},
+            allowance=self._allowance,
         )
         fitted = search.run(settings.n_rounds)
         self._n_trials += len(fitted.trials)
@@ -110,11 +127,14 @@ class SearchContext:
         model, n_prompts = self._job.model.name, len(self._prompts)
         shape = (self.profile.n_layers, self.profile.n_kv_heads)
         name = f"refine {model} {self._job.allocator.name}"
-        with tqdm(total=n_prompts * (2 + 2 * rounds), desc=name, unit="prompt") as progress:
-            losses = MeanLosses(self._losses, self._prompts, shape, progress)
+        # Starts, and in each round two probes of every KV cache and the moves, at most.
+        n_caches, n_starts = shape[0] * shape[1], sum(map(len, starts.values()))
+        n_rows = 1 + n_starts + rounds * len(starts) * (2 * n_caches + n_caches.bit_length())
+        with Progress(total=n_prompts * n_rows, desc=name, unit="row") as progress:
+            losses = MeanLosses(self._losses, self._prompts, shape, progress, self._allowance)
             [loss_full] = losses({0.0: [np.ones(shape[0] * shape[1])]})[0.0]
             check_losses(loss_full, model=model)
-            searches = search_locally(starts, losses, rounds=rounds, step=step, floor=floor)
+            searches = search_locally(starts, losses, rounds=rounds, step=step, floor=floor, allowance=self._allowance)
         check_losses([search.best.loss for search in searches.values()], model=model)
         self._n_refined += len(searches)
         return {
@@ -128,8 +148,8 @@ class SearchContext:
         from baklava.search.growth import Growth
 
         model, shape = self._job.model.name, (self.profile.n_layers, self.profile.n_kv_heads)
-        with tqdm(desc=f"grow {model} {self._job.allocator.name}", unit="prompt") as progress:
-            growth = Growth(self._losses, self._prompts, shape, progress)
+        with Progress(desc=f"grow {model} {self._job.allocator.name}", unit="prompt") as progress:
+            growth = Growth(self._losses, self._prompts, shape, progress, self._allowance)
             growth.climb(1.0 - min(self.ratios), refine=refine)
             n = shape[0] * shape[1]
             grown = [growth.shares(1.0 - ratio) for ratio in self.ratios]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import ceil, log
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from baklava.allocation.fitted import Shares
 from baklava.allocation.knapsack import lower_hull
@@ -21,6 +21,8 @@ from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.inference.continuation_loss import InfluenceSource
 from baklava.inference.influence import LEVELS
+from baklava.search.allowance import GRADIENT_ROWS, Allowance
+from baklava.system.progress import Progress
 
 START = 0.01  # share of every KV cache at the foot of the ladder
 FACTOR = 1.25  # from the total of one rung to that of the next
@@ -47,18 +49,35 @@ class Growth:
     source: InfluenceSource
     prompts: Sequence[Prompt]
     shape: tuple[int, int]
-    progress: tqdm
+    progress: Progress
+    allowance: Allowance = field(default_factory=Allowance)
     rungs: list[Shares] = field(default_factory=list)
     n_refined: int = 0
 
     def climb(self, total: float, *, refine: int) -> None:
-        """Grow until the shares' mean is at least `total`, with up to `refine` rounds at the rung of `REFINE_AT`."""
+        """Grow until the shares' mean is at least `total`, with up to `refine` rounds at the rung of `REFINE_AT`.
+
+        Where the allowance ends before, shares above the last rung rise evenly to those of the full cache.
+        """
+        self.progress.total = self._count_readings(total, refine)
         lowest = np.full(self.shape[0] * self.shape[1], START)
-        while lowest.mean() < REFINE_AT:
+        while lowest.mean() < REFINE_AT and self.allowance.is_left():
             lowest = self._next(lowest)
         self.rungs = [self._refine(lowest, refine)]
         while self.rungs[-1].mean() < total - 1e-9:
-            self.rungs.append(self._next(self.rungs[-1]))
+            above = self._next(self.rungs[-1]) if self.allowance.is_left() else np.ones_like(lowest)
+            self.rungs.append(above)
+
+    def _count_readings(self, total: float, refine: int) -> int:
+        """How many prompts are read about, the last measurements included."""
+
+        def steps(start: float, end: float) -> int:
+            return max(0, ceil(log(end / start) / log(FACTOR)))
+
+        n_low = steps(START, REFINE_AT)
+        anew = refine * len(MAX_GAINS_ANEW) * steps(SHRINK, 1.0)
+        n_steps = n_low + anew + steps(START * FACTOR**n_low, total)
+        return n_steps * len(self._looked_at) + (2 + refine) * len(self.prompts)
 
     def shares(self, total: float) -> Shares:
         """Shares with the mean `total`, between those of the rungs above and below it."""
@@ -73,6 +92,7 @@ class Growth:
         """Candidates with their losses, all from one prefill of each prompt."""
         budgets = [Budgets.from_shares(shares.reshape(self.shape)) for shares in candidates]
         losses = np.array([self.source.losses(prompt, budgets) for prompt in self.prompts])
+        self.allowance.spend(self.prompts, len(budgets), of=len(self.prompts))
         self.progress.update(len(self.prompts))
         n = len(self._looked_at)
         held_back = losses[n:].mean(0) if n < len(losses) else np.full(len(candidates), np.nan)
@@ -90,6 +110,8 @@ class Growth:
         kept = SHRINK
         [best] = self.measure([shares])
         for _ in range(rounds):
+            if not self.allowance.is_left():
+                break
             anew = [self._regrow(best.shares * kept, best.shares.mean(), gain) for gain in MAX_GAINS_ANEW]
             rung = min(self.measure(anew), key=lambda rung: rung.loss)
             if rung.loss < best.loss and not rung.held_back > best.held_back:
@@ -110,6 +132,7 @@ class Growth:
     def _grow(self, shares: Shares, total: float, gain: float) -> Shares:
         """Shares that grow to the mean `total`, no KV cache by more than `gain`."""
         influence = self.source.influence(self._looked_at, Budgets.from_shares(shares.reshape(self.shape)))
+        self.allowance.spend(self._looked_at, GRADIENT_ROWS, of=len(self.prompts))
         self.progress.update(len(self._looked_at))
         flat = influence.reshape(len(LEVELS), -1)
         return spend(shares, np.array(LEVELS), flat, total=total * len(shares), gain=gain)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from baklava.allocation.fitted import Candidate, Optimum, Shares
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.inference.continuation_loss import LossSource
+from baklava.search.allowance import Allowance
+from baklava.system.progress import Progress
 
 # Mean losses of allocations per ratio: one call, so that one prefill per prompt serves all of them.
 Losses = Callable[[Mapping[float, Sequence[Shares]]], Mapping[float, NDArray[np.float64]]]
@@ -25,9 +26,17 @@ MIN_SHARE = 1e-9  # room below this counts as none
 
 
 class MeanLosses:
-    """`Losses` of allocations: means over prompts. `progress` advances by one for each prompt."""
+    """`Losses` of allocations: means over prompts. `progress` advances by one for each continuation that is read."""
 
-    def __init__(self, losses: LossSource, prompts: Sequence[Prompt], shape: tuple[int, int], progress: tqdm):
+    def __init__(
+        self,
+        losses: LossSource,
+        prompts: Sequence[Prompt],
+        shape: tuple[int, int],
+        progress: Progress,
+        allowance: Allowance | None = None,
+    ):
+        self._allowance = allowance or Allowance()
         self._losses = losses
         self._prompts = prompts
         self._shape = shape
@@ -41,7 +50,8 @@ class MeanLosses:
         for i, prompt in enumerate(self._prompts):
             if budgets:
                 losses[i] = self._losses.losses(prompt, budgets)
-            self._progress.update()
+            self._progress.update(len(budgets))
+        self._allowance.spend(self._prompts, len(budgets), of=len(self._prompts))
         ends = np.cumsum([len(group) for group in allocations.values()], dtype=int)
         groups = np.split(losses.mean(0), ends)[:-1]  # nothing comes after the last one
         return dict(zip(allocations, groups, strict=True))
@@ -123,7 +133,13 @@ def _candidates(moves: Mapping[str, Shares], losses: NDArray[np.float64]) -> lis
 
 
 def search_locally(
-    starts: Mapping[float, Mapping[str, Shares]], losses: Losses, *, rounds: int, step: float, floor: float
+    starts: Mapping[float, Mapping[str, Shares]],
+    losses: Losses,
+    *,
+    rounds: int,
+    step: float,
+    floor: float,
+    allowance: Allowance | None = None,
 ) -> dict[float, LocalSearch]:
     """Search around the best of each ratio's starts, all ratios side by side.
 
@@ -140,6 +156,8 @@ def search_locally(
         for ratio, named in starts.items()
     }
     for number in range(1, rounds + 1):
+        if allowance is not None and not allowance.is_left():
+            break
         probed = losses({ratio: search.probes() for ratio, search in searches.items()})
         moves = {ratio: search.proposals(probed[ratio], label=f"round {number}") for ratio, search in searches.items()}
         measured = measure(moves)

@@ -8,7 +8,6 @@ from statistics import fmean
 
 import numpy as np
 from optuna.trial import Trial as Asked
-from tqdm import tqdm
 
 from baklava.allocation.base import SearchedAllocator, SearchPoint, budgets_of
 from baklava.allocation.fitted import MAPPING, Fitted, Trial
@@ -16,8 +15,10 @@ from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.importance.profile import Profile
 from baklava.inference.continuation_loss import LossSource, check_losses
+from baklava.search.allowance import Allowance
 from baklava.search.study import ROUND, Study
 from baklava.system.fingerprint import fingerprint
+from baklava.system.progress import Progress
 
 # Fractions of the prompts after which trials are pruned, and the fraction of trials that continues: the better half
 # after a quarter of the prompts, which tells the bad ones; then the best quarter, by when ranks hardly change any more.
@@ -59,7 +60,9 @@ class MappingSearch:
         *,
         seed: int,
         known: Mapping[float, SearchPoint] | None = None,
+        allowance: Allowance | None = None,
     ):
+        self._allowance = allowance or Allowance()
         self._allocator = allocator
         self._known = dict(known or {})
         self._profile = profile
@@ -74,13 +77,15 @@ class MappingSearch:
         loss_full = fmean(float(self._losses.losses(prompt, [full])[0]) for prompt in self._prompts)
         check_losses(loss_full, model=self._profile.model)
         name = f"search {self._profile.model} {self._allocator.name}"
-        with tqdm(total=n_rounds * ROUND * len(self.studies), desc=name, unit="trial") as progress:
-            for _ in range(n_rounds):
+        with Progress(total=n_rounds * ROUND * len(self.studies), desc=name, unit="trial") as progress:
+            for number in range(n_rounds):
+                if number and not self._allowance.is_left():
+                    break  # after a round, every ratio has trials that saw every prompt
                 self.round(progress)
         budgets = {ratio: self._winner(ratio, loss_full) for ratio in self.studies}
         return Fitted(budgets, list(self._trials(loss_full)))
 
-    def round(self, progress: tqdm) -> None:
+    def round(self, progress: Progress) -> None:
         """Ask every study for new trials and run them."""
         running = {ratio: self._ask(ratio) for ratio in self.studies}
         n_seen = 0
@@ -90,6 +95,7 @@ class MappingSearch:
             for prompt in self._prompts[n_seen:stop]:
                 rows = [trial for trials in running.values() for trial in trials]
                 losses = self._losses.losses(prompt, [trial.budgets for trial in rows])
+                self._allowance.spend([prompt], len(rows), of=len(self._prompts))
                 for trial, loss in zip(rows, losses, strict=True):
                     trial.losses.append(float(loss) if np.isfinite(loss) else np.inf)
             n_seen = stop
@@ -138,7 +144,7 @@ class MappingSearch:
                 remaining.append(trial)
         return remaining
 
-    def _show(self, progress: tqdm) -> None:
+    def _show(self, progress: Progress) -> None:
         best = {ratio: study.best.value for ratio, study in self.studies.items() if study.complete}
         if best:
             progress.set_postfix_str(

@@ -115,7 +115,7 @@ SETTINGS = {
     "negative ratio": ("ratios=[-0.1]", "ratios.0", "greater than or equal to 0"),
     "no ratio": ("ratios=[]", "ratios", "at least one ratio"),
     "ratio twice": ("ratios=[0.5,0.5]", "ratios", "0.5 occurs again"),
-    "one ratio, not a list": ("ratios=0.5", "ratios", "tuple"),
+    "one ratio, not a list": ("ratios=0.5", "config: ratios: expected a list such as [0,0.5] (got 0.5)"),
     "no task": ("task=[]", "tasks", "task=NAME"),
     "no model": ("model=[]", "models", "model=NAME"),
     "no allocator": ("allocator=[]", "allocators", "allocator=NAME"),
@@ -137,6 +137,10 @@ SETTINGS = {
     "unknown estimator": ("profile.estimators=[guess]", "profile", "'guess'", "eviction_shift"),
     "window beyond the prompt": ("profile.window=7", "profile.window", "less than or equal to 1"),
     "no prompt to profile": ("calibration.n_profile=0", "calibration.n_profile"),
+    "continuation longer than the rest": (
+        "calibration=text calibration.length=300",
+        "config: calibration.text.continuation: 256 tokens leave less than half of calibration.length, 300,",
+    ),
     "prompts too short": ("calibration.length=10", "calibration.length", "64"),
     "confidence in per cent": ("summary.confidence=95", "summary.confidence", "less than 1"),
     "unknown parameter of a policy": ("+evictions.streaming_llm.sink=4", "evictions.streaming_llm", "sink"),
@@ -245,7 +249,7 @@ INVOCATIONS = {
     "answers before the budgets": (["evaluate", "experiment=smoke"], "0.5.json", "no such budgets"),
     "summary before the records": (["summarize", "experiment=smoke"], "no such records", "`baklava evaluate`"),
     "figures before the summary": (["report", "experiment=smoke"], "no such summary", "`baklava summarize`"),
-    "table before the results": (["table", "experiment=smoke"], "no results yet", "snakemake --cores all"),
+    "table before the results": (["table", "experiment=smoke"], "no results yet", "baklava run experiment=smoke"),
     "no such device": (
         ["measure", "experiment=smoke", f"{MODEL}.device=cuda:99", "allocator=uniform"],
         f"{MODEL}.device",

@@ -87,7 +87,7 @@ class TestWhatIsQuotedExists:
     def test_examples_that_change_settings_have_a_name_of_their_own(self, page: Path) -> None:
         """Without one, they would replace the results of the experiment that they begin with."""
         code = code_of(page.read_text()).replace("\\\n", " ")
-        commands = re.findall(r"\b(?:snakemake .*overrides=|baklava (?:" + "|".join(STAGES) + r") ).*", code)
+        commands = re.findall(r"\b(?:snakemake .*overrides=|baklava (?:" + "|".join(("run", *STAGES)) + r") ).*", code)
         changing = [one for one in commands if re.search(r"(?!experiment=|name=)\b[a-z][\w.]*=(?!\")\S", one)]
         assert [one for one in changing if not re.search(r"\bname=|experiment=(?:mine|NAME)\b", one)] == []
 

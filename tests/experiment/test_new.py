@@ -29,9 +29,7 @@ def conf(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> P
 )
 def test_the_file_gives_what_the_overrides_give(conf: Path, overrides: list[str], capsys) -> None:
     assert main(["new", "mine", *overrides]) == 0
-    assert (
-        capsys.readouterr().out == f"{conf}/mine.yaml; run it with `snakemake --cores all --config experiment=mine`\n"
-    )
+    assert capsys.readouterr().out == f"{conf}/mine.yaml; run it with `baklava run experiment=mine`\n"
     assert compose(["experiment=mine"]) == compose([*overrides, "name=mine"])
 
 

@@ -97,7 +97,8 @@ def test_it_says_where_everything_is(layout, printed):
     text = printed()
     assert str(layout.summary_csv) in text
     assert str(layout.figures) in text
-    assert f'snakemake --config experiment=demo overrides="results={layout.results}" --report' in text
+    assert f"baklava run experiment=demo results={layout.results} -- --report" in text
+    assert f"Budgets    {layout.root / 'budgets'}\n" in text
     assert "make ui" in text
 
 
@@ -121,14 +122,14 @@ def test_a_folder_is_enough_and_the_commands_are_those_that_made_it(layout, repo
         layout.experiment_json.unlink()
     assert capsys.readouterr().out == from_folder
     assert "demo: mean score over" in from_folder
-    assert f'--config experiment=demo overrides="results={layout.results} evaluate.seed=0" --report' in from_folder
+    assert f"baklava run experiment=demo results={layout.results} evaluate.seed=0 -- --report" in from_folder
 
 
 def test_missing_results_come_with_the_command_that_makes_them(tmp_path, repository, monkeypatch):
     monkeypatch.chdir(repository)
     with pytest.raises(UserError) as caught:
         print_table(["experiment=demo", f"results={tmp_path}", "name=small"])
-    expected = f'`snakemake --cores all --config experiment=demo overrides="results={tmp_path} name=small"`'
+    expected = f"`baklava run experiment=demo results={tmp_path} name=small`"
     assert str(caught.value) == f"{tmp_path}/small/summary.parquet: no results yet; make them with {expected}"
 
 
@@ -146,14 +147,20 @@ def test_missing_budgets_are_named(layout, printed):
     aside.rename(path)
 
 
-def test_markdown_and_latex_hold_the_same_numbers(printed):
+def test_markdown_and_latex_hold_the_same_numbers_and_intervals(layout, printed):
     def numbers(lines: list[str]) -> list[list[str]]:
-        return [scores for line in lines if (scores := re.findall(r"\d\.\d{3}", line))]
+        """Scores, without the intervals behind them."""
+        return [scores for line in lines if (scores := re.findall(r"\d\.\d{3}", re.sub(r"\[.*?\]", "", line)))]
 
     markdown, latex = printed("markdown").splitlines(), printed("latex").splitlines()
     expected = numbers(printed().split("Lossless up to")[0].splitlines())
     assert numbers(markdown) == numbers(latex) == expected
     assert len(expected) == 12
+    for figures in Headline.load(layout.headline).models.values():
+        for method in figures.methods:
+            for at in method.ratios:
+                interval = f"{at.score:.3f} [{at.ci_low:.3f}, {at.ci_high:.3f}]"
+                assert interval in "\n".join(markdown) and interval in "\n".join(latex)
     assert markdown[0] == "| model | ratio | full | uniform | baklava | KV MiB |"
     assert markdown[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert latex[:2] == [r"\begin{tabular}{lrrrrr}", r"\toprule"]

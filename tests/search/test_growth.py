@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
 from baklava.inference.influence import LEVELS
+from baklava.search.allowance import Allowance
 from baklava.search.growth import Growth, spend
+from baklava.system.progress import Progress
 
 LEVEL = np.array(LEVELS)
 PROMPTS = [Prompt("none", index, "context", "question", "answer") for index in range(8)]
@@ -41,8 +42,15 @@ class Separable:
         return (at_levels - self._loss(budgets.shares.ravel())).reshape(len(LEVELS), *budgets.shape)
 
 
-def grown(source: Separable, total: float, *, refine: int = 0, prompts: Sequence[Prompt] = PROMPTS) -> Growth:
-    growth = Growth(source, prompts, (2, 2), tqdm(disable=True))
+def grown(
+    source: Separable,
+    total: float,
+    *,
+    refine: int = 0,
+    prompts: Sequence[Prompt] = PROMPTS,
+    limit: float | None = None,
+) -> Growth:
+    growth = Growth(source, prompts, (2, 2), Progress(disable=True), Allowance(limit))
     growth.climb(total, refine=refine)
     return growth
 
@@ -72,6 +80,23 @@ def test_budgets_are_nested_and_meet_their_totals(
 def test_the_path_does_not_depend_on_how_far_it_is_climbed() -> None:
     source = Separable([0.8, 0.1, 0.3, 0.6], [10.0, 1.0, 1.0, 3.0])
     np.testing.assert_array_equal(grown(source, 0.2, refine=2).shares(0.15), grown(source, 0.9, refine=2).shares(0.15))
+
+
+def test_a_cap_stops_growth_and_the_remainder_is_even() -> None:
+    source = Separable([0.8, 0.1, 0.3, 0.6], [10.0, 1.0, 1.0, 3.0])
+    free, capped = grown(source, 0.9), grown(source, 0.9, limit=free_until_half(source))
+    assert (free.allowance.capped, capped.allowance.capped) == (False, True)
+    assert capped.allowance.spent < free.allowance.spent
+    last = capped.rungs[-2]
+    np.testing.assert_array_equal(last, free.rungs[len(capped.rungs) - 2])  # so far the same
+    np.testing.assert_allclose(capped.shares(0.9), last + (1 - last) * (0.9 - last.mean()) / (1 - last.mean()))
+    least = grown(source, 0.9, refine=2, limit=0.0)
+    assert least.allowance.capped and least.shares(0.5) == pytest.approx(np.full(4, 0.5))
+
+
+def free_until_half(source: Separable) -> float:
+    """What it takes to climb to a half."""
+    return grown(source, 0.5).allowance.spent
 
 
 def test_prompts_that_are_held_back_are_not_looked_at() -> None:

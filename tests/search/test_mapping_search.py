@@ -19,6 +19,7 @@ from baklava.calibration.prompts import Prompt
 from baklava.experiment.schema import EvictionConfig, ModelConfig
 from baklava.importance.profile import Profile
 from baklava.inference.stored_losses import LossStore
+from baklava.search.allowance import Allowance
 from baklava.search.mapping_search import NEIGHBOURS, MappingSearch
 from baklava.search.study import ROUND, Study
 
@@ -181,6 +182,18 @@ def test_a_store_cut_anywhere_is_continued(tmp_path: Path, lines: int) -> None:
     again = FakeReplay(near_the_best)
     assert outcome(run(path, again, 2)) == undisturbed
     assert len(again.asked) == len(written) - cut
+
+
+def test_a_cap_ends_the_search_after_a_round(tmp_path: Path) -> None:
+    limits = {}
+    for limit in (None, 1.0):
+        search = MappingSearch(
+            *(Baklava(name="b"), profile(), RATIOS, PROMPTS, FakeReplay(near_the_best)),
+            seed=0,
+            allowance=Allowance(limit),
+        )
+        limits[limit] = {trial.number for trial in search.run(2).trials}, search._allowance.capped
+    assert limits == {None: ({*range(2 * ROUND)}, False), 1.0: ({*range(ROUND)}, True)}
 
 
 def test_a_finished_search_replays_nothing(tmp_path: Path) -> None:

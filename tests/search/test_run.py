@@ -184,7 +184,9 @@ def growing(folder: Path, profile: Profile, **changed: Any) -> AllocateJob:
     return job(folder, profile, allocator=AllocatorConfig(name="baklava", family="baklava"), **changed)
 
 
-def test_shares_grow_where_the_model_needs_them(tmp_path: Path, profile: Profile, loads: list[int]) -> None:
+def test_shares_grow_where_the_model_needs_them(
+    tmp_path: Path, profile: Profile, loads: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
     one = growing(tmp_path, profile)
     allocate(one)
     light, heavy = (Budgets.load(one.budgets[ratio]) for ratio in RATIOS)
@@ -197,6 +199,13 @@ def test_shares_grow_where_the_model_needs_them(tmp_path: Path, profile: Profile
     assert trace.groupby("ratio")["move"].agg(list).to_dict() == {ratio: ["uniform", GROWN] for ratio in RATIOS}
     assert trace["held_back"].notna().all()
     assert json.loads(one.cost.read_text())["prefills"] > 0
+    before = written(one)
+    allocate(one.model_copy(update={"search": one.search.model_copy(update={"max_prefills": 4})}))
+    assert "planted baklava/streaming_llm: stopped by search.max_prefills=4; " in capsys.readouterr().err
+    moves = read_trace(one.trace).groupby("ratio")["move"].agg(list).to_dict()
+    assert moves == {ratio: ["uniform", "grown, capped"] for ratio in RATIOS}
+    allocate(one)
+    assert written(one) == before
 
 
 def test_a_ratio_that_is_added_takes_its_budgets_from_the_same_path(

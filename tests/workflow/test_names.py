@@ -23,6 +23,7 @@ def test_a_job_finds_its_model_and_its_results(snakemake: Snakemake, tmp_path: P
     some = [one for one in overrides(model) if one.partition("=")[0] not in ("name", "models.tiny-llama.path")]
     run = snakemake(tmp_path, "--cores", "1", "--until", "calibrate", overrides=joined([*some[1:], *settings]))
     assert run.status == 0, run.output
+    assert "mean score over" not in run.output  # the table comes behind a whole run only
     made = results / "2024_11_25"
     assert (made / "calibration" / "tiny-llama.json").is_file()
     written = json.loads((made / "experiment.json").read_text())
@@ -31,6 +32,20 @@ def test_a_job_finds_its_model_and_its_results(snakemake: Snakemake, tmp_path: P
     [passed] = packed(["overrides='"], ["experiment=smoke", *some[1:], *settings])  # to jobs on a cluster
     again = snakemake(tmp_path, "-n", "--until", "calibrate", overrides=passed.removeprefix("overrides="))
     assert (again.status, again.planned) == (0, {})
+    failing = joined(
+        [
+            *some[1:],
+            "name=failing",
+            f"models.tiny-llama.path={quoted(str(model))}",
+            "calibration.seed=1",
+            "calibration.length=64",
+        ]
+    )
+    failed = snakemake(tmp_path, "--cores", "1", "--until", "calibrate", overrides=failing)
+    assert failed.status == 1
+    assert failed.output.count("length 64 is too short") == 1
+    assert "baklava calibrate: error: " in failed.output
+    assert '{"' not in failed.output and max(map(len, failed.output.splitlines())) < 500
 
 
 @pytest.mark.parametrize(

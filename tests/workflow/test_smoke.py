@@ -28,12 +28,17 @@ def config() -> ExperimentConfig:
 
 
 @pytest.fixture(scope="module")
-def folder(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working folder of one finished run."""
+def run(snakemake: Snakemake, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The working folder of one finished run, and what it said."""
     folder = tmp_path_factory.mktemp("smoke")
     run = snakemake(folder, "--cores", "2")
     assert run.status == 0, run.output
-    return folder
+    return folder, run.output
+
+
+@pytest.fixture(scope="module")
+def folder(run: tuple[Path, str]) -> Path:
+    return run[0]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,18 @@ def test_figures_page_headline_and_tracking_are_there(results: Path, config: Exp
     assert json.loads((results / "headline.json").read_text(encoding="utf-8"))
     assert json.loads((results / "tracked.json").read_text(encoding="utf-8"))
     assert (results.parent / "mlflow.db").is_file()
+
+
+def test_it_ends_with_the_table_and_where_everything_is(run: tuple[Path, str]) -> None:
+    assert run[1].count("smoke: mean score over niah_single_1, vt") == 1
+    assert "Budgets    results/smoke/budgets\n" in run[1]
+
+
+def test_logs_hold_whole_lines(results: Path) -> None:
+    logs = [path.read_bytes() for path in results.glob("logs/**/*.log")]
+    assert len(logs) > 8
+    assert any(b"100%" in log for log in logs)
+    assert not any(b"\r" in log or b"\x1b" in log for log in logs)
 
 
 def test_a_second_run_does_nothing(snakemake: Snakemake, folder: Path) -> None:

@@ -24,11 +24,11 @@ rule summarize:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=job_json("summarize"),
+        job=job_file("summarize"),
     message:
         "Summary: {output.csv}"
     shell:
-        "baklava summarize --job {params.job:q} > {log:q} 2>&1"
+        "baklava summarize --job {params.job:q} --log {log:q}"
 
 
 rule claims:
@@ -48,15 +48,12 @@ rule claims:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=job_json("claims"),
+        job=job_file("claims"),
     message:
         "Claims: {output.markdown}"
     shell:
-        "baklava claims --job {params.job:q} > {log:q} 2>&1"
+        "baklava claims --job {params.job:q} --log {log:q}"
 
 
 if experiment.claims.enabled:
     targets += [claims_job.output, claims_job.markdown]
-
-    onsuccess:
-        print(paths.log("claims").read_text(encoding="utf-8"))

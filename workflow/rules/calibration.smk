@@ -17,8 +17,8 @@ rule calibrate:
         runtime=minutes("calibrate"),
     params:
         model_files=model_files,
-        job=job_json("calibrate"),
+        job=job_file("calibrate"),
     message:
         "Calibration prompts of {wildcards.model}"
     shell:
-        "baklava calibrate --job {params.job:q} > {log:q} 2>&1"
+        "baklava calibrate --job {params.job:q} --log {log:q}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from snakemake.jobs import Job as SnakemakeJob
 
+from baklava.cli import main as baklava
 from baklava.errors import UserError, is_refusal
 from baklava.experiment.jobs import VALIDATION, Job
 from baklava.experiment.ownership import claim_results, describe_replaced
@@ -57,9 +58,17 @@ def job(stage: str, wildcards=None) -> Job:
     return STAGES[stage].job_class.named(experiment, paths, names)
 
 
-def job_json(stage: str) -> Callable:
-    """The same, as it is passed to the command. Always a function, as Snakemake would look for wildcards in a text."""
-    return lambda wildcards: job(stage, wildcards).model_dump_json()
+def job_file(stage: str) -> Callable:
+    """The file with the same, which the command reads, written unless this is a dry run. Another job has another name."""
+
+    def file(wildcards) -> str:
+        needed = job(stage, wildcards)
+        path = paths.job(stage, needed.fingerprint)
+        if workflow.executor_plugin is not None and not (workflow.dryrun or workflow.touch or path.exists()):
+            needed.save(path)
+        return str(path)
+
+    return file
 
 
 def gpus(wildcards) -> int:
@@ -97,6 +106,11 @@ def fingerprint_of(model: str) -> str | None:
 def model_files(wildcards) -> str | None:
     """Stands for the files of the model, so that other weights make again what was made with them."""
     return fingerprint_of(wildcards.model)
+
+
+def is_everything(asked) -> bool:
+    """Whether the whole workflow was asked for, and not some targets or a part of the way to them."""
+    return not (set(asked.targets) - {"all"} or asked.until or asked.omit_from or asked.batch)
 
 
 # Jobs find the `baklava` of the Python that runs Snakemake.

@@ -30,12 +30,12 @@ rule evaluate:
         runtime=minutes("evaluate"),
     params:
         model_files=model_files,
-        job=job_json("evaluate"),
+        job=job_file("evaluate"),
     message:
         "Answers of {wildcards.model} to {wildcards.task} (progress: {log})"
     shell:
         # 3: some samples failed; the records say which, and the summary counts them.
-        "baklava evaluate --job {params.job:q} > {log:q} 2>&1 || [ $? -eq 3 ]"
+        "baklava evaluate --job {params.job:q} --log {log:q} || [ $? -eq 3 ]"
 
 
 if SHARDS > 1:
@@ -53,11 +53,11 @@ if SHARDS > 1:
         conda:
             "../envs/baklava.yaml"
         params:
-            job=job_json("merge"),
+            job=job_file("merge"),
         message:
             "Answers of {wildcards.model} to {wildcards.task}, from {SHARDS} jobs"
         shell:
-            "baklava merge --job {params.job:q} > {log:q} 2>&1"
+            "baklava merge --job {params.job:q} --log {log:q}"
 
 
 rule measure:
@@ -78,11 +78,11 @@ rule measure:
         runtime=minutes("measure"),
     params:
         model_files=model_files,
-        job=job_json("measure"),
+        job=job_file("measure"),
     message:
         "Memory and speed of {wildcards.model} (progress: {log})"
     shell:
-        "baklava measure --job {params.job:q} > {log:q} 2>&1"
+        "baklava measure --job {params.job:q} --log {log:q}"
 
 
 if experiment.measure.enabled:

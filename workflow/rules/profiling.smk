@@ -20,11 +20,11 @@ rule profile:
         runtime=minutes("profile"),
     params:
         model_files=model_files,
-        job=job_json("profile"),
+        job=job_file("profile"),
     message:
         "Importance of every KV cache of {wildcards.model} (progress: {log})"
     shell:
-        "baklava profile --job {params.job:q} > {log:q} 2>&1"
+        "baklava profile --job {params.job:q} --log {log:q}"
 
 
 rule curves:
@@ -45,8 +45,8 @@ rule curves:
         runtime=minutes("curves"),
     params:
         model_files=model_files,
-        job=job_json("curves"),
+        job=job_file("curves"),
     message:
         "Loss of {wildcards.model} as each KV cache alone shrinks, {wildcards.eviction} (progress: {log})"
     shell:
-        "baklava curves --job {params.job:q} > {log:q} 2>&1"
+        "baklava curves --job {params.job:q} --log {log:q}"

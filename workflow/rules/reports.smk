@@ -34,11 +34,11 @@ rule report:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=job_json("report"),
+        job=job_file("report"),
     message:
         "Figures: {report_job.figures}"
     shell:
-        "baklava report --job {params.job:q} > {log:q} 2>&1"
+        "baklava report --job {params.job:q} --log {log:q}"
 
 
 rule page:
@@ -58,11 +58,11 @@ rule page:
     conda:
         "../envs/baklava.yaml"
     params:
-        job=job_json("page"),
+        job=job_file("page"),
     message:
         "Page with interactive figures: {output.page}"
     shell:
-        "baklava page --job {params.job:q} > {log:q} 2>&1"
+        "baklava page --job {params.job:q} --log {log:q}"
 
 
 rule track:
@@ -89,8 +89,8 @@ rule track:
         "../envs/baklava.yaml"
     params:
         store=fingerprint_store(track_job),
-        job=job_json("track"),
+        job=job_file("track"),
     message:
         "Runs for MLflow: {output}"
     shell:
-        "baklava track --job {params.job:q} > {log:q} 2>&1"
+        "baklava track --job {params.job:q} --log {log:q}"

@@ -22,8 +22,8 @@ rule allocate:
         runtime=minutes("allocate"),
     params:
         model_files=model_files,
-        job=job_json("allocate"),
+        job=job_file("allocate"),
     message:
         "Budgets of {wildcards.model} by {wildcards.allocator} x {wildcards.eviction} (progress: {log})"
     shell:
-        "baklava allocate --job {params.job:q} > {log:q} 2>&1"
+        "baklava allocate --job {params.job:q} --log {log:q}"

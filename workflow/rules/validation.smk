@@ -32,11 +32,11 @@ rule validate:
         runtime=minutes("validate"),
     params:
         model_files=model_files,
-        job=job_json("validate"),
+        job=job_file("validate"),
     message:
         "Validation of the profile of {wildcards.model} (progress: {log})"
     shell:
-        "baklava validate --job {params.job:q} > {log:q} 2>&1"
+        "baklava validate --job {params.job:q} --log {log:q}"
 
 
 if experiment.validation.enabled:

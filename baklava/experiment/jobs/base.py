@@ -1,6 +1,7 @@
 """What a job is: the slice of the configuration that a stage depends on, and the paths of its files.
 
-The workflow passes a job as JSON (`baklava profile --job '{...}'`), so a rule depends on nothing but its slice;
+The workflow passes a job as a file (`baklava profile --job FILE`) that is named after its content, so a rule depends on
+nothing but its slice;
 the command line makes the same jobs from Hydra overrides.
 """
 
@@ -15,6 +16,8 @@ from baklava.experiment.components import ModelConfig
 from baklava.experiment.fields import FrozenModel
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig, methods
+from baklava.system.files import atomic
+from baklava.system.fingerprint import fingerprint
 
 # What a stage may have one job for each of; in the workflow, the wildcards of its rule.
 AXES: dict[str, Callable[[ExperimentConfig], Iterable[Any]]] = {
@@ -42,6 +45,15 @@ class Job(FrozenModel):
     def all(cls, config: ExperimentConfig, paths: ExperimentPaths) -> Iterator[Self]:
         """All jobs that the stage has in an experiment."""
         return (cls.of(config, paths, *values) for values in product(*(AXES[axis](config) for axis in cls.axes)))
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model_dump_json())[:12]
+
+    def save(self, path: Path) -> None:
+        """Write the job to a file that `--job` takes."""
+        with atomic(path) as unfinished:
+            unfinished.write_text(f"{self.model_dump_json(indent=2)}\n", encoding="utf-8")
 
     @classmethod
     def loads_model(cls) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from baklava.allocation.fitted import GROWN
+from baklava.allocation.fitted import CAPPED, GROWN
 from baklava.evaluation.record_schema import UNIFORM
 from baklava.report.data.looks import assign_looks
 from baklava.report.plots.style import add_headings
@@ -20,7 +20,7 @@ def draw_growth(trace: pd.DataFrame) -> Figure:
     add_headings(figure, f"{model}: growth of {allocator} / {eviction}", subtitle)
     axes = figure.subplots()
     for move, name in ((UNIFORM, UNIFORM), (GROWN, allocator)):
-        rows = trace[trace["move"] == move].sort_values("ratio")
+        rows = trace[trace["move"].isin((move, move + CAPPED))].sort_values("ratio")
         colour = looks[name, eviction].colour
         axes.plot(rows["ratio"], rows["loss"], "o-", color=colour, label=name)
         axes.plot(rows["ratio"], rows["held_back"], "o--", color=colour, markerfacecolor="none")
@@ -32,4 +32,4 @@ def draw_growth(trace: pd.DataFrame) -> Figure:
 
 
 def is_growth(trace: pd.DataFrame) -> bool:
-    return bool((trace["move"] == GROWN).any())
+    return bool(trace["move"].isin((GROWN, GROWN + CAPPED)).any())
