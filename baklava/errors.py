@@ -14,6 +14,10 @@ class DataError(UserError):
     """A file, a data set or a chat template of which no sample can be made, whatever the rows hold."""
 
 
+class LengthError(UserError):
+    """A length at which a task has no sample. Whoever asked for one knows which setting that is, and says so."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from baklava.calibration.look_back import find_context_dependent
 from baklava.calibration.prompts import Calibration, Prompt
-from baklava.errors import UserError
+from baklava.errors import LengthError, UserError
 from baklava.experiment.components import CalibrationConfig, ModelConfig, TextConfig
 from baklava.experiment.jobs import CalibrateJob
 from baklava.models.encoder import Encoder
@@ -32,9 +32,12 @@ def draw_task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenize
     index = 0
     while True:
         task = tasks[index % len(tasks)]
-        sample = task.sample(
-            split=SPLIT, seed=settings.seed, index=index, length=settings.length, count_tokens=count_tokens
-        )
+        try:
+            sample = task.sample(
+                split=SPLIT, seed=settings.seed, index=index, length=settings.length, count_tokens=count_tokens
+            )
+        except LengthError as error:
+            raise UserError(f"calibration.length: {error}") from None
         question = sample.question + sample.answer_prefix
         if not question:  # nothing would predict the answer's first token but the context, which is compressed
             raise UserError(

@@ -12,7 +12,7 @@ from itertools import chain
 from tqdm import tqdm
 
 from baklava.budgets import Budgets
-from baklava.errors import DataError, UserError
+from baklava.errors import DataError, LengthError, UserError
 from baklava.evaluation import timings
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.prompt import Prompts
@@ -154,13 +154,16 @@ class _Evaluation:
 
     def _make_sample(self, index: int) -> Sample:
         settings = self._job.evaluate
-        return self._task.sample(
-            split="evaluation",
-            seed=settings.seed,
-            index=index,
-            length=settings.length,
-            count_tokens=self._prompts.encoder.count,
-        )
+        try:
+            return self._task.sample(
+                split="evaluation",
+                seed=settings.seed,
+                index=index,
+                length=settings.length,
+                count_tokens=self._prompts.encoder.count,
+            )
+        except LengthError as error:
+            raise LengthError(f"evaluate.length: {error}") from None
 
     def _save(self, records: list[Record]) -> None:
         """Put answers in the store, and show the mean scores so far."""

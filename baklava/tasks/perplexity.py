@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from baklava.errors import UserError
+from baklava.errors import LengthError, UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.text.documents import Documents, check_source, cut_pieces, open_documents, split_tokens
 from baklava.tasks.text.essay import STAND_IN
@@ -76,7 +76,7 @@ class Continuation(Task):
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         if length < 2 * self.max_new_tokens:
-            raise UserError(
+            raise LengthError(
                 f"task {self.name}: length {length} is too short: {self.max_new_tokens} tokens are scored, which "
                 f"leaves less than half as context; ask for a length of at least {2 * self.max_new_tokens}"
             )

@@ -44,7 +44,7 @@ def test_a_job_finds_its_model_and_its_results(snakemake: Snakemake, tmp_path: P
     failed = snakemake(tmp_path, "--cores", "1", "--until", "calibrate", overrides=failing)
     assert failed.status == 1
     assert failed.output.count("length 64 is too short") == 1
-    assert "baklava calibrate: error: " in failed.output
+    assert "baklava calibrate: error: calibration.length: task " in failed.output
     assert '{"' not in failed.output and max(map(len, failed.output.splitlines())) < 500
 
 

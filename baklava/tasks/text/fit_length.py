@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from baklava.errors import UserError
+from baklava.errors import LengthError
 from baklava.tasks.base import CountTokens, Sample
 
 MIN_FILL = 0.9  # a sample takes at least this fraction of the length that was asked for
@@ -53,7 +53,7 @@ def fill_context(
 ) -> Sample:
     """Give `sample` the longest `context(n)` with which it and its answer take at most `length` tokens.
 
-    `unit` names what `n` counts, for messages. Raises `UserError` as `check_length`.
+    `unit` names what `n` counts, for messages. Raises `LengthError` as `check_length`.
     """
 
     def prompt(n: int) -> str:
@@ -66,18 +66,18 @@ def fill_context(
 
 
 def check_length(sample: Sample, n: int, *, unit: str, task: str, length: int, count_tokens: CountTokens) -> None:
-    """Raise `UserError` unless `sample` and its answer take between 0.9 and 1.0 of `length` tokens.
+    """Raise `LengthError` unless `sample` and its answer take between 0.9 and 1.0 of `length` tokens.
 
     `n` is the number of units in its context, -1 where the sample is too long without any.
     """
     total = count_tokens(sample.prompt) + sample.max_new_tokens
     if n < 0:
-        raise UserError(
+        raise LengthError(
             f"task {task}: length {length} is too short: without any {unit} the prompt and {sample.max_new_tokens} "
             f"generated tokens take {total}; ask for a length of at least {total}"
         )
     if total < MIN_FILL * length:
-        raise UserError(
+        raise LengthError(
             f"task {task}: no sample between {MIN_FILL:.1f} and 1.0 of length {length}: {n} {unit} give "
             f"{total} tokens and one more is too long; ask for a greater length"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from baklava.errors import UserError
+from baklava.errors import LengthError
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.text.fit_length import largest_fitting
 
@@ -16,7 +16,7 @@ def cut_middle(
 
     `length` minus the generated tokens stay. As published, tokens are cut before any chat template is applied; but the
     cut is found by counting tokens, and so may be off by a fraction of a token. `location` is named in messages. Raises
-    `UserError` if the answer prefix, or with `keep_question` the question, would be cut.
+    `LengthError` if the answer prefix, or with `keep_question` the question, would be cut.
     """
     room = length - sample.max_new_tokens
     prompt = sample.prompt
@@ -31,7 +31,7 @@ def cut_middle(
     end = (sample.question if keep_question else "") + sample.answer_prefix
     if head < 1 or tail < max(1, len(end)):
         needed = 2 * (count_tokens(end) + 1) + sample.max_new_tokens
-        raise UserError(
+        raise LengthError(
             f"task {task}: {location}: cannot be cut to length {length}, {sample.max_new_tokens} of it generated: "
             f"half of the rest must hold the end of the prompt; ask for a length of at least {needed}"
         )
