@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,9 @@ TOLERANCE = 1e-6
 # Contexts of at most so many tokens are kept whole unless asked otherwise. Shares are searched for long prompts, and a
 # fraction of a short one is too little to answer from; see benchmarks/short_contexts.py.
 COMPRESS_ABOVE = 256
+
+# Tokens after the context are added, or overwrite the least important entries, so that no KV cache exceeds its budget.
+Decoding = Literal["grow", "fixed"]
 
 # The keys of a budgets file and the types of their values.
 TYPES: dict[str, tuple[type, ...]] = {

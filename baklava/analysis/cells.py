@@ -28,6 +28,7 @@ class Samples:
     total_entries: NDArray[np.int64]
     kv_bytes: NDArray[np.int64]
     kv_bytes_full: NDArray[np.int64]
+    peak_kv_bytes: NDArray[np.int64]
     n_failed: int = 0  # further samples, which failed in this cell or in one that it is compared with
 
 
@@ -35,7 +36,7 @@ Cells = Mapping[Cell, Samples]
 
 _MEASURED = tuple(name for name in Samples.__annotations__ if name != "n_failed")
 _COLUMNS = pa.schema([COLUMNS.field(name) for name in (*Cell._fields, *_MEASURED, "failed")])
-_SAMPLE = ["model", "task", "protocol", "seed", "length", "sample"]
+_SAMPLE = ["model", "task", "protocol", "seed", "length", "decoding", "sample"]
 
 
 def read_cells(paths: Iterable[Path]) -> Cells:

@@ -14,7 +14,7 @@ from baklava.budgets import Budgets
 from baklava.experiment.paths import ratio_name
 from baklava.system.parquet import read_parquet
 
-SCHEMA = 4
+SCHEMA = 5
 ROUNDING = 1e-3  # by which the entries that a cell keeps may miss its ratio
 
 COLUMNS = pa.schema(
@@ -27,6 +27,7 @@ COLUMNS = pa.schema(
         ("protocol", pa.string()),
         ("seed", pa.int64()),
         ("length", pa.int64()),
+        ("decoding", pa.string()),
         ("n", pa.int64()),
         ("n_failed", pa.int64()),
         ("score", pa.float64()),
@@ -42,6 +43,7 @@ COLUMNS = pa.schema(
         ("kept_fraction", pa.float64()),
         ("kv_bytes", pa.float64()),
         ("kv_bytes_full", pa.float64()),
+        ("peak_kv_bytes", pa.float64()),  # with the tokens after the context
     ]
 )
 

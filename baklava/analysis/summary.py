@@ -65,4 +65,5 @@ def _row(cell: Cell, cells: Cells, bootstrap: Bootstrap) -> dict[str, object]:
         "kept_fraction": own.kept_entries.sum() / own.total_entries.sum(),
         "kv_bytes": own.kv_bytes.mean(),
         "kv_bytes_full": own.kv_bytes_full.mean(),
+        "peak_kv_bytes": own.peak_kv_bytes.mean(),
     }

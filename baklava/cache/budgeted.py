@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from baklava.budgets import Budgets
+from baklava.budgets import Budgets, Decoding
 from baklava.cache.attended import AttendedCache
 from baklava.cache.attention.dense import check_attention
-from baklava.cache.budgeted_layer import BudgetedLayer, Decoding, count_bytes
+from baklava.cache.budgeted_layer import BudgetedLayer, count_bytes
 from baklava.cache.compress import CompressedContext, RowSettings
 from baklava.cache.generate_call import find_generate_prompt
 from baklava.cache.layers import append_window_rows, build_layers, copy_window

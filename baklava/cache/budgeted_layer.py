@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from baklava.budgets import Decoding
 from baklava.cache.attended import AttendingLayer
 from baklava.cache.attention.dense import attach
 from baklava.cache.attention.ragged_attention import ragged_attention
@@ -18,8 +19,6 @@ from baklava.cache.prefill import ContextLayer
 from baklava.cache.suffix import Suffix
 from baklava.decoder.length_dependent_rope import RotationWatch
 from baklava.errors import UserError
-
-Decoding = Literal["grow", "fixed"]
 
 
 class BudgetedLayer(AttendingLayer):

@@ -24,10 +24,11 @@ class Cell(NamedTuple):
     protocol: str
     seed: int
     length: int
+    decoding: str
 
     @property
     def full(self) -> Cell:
-        """The cell without compression on the same samples."""
+        """The cell without compression on the same samples; whatever the cells' decoding, it grows."""
         return self._replace(allocator=FULL, eviction="none", ratio=0.0)
 
     @property
@@ -61,6 +62,7 @@ class Record:
     seed: int
     sample: int
     length: int
+    decoding: str
     context: str = ""  # samples that share a context have it in common; their scores depend on each other
     context_tokens: int = 0
     prediction: str = ""
@@ -72,6 +74,7 @@ class Record:
     total_entries: int = 0
     kv_bytes: int = 0
     kv_bytes_full: int = 0
+    peak_kv_bytes: int = 0  # the most that the answer took: the context's bytes, and those of the tokens after it
     failed: str = ""  # why there is no answer; empty where there is one
     seconds: float = math.nan  # the row's share of the wall time of the batches that it was in
 
@@ -120,5 +123,6 @@ _STORED = (
     "kv_bytes_full",
     "kept_entries",
     "kv_bytes",
+    "peak_kv_bytes",
     "seconds",
 )

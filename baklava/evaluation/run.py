@@ -91,7 +91,8 @@ class _Evaluation:
             job.evaluate.protocol,
             job.evaluate.chat_template,
         ]
-        return [spec.fingerprint(*shared) for spec in self._specs]
+        decoding = [] if job.evaluate.decoding == "grow" else [job.evaluate.decoding]
+        return [spec.fingerprint(*shared, *(decoding if spec.budgets.ratio else [])) for spec in self._specs]
 
     def _is_kept_whole(self, tokens: Tokens) -> bool:
         """Whether every cell answers as the full cache does, since the context is short."""

@@ -42,12 +42,24 @@ def score_answer(loaded: LoadedModel, task: Task, request: Request, tokens: Sequ
     sample = request.encoded.sample
     prediction = loaded.decode(tokens)
     score = task.score(prediction, sample.answers, sample.all_classes)
-    return _checked(replace(request.record, prediction=prediction, score=score, seconds=seconds))
+    n_read = len(request.encoded.question) + min(len(tokens), sample.max_new_tokens - 1)  # the last is not read
+    peak = _peak_bytes(request, n_read)
+    record = replace(request.record, prediction=prediction, score=score, seconds=seconds, peak_kv_bytes=peak)
+    return _checked(record)
 
 
 def score_loss(request: Request, loss: float, seconds: float) -> Record:
     """The record of an answer that was read: its loss per token, and as score the geometric mean probability."""
-    return _checked(replace(request.record, score=math.exp(-loss), loss=loss, seconds=seconds))
+    peak = _peak_bytes(request, request.encoded.n_after_context - 1)
+    return _checked(replace(request.record, score=math.exp(-loss), loss=loss, seconds=seconds, peak_kv_bytes=peak))
+
+
+def _peak_bytes(request: Request, n_read: int) -> int:
+    """Bytes of keys and values at the end of an answer, for which `n_read` tokens were read after the context."""
+    record = request.record
+    if request.decoding == "fixed":
+        return record.kv_bytes
+    return record.kv_bytes + n_read * record.kv_bytes_full // record.context_tokens
 
 
 def _checked(record: Record) -> Record:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from baklava.budgets import Budgets
+from baklava.budgets import Budgets, Decoding
 from baklava.errors import UserError
 from baklava.evaluation.record_schema import FULL, Cell, Record
 from baklava.eviction import EvictionPolicy, StreamingLLM
@@ -17,7 +17,7 @@ from baklava.system.fingerprint import fingerprint
 from baklava.tasks import Sample
 
 # Part of every fingerprint: raise it with a change after which the engine may give other answers.
-VERSION = 2
+VERSION = 3
 
 MAX_PADDING = 0.1  # samples are read together while at most this fraction of what is read is padding
 MAX_SAMPLES_TOGETHER = 16
@@ -50,6 +50,7 @@ class CellSpec:
             settings.protocol,
             settings.seed,
             settings.length,
+            settings.decoding,
         )
 
     @property
@@ -104,6 +105,11 @@ class Request(NamedTuple):
     encoded: EncodedSample
     cell: CellSpec
     record: Record
+
+    @property
+    def decoding(self) -> Decoding:
+        """How tokens after the context are kept; the full cache, which all are compared with, keeps everything."""
+        return "fixed" if self.record.decoding == "fixed" and self.cell.budgets.ratio else "grow"
 
 
 def batches(samples: Iterable[EncodedSample], max_rows: int) -> Iterator[list[EncodedSample]]:

@@ -108,12 +108,15 @@ class Scheduler:
         return [], samples_of(active + waiting)
 
     def _requests(self, samples: Iterable[EncodedSample]) -> list[Request]:
-        """A request per sample and cell."""
-        return [
+        """A request per sample and cell; those that can begin together follow each other."""
+        requests = [
             begin_record(self._loaded, self._task, self._settings, encoded, cell, self._entry_bytes)
             for encoded in samples
             for cell in encoded.cells
         ]
+        if self._settings.decoding == "grow":
+            return requests
+        return sorted(requests, key=lambda request: (request.decoding, request.encoded.n_after_context))
 
     def _prefill(self, batch: _PrefillBatch) -> None:
         started = time.perf_counter()
@@ -125,6 +128,8 @@ class Scheduler:
         """How many of the waiting requests begin now: 0 while there is room for few."""
         if n_active and self._active[0].encoded.rotated_for != batch.samples[0].rotated_for:
             return 0
+        if n_active and "fixed" in (self._active[0].decoding, batch.waiting[0].decoding):
+            return 0  # rows that overwrite entries take turns at the same steps, so none joins others
         wanted = self._n_alike(batch.waiting)
         n = min(wanted, self.max_rows - n_active)
         if n_active and n < min(wanted, self.max_rows * ROOM_FRACTION):
@@ -133,11 +138,14 @@ class Scheduler:
         return fitting if n_active else max(1, fitting)
 
     def _n_alike(self, waiting: Sequence[Request]) -> int:
-        """Requests that can begin together: a sliding window would count the padding before shorter questions."""
-        if not self._loaded.has_windows:
+        """Requests that can begin together: a sliding window would count the padding before shorter questions.
+
+        So would entries that later tokens overwrite.
+        """
+        if not self._loaded.has_windows and self._settings.decoding == "grow":
             return len(waiting)
-        lengths = [request.encoded.n_after_context for request in waiting]
-        return next((i for i, length in enumerate(lengths) if length != lengths[0]), len(lengths))
+        kinds = [(request.decoding, request.encoded.n_after_context) for request in waiting]
+        return next((i for i, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
 
     def _n_fitting(self, requests: Sequence[Request]) -> int:
         """How many of the requests, from the first on, fit into memory beside those that are decoded already."""
@@ -179,6 +187,7 @@ class Scheduler:
             [request.cell.budgets for request in waiting],
             [request.cell.policy for request in waiting],
             batch.contexts_of(waiting),
+            decoding=waiting[0].decoding,
         )
         requests = [
             request._replace(record=replace(request.record, kept_entries=kept_entries, kv_bytes=kv_bytes))

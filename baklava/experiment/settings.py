@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from baklava.budgets import COMPRESS_ABOVE
+from baklava.budgets import COMPRESS_ABOVE, Decoding
 from baklava.experiment.chat_settings import DATE, Date
 from baklava.experiment.components import CalibrationConfig
 from baklava.experiment.fields import Bytes, FrozenModel, Name, NamedByKeys, Ratio, Tokens
@@ -84,6 +84,10 @@ class EvaluateConfig(FrozenModel):
     length: Tokens = Field(ge=64, description="tokens per sample, generated ones included")
     seed: int = 0
     protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
+    decoding: Decoding = Field(
+        default="grow",
+        description="tokens after the context are added (grow), or overwrite the least important entries (fixed)",
+    )
     chat_template: bool = Field(default=True, description="where the tokenizer has one and the task wants it")
     date: Date = Field(default=DATE, description="told to chat templates that write today's date")
     batch_rows: int = Field(default=128, ge=1, description="rows (cells of one sample or of several) decoded together")

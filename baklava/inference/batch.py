@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baklava.budgets import Budgets
+from baklava.budgets import Budgets, Decoding
 from baklava.cache.attended import AttendedCache
 from baklava.cache.budgeted import BudgetedCache
 from baklava.cache.prefill import ContextCache
@@ -146,6 +146,7 @@ def compress_rows(
     policies: Sequence[EvictionPolicy],
     contexts: Sequence[int] | None = None,
     *,
+    decoding: Decoding = "grow",
     share: bool = False,
 ) -> BatchState:
     """One row per budget, compressed from the prefilled context with the index in `contexts` (by default the first).
@@ -157,7 +158,7 @@ def compress_rows(
     source = torch.tensor([0] * len(budgets) if contexts is None else list(contexts))
     config = model.model.config
     cache = BudgetedCache.from_context(
-        config, prefilled.cache, budgets, policies, compress_above=0, contexts=source, share=share
+        config, prefilled.cache, budgets, policies, decoding, compress_above=0, contexts=source, share=share
     )
     source = source.to(model.device)
     mask = None if prefilled.mask is None else prefilled.mask[source]

@@ -40,6 +40,7 @@ ORDER = [
         "protocol",
         "seed",
         "length",
+        "decoding",
         "n",
         "n_failed",
         "score",
@@ -48,7 +49,7 @@ ORDER = [
         "perplexity",
     ),
     *("delta_full", "delta_full_low", "delta_full_high", "delta_uniform", "delta_uniform_low", "delta_uniform_high"),
-    *("kept_fraction", "kv_bytes", "kv_bytes_full"),
+    *("kept_fraction", "kv_bytes", "kv_bytes_full", "peak_kv_bytes"),
 ]
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baklava.budgets import Budgets
+from baklava.cache.budgeted import BudgetedCache
 from baklava.errors import UserError
 from baklava.evaluation import scheduler as scheduler_module
 from baklava.evaluation.engine import Engine
@@ -46,7 +47,7 @@ def sizes_of(monkeypatch: pytest.MonkeyPatch, name: str, place: int) -> list[int
     """Lengths of the argument at `place` in the engine's calls of a function, as they come."""
     sizes: list[int] = []
     whole = getattr(scheduler_module, name)
-    monkeypatch.setattr(scheduler_module, name, lambda *a: sizes.append(len(a[place])) or whole(*a))
+    monkeypatch.setattr(scheduler_module, name, lambda *a, **k: sizes.append(len(a[place])) or whole(*a, **k))
     return sizes
 
 
@@ -83,12 +84,12 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     whole = {"prefill": scheduler_module.prefill, "compress_rows": scheduler_module.compress_rows}
 
     def limited(what: str, most: int) -> Any:
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **more: Any) -> Any:
             n = len(arguments[1] if what == "prefill" else arguments[2])
             sizes.append((what, n))
             if n > most:
                 raise torch.OutOfMemoryError
-            return whole[what](*arguments)
+            return whole[what](*arguments, **more)
 
         return run
 
@@ -274,3 +275,29 @@ def test_questions_about_one_context_read_it_once_and_are_answered_as_alone(
         alone |= records(loaded, cells, [sample_], batch_rows=8)
     assert sizes == [1] * 8
     assert together == alone
+
+
+def test_fixed_decoding_takes_no_more_than_the_budgets_and_answers_as_the_cache_does(
+    loaded: LoadedModel, cells: list[CellSpec]
+) -> None:
+    samples = [sample(loaded, index, length=length) for index, length in enumerate((400, 392, 400))]
+    fixed = records(loaded, cells, samples, batch_rows=64, decoding="fixed")
+    assert fixed == records(loaded, cells, samples, batch_rows=2, decoding="fixed")
+    grown = records(loaded, cells, samples)
+    for (index, label), record in fixed.items():
+        other = grown[index, label]
+        assert record.kv_bytes == other.kv_bytes < other.peak_kv_bytes
+        if label == "full":
+            assert (
+                replace(record, decoding="grow") == other
+            )  # everything is compared with a cache that keeps everything
+        else:
+            assert record.peak_kv_bytes == record.kv_bytes
+    spec = cells[2]
+    cache = BudgetedCache(loaded.model.config, spec.budgets, spec.policy, decoding="fixed", compress_above=0)
+    engine = Engine(loaded, TASK, config())
+    encoded = engine.encode(samples[0], cells)
+    cache.prefill(loaded.model, torch.tensor([encoded.context]))
+    ids = torch.tensor([[*encoded.context, *encoded.question]])
+    generated = loaded.model.generate(ids, past_key_values=cache, max_new_tokens=12, do_sample=False)
+    assert fixed[0, spec.label].prediction == loaded.decode(generated[0, ids.shape[1] :].tolist()).split("\n")[0]

@@ -156,6 +156,15 @@ def test_whatever_determines_the_answers_is_part_of_the_key(
     assert computed == []
 
 
+def test_another_decoding_makes_all_but_the_full_caches_answers_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job(tmp_path), monkeypatch)
+    fixed = job(tmp_path, evaluate={"n_samples": 3, "length": LENGTH, "decoding": "fixed"})
+    computed, records = run(fixed, monkeypatch)
+    assert len(computed) == 3 and {record["decoding"] for record in records} == {"fixed"}
+
+
 def test_budgets_policy_and_engine_version_are_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job(tmp_path, evaluate={"n_samples": 1, "length": LENGTH})
     compressed = [(0, "uniform/streaming_llm r=0.5")]
@@ -276,10 +285,10 @@ def test_a_sample_that_fits_into_no_memory_has_failed_alone(tmp_path: Path, monk
             raise torch.OutOfMemoryError
         return prefill(loaded, contexts, policies, *more)
 
-    def scarce(loaded: Any, prefilled: Any, budgets: Any, policies: Any, places: Any) -> Any:
+    def scarce(loaded: Any, prefilled: Any, budgets: Any, policies: Any, places: Any, **more: Any) -> Any:
         if any(prefilled.lengths[place] > 80 and not one.ratio for place, one in zip(places, budgets, strict=True)):
             raise torch.OutOfMemoryError
-        return compress_rows(loaded, prefilled, budgets, policies, places)
+        return compress_rows(loaded, prefilled, budgets, policies, places, **more)
 
     monkeypatch.setattr(scheduler_module, "prefill", scarce_prefill)
     monkeypatch.setattr(scheduler_module, "compress_rows", scarce)

@@ -60,6 +60,7 @@ def cell_records(
         "seed": 0,
         "sample": np.arange(n),
         "length": 1024,
+        "decoding": "grow",
         "context": [f"context {i}" for i in range(n)],
         "context_tokens": CONTEXT,
         "prediction": [f"answer {i}" for i in range(n)],
@@ -71,6 +72,7 @@ def cell_records(
         "total_entries": total,
         "kv_bytes": kept * ENTRY_BYTES,
         "kv_bytes_full": total * ENTRY_BYTES,
+        "peak_kv_bytes": (kept + total // CONTEXT * 50) * ENTRY_BYTES,
         "seconds": 0.25,
         "failed": "",
     }

@@ -35,7 +35,7 @@ from baklava.tracking.cell_run import MEASURED_PARAMS
 from baklava.tracking.model_run import select_figures
 from baklava.tracking.run import track
 
-PARAMS = ["model", "task", "allocator", "eviction", "ratio", "protocol", "seed", "length"]
+PARAMS = ["model", "task", "allocator", "eviction", "ratio", "protocol", "seed", "length", "decoding"]
 
 
 def test_one_run_per_cell_named_as_the_columns(tracked):

@@ -52,6 +52,8 @@ def _task(task: str, rows: pd.DataFrame) -> str:
 
 def _evaluation(summary: pd.DataFrame) -> str:
     protocols = ", ".join(sorted(set(summary["protocol"])))
+    if "fixed" in set(summary["decoding"]):
+        protocols += ", decoding fixed"
     return f"{protocols}, {_span(summary['length'])} tokens, seed {_span(summary['seed'])}"
 
 
