@@ -29,6 +29,15 @@ SHAPES: dict[str, Any] = {
         vocab_size=8192,
         max_position_embeddings=262_144,
     ),
+    "smollm2-135m": LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49_152,
+        max_position_embeddings=8192,
+    ),
     "llama-3-8b": LlamaConfig(
         hidden_size=4096,
         intermediate_size=14_336,

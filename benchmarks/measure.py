@@ -36,17 +36,24 @@ def parse(parser: ArgumentParser) -> Namespace:
     return arguments
 
 
-def rounds(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device: str) -> dict[Any, list[float]]:
+def rounds(
+    candidates: Mapping[Any, Callable[[], Any]],
+    *,
+    repeats: int,
+    device: str,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Any, list[float]]:
     """Milliseconds, one number per round. Candidates take turns, so that whatever else the machine does hits all."""
     times: dict[Any, list[float]] = {name: [] for name in candidates}
-    for round_ in range(repeats + 2):
+    for round_ in range(repeats + warm_up):
         for name, candidate in candidates.items():
-            started = time.perf_counter()
+            started = clock()
             candidate()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if round_ >= 2:  # warm-up
-                times[name].append(1e3 * (time.perf_counter() - started))
+            if round_ >= warm_up:
+                times[name].append(1e3 * (clock() - started))
     return times
 
 

@@ -10,11 +10,11 @@ from baklava.eviction import H2O, observed
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("block_weights", [1, 700, 2**26])
+@pytest.mark.parametrize("max_weights", [1, 150, 700, 2**26])
 def test_scores_are_the_naive_sums_whatever_the_block(
-    block_weights: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+    max_weights: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observed, "BLOCK_WEIGHTS", block_weights)
+    monkeypatch.setattr(observed, "MAX_WEIGHTS_CPU", max_weights)
     queries, context = random_layer(25, rows=2, softcap=softcap)
     expected = naive_attention(queries, context).sum(2).unflatten(1, (3, 2)).mean(2)
     for chunks in ([25], [10, 1, 14]):
