@@ -19,10 +19,14 @@ from baklava.experiment.overrides import apply, as_text, named, readable
 from baklava.experiment.schema import ExperimentConfig
 
 
+# What a wheel brings along (setup.py): conf/, workflow/ and the Snakefile. The repository does not have this folder.
+WORKFLOW_FILES = Path(__file__).resolve().parents[1] / "workflow_files"
+
+
 def conf_folder() -> Path:
-    """The Hydra configuration: `conf/` of the current folder, else that of the repository that holds the package."""
+    """The Hydra configuration: `conf/` of the current folder, else that of the installed wheel or the repository."""
     repository = Path(__file__).resolve().parents[2]
-    for folder in (Path.cwd() / "conf", repository / "conf"):
+    for folder in (Path.cwd() / "conf", WORKFLOW_FILES / "conf", repository / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
     raise UserError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from baklava.errors import UserError
-from baklava.experiment.compose import SECTIONS, compose, conf_folder
+from baklava.experiment.compose import SECTIONS, WORKFLOW_FILES, compose, conf_folder
 from baklava.experiment.fields import Name
 from baklava.experiment.overrides import Parts, parsed_value
 from baklava.experiment.schema import ExperimentConfig
@@ -19,7 +21,8 @@ from baklava.system.files import atomic
 def write_experiment(name: str, overrides: Sequence[str]) -> None:
     """Write `conf/experiment/<name>.yaml` with the settings in `overrides`, and check that it gives the same settings.
 
-    Raises `UserError` for settings that are wrong or cannot be kept in a file, and where the file is there already.
+    Where the package is installed from a wheel, its `conf/`, `workflow/` and Snakefile are copied into the current folder
+    first. Raises `UserError` for settings that are wrong or cannot be kept in a file, and where the file is there already.
     """
     try:
         TypeAdapter(Name).validate_python(name)
@@ -31,9 +34,10 @@ def write_experiment(name: str, overrides: Sequence[str]) -> None:
     settings = [_parts(override) for override in overrides]
     config = compose([*overrides, f"name='{name}'"])
     values = _to_file(name, settings, config)
-    text = (
-        f"# @package _global_\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)}"
-    )
+    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    if path.is_relative_to(WORKFLOW_FILES):
+        _copy_workflow()
+        path = Path.cwd() / path.relative_to(WORKFLOW_FILES)
     with atomic(path) as unfinished:
         unfinished.write_text(f"# @package _global_\n{text}", encoding="utf-8")
     try:
@@ -43,6 +47,14 @@ def write_experiment(name: str, overrides: Sequence[str]) -> None:
         path.unlink()
         raise
     print(f"{path}; run it with `baklava run experiment={name}`")
+
+
+def _copy_workflow() -> None:
+    """Copy what the wheel brings along into the current folder, where it can be edited."""
+    for source in WORKFLOW_FILES.iterdir():
+        if Path(source.name).exists():
+            raise UserError(f"{Path.cwd() / source.name}: there already; run `baklava new` in a folder without it")
+    shutil.copytree(WORKFLOW_FILES, Path.cwd(), dirs_exist_ok=True)
 
 
 def _parts(override: str) -> Parts:
