@@ -18,7 +18,6 @@ from baklava.experiment.old_names import with_new_names
 from baklava.experiment.overrides import apply, as_text, named, readable
 from baklava.experiment.schema import ExperimentConfig
 
-
 # What a wheel brings along (setup.py): conf/, workflow/ and the Snakefile. The repository does not have this folder.
 WORKFLOW_FILES = Path(__file__).resolve().parents[1] / "workflow_files"
 

@@ -21,8 +21,8 @@ from baklava.system.files import atomic
 def write_experiment(name: str, overrides: Sequence[str]) -> None:
     """Write `conf/experiment/<name>.yaml` with the settings in `overrides`, and check that it gives the same settings.
 
-    Where the package is installed from a wheel, its `conf/`, `workflow/` and Snakefile are copied into the current folder
-    first. Raises `UserError` for settings that are wrong or cannot be kept in a file, and where the file is there already.
+    Where the package was installed from a wheel, its `conf/`, `workflow/` and Snakefile are copied into the current
+    folder first. Raises `UserError` for settings that are wrong or cannot be kept in a file, and for one that is there.
     """
     try:
         TypeAdapter(Name).validate_python(name)
