@@ -1,4 +1,4 @@
-"""The settings that docs/slurm.md has for administrators, as sbatch receives them: small rules with our rules' names."""
+"""What docs/slurm.md has administrators set, as sbatch receives it from small rules with the names of ours."""
 
 from __future__ import annotations
 
