@@ -44,7 +44,8 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 
 def code_of(text: str) -> str:
     """Fenced blocks and code spans of a page, one per line; Python, JSON and YAML left out."""
-    fenced = re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    fenced = [block for language, block in blocks if not language]
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
     return "\n".join(
         [*fenced, *(span for span in spans if "(" not in span and '="' not in span.partition("overrides")[0])]
