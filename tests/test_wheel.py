@@ -20,7 +20,7 @@ def test_an_installed_package_begins_a_project_in_an_empty_folder(repository: Pa
         return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
     made = baklava("new", "mine", "experiment=smoke")
-    assert made.stdout.startswith(f"{project}/conf/experiment/mine.yaml; run it with `snakemake"), made.stderr
+    assert made.stdout.startswith(f"{project}/conf/experiment/mine.yaml; run it with `baklava run"), made.stderr
     for name in ("Snakefile", "conf/config.yaml", "workflow/rules/common.smk", "workflow/profiles/slurm/config.yaml"):
         assert (project / name).read_bytes() == (repository / name).read_bytes()
     (project / "conf").rename(project / "kept")
