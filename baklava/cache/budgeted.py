@@ -32,7 +32,8 @@ class BudgetedCache(AttendedCache):
     """A `transformers` cache in which every KV cache keeps as many entries of the context as its budget says.
 
     The first tokens that it is given are the context (`prefill` reads one in chunks). Each layer is compressed before
-    the next layer runs, so that peak memory is the compressed cache and one full layer. Evicted entries are really
+    the next layer runs, so that peak memory is the compressed cache and one full layer; only policies whose layers
+    compete (`layer_...`) need all layers in full until the last has been read. Evicted entries are really
     gone: storage is ragged. `get_seq_length()` is the number of tokens seen, so that positions stay true. Tokens after
     the context (question, answer) are appended (`decoding` "grow"), or overwrite the least important entries so that
     no KV cache ever exceeds its budget ("fixed"; the tokens of one step still see each other).
@@ -70,6 +71,8 @@ class BudgetedCache(AttendedCache):
         layers = build_layers(decoder, lambda budget_index, i: BudgetedLayer(budget_index, i, text, settings, decoding))
         super().__init__(text, decoder, layers)
         self._settings = settings
+        for layer in (budgeted := self.budgeted_layers):
+            layer.all_layers = budgeted
         switch = switch_of(text)
         self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
         self._prefilling = False
@@ -106,14 +109,13 @@ class BudgetedCache(AttendedCache):
             raise UserError(f"{n_rows} rows cannot be made of the context rows {contexts.tolist()} of {n_contexts}")
         context.check_attended()
         layers: list[Any] = cache.layers
-        full_layers: list[Any] = context.layers
-        for i, full in enumerate(full_layers):
-            layer = layers[i]
-            if isinstance(layer, BudgetedLayer):
-                assert isinstance(full, ContextLayer)
-                layer.compress(full, contexts, share=share)
-            else:
-                layers[i] = copy_window(full, contexts)
+        budgeted = [full for full in context.layers if isinstance(full, ContextLayer)]
+        counts = cache._settings.counts_of_layers(budgeted, contexts)
+        for layer, full, own in zip(cache.budgeted_layers, budgeted, counts, strict=True):
+            layer.compress(full, own, contexts, share=share)
+        for i, window in enumerate(context.layers):
+            if not isinstance(window, ContextLayer):
+                layers[i] = copy_window(window, contexts)
         return cache
 
     def __bool__(self) -> bool:
@@ -211,10 +213,9 @@ class BudgetedCache(AttendedCache):
             raise UserError("the last pass broke off between two layers; call reset() and read the context again")
         prompt = find_generate_prompt(self, keys.shape[2])
         first = self.budgeted_layers[0]
-        first.check(keys, 1 if prompt is None else prompt.copies)
+        first.check(keys, prompt)
         if first.compressed is not None or self._prefilling:
             return
-        self._settings.check_projections()
         if not seen and prompt is not None and prompt.n_left != keys.shape[2]:
             shape = (keys.shape[0], prompt.n_left)
             self._expect(prompt.n_left, padding_of_tokens(prompt.mask, shape))

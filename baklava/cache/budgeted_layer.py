@@ -14,6 +14,7 @@ from baklava.cache.attended import AttendingLayer
 from baklava.cache.attention.dense import attach
 from baklava.cache.attention.ragged_attention import ragged_attention
 from baklava.cache.compress import CompressedContext, RowSettings, compress
+from baklava.cache.generate_call import Prompt
 from baklava.cache.padding import check_context
 from baklava.cache.prefill import ContextLayer
 from baklava.cache.suffix import Suffix
@@ -38,6 +39,7 @@ class BudgetedLayer(AttendingLayer):
         self._settings = settings
         self._decoding = decoding
         self.is_croppable = decoding == "grow"
+        self.all_layers: list[BudgetedLayer] = [self]  # those that have budgets
         self.reset()
 
     def reset(self) -> None:
@@ -72,11 +74,18 @@ class BudgetedLayer(AttendingLayer):
             return self.compressed.counts.shape[0]
         return 0 if self._context is None else self._context.n_rows
 
-    def check(self, keys: Tensor, copies: int) -> None:
-        """Raises `UserError` for a pass that does not fit what was read before, or the budgets."""
+    def check(self, keys: Tensor, prompt: Prompt | None) -> None:
+        """Raises `UserError` for a pass that does not fit what was read before, the budgets, or the policies."""
         n_rows, n_held = keys.shape[0], self.n_rows
+        if self.compressed is None:
+            self._settings.check_projections()
+            if self._settings.needs_all_layers and prompt is not None and prompt.n_left < keys.shape[2]:
+                raise UserError(
+                    "where all layers compete (layer_...), a context is read before anything after it; assisted and "
+                    "prompt lookup decoding read both in one pass, so call cache.prefill(model, ...) first"
+                )
         if not n_held:
-            self._settings.check_rows(n_rows, copies)
+            self._settings.check_rows(n_rows, 1 if prompt is None else prompt.copies)
         elif n_rows != n_held:
             repeats = n_rows // n_held
             remedy = "make a new BudgetedCache for another batch size"
@@ -120,7 +129,7 @@ class BudgetedLayer(AttendingLayer):
         context_mask = None if mask is None else mask[:, :, :n, : key.shape[2]]
         output = self._context.attend(query[:, :, :n], key, value, context_mask, scaling=scaling, softcap=softcap)
         if self.context_length in (None, self._context.seen):
-            self.compress(self._context, torch.arange(query.shape[0]))
+            self._compress_read(torch.arange(query.shape[0]))
         if self._beyond is None:
             return output
         keys, values = self._append(*self._beyond)
@@ -172,12 +181,27 @@ class BudgetedLayer(AttendingLayer):
         if self._suffix is not None:
             self._suffix.crop(n_new)
 
-    def compress(self, context: ContextLayer, source: Tensor, *, share: bool = False) -> None:
-        """Compress rows `source` `[B]` of a context as the policy and budgets of each row say."""
+    def _compress_read(self, rows: Tensor) -> None:
+        """Compress the context that has been read; where all layers compete, when it has been read by the last."""
+        if not self._settings.needs_all_layers:
+            context = self._context
+            assert context is not None
+            counts = self._settings.counts(self._budget_index, context.lengths())
+            self.compress(context, counts, rows)
+        elif self is self.all_layers[-1]:
+            contexts = [layer._context for layer in self.all_layers]
+            full = [context for context in contexts if context is not None]
+            for layer, context, counts in zip(
+                self.all_layers, full, self._settings.counts_of_layers(full, rows), strict=True
+            ):
+                layer.compress(context, counts, rows)
+
+    def compress(self, context: ContextLayer, counts: Tensor, source: Tensor, *, share: bool = False) -> None:
+        """Compress rows `source` `[B]` of a context to `counts` `[B, Hkv]` entries, as the policy of each row says."""
         if not self.is_initialized:
             assert context.keys is not None and context.values is not None
             self.lazy_initialization(context.keys, context.values)
-        self.compressed = compress(context, self._settings, self._budget_index, source, share=share)
+        self.compressed = compress(context, self._settings, counts, source, share=share)
         self.seen = context.seen
         self._rotation = context.rotation
         self._context = None

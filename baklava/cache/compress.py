@@ -68,6 +68,11 @@ class RowSettings:
         """Raises `UserError` if a policy needs output projections that were not found."""
         check_paths(self.policies, self._paths)
 
+    @property
+    def needs_all_layers(self) -> bool:
+        """Whether a row's policy can cut no layer before all have been read."""
+        return any(policy.needs_all_layers for policy in self.policies)
+
     def path(self, layer_index: int) -> AttentionPath | None:
         return None if self._paths is None else self._paths[layer_index]
 
@@ -99,6 +104,16 @@ class RowSettings:
                 self._entries[index, length] = self._budgets_of(index, length).entries(length)
             rows.append(self._entries[index, length][budget_index])
         return torch.from_numpy(np.stack(rows))
+
+    def counts_of_layers(self, contexts: Sequence[ContextLayer], source: Tensor) -> list[Tensor]:
+        """What `counts` says for every layer, after the competition of policies that need all of them.
+
+        Row `b` comes from row `source[b]` of the contexts.
+        """
+        lengths = _lengths(contexts[0], source).tolist()
+        counts = torch.stack([self.counts(index, lengths) for index in range(len(contexts))])
+        policies = [self.policy(row, len(source)) for row in range(len(source))]
+        return list(compete_over_layers(contexts, policies, counts, source))
 
     def _budgets_of(self, index: int, length: int) -> Budgets:
         """The budgets for a context of `length` tokens; a short one is kept whole."""
@@ -167,18 +182,35 @@ class CompressedContext:
         self.written += n_new
 
 
+def compete_over_layers(
+    contexts: Sequence[ContextLayer], policies: Sequence[EvictionPolicy], counts: Tensor, source: Tensor
+) -> Tensor:
+    """Counts `[L, B, Hkv]` of all layers as distributed by those of the rows' policies that need all layers."""
+    counts = counts.clone()
+    for policy in dict.fromkeys(policies):
+        if not policy.needs_all_layers:
+            continue
+        rows = torch.tensor([row for row, own in enumerate(policies) if own == policy])
+        for layers in zip(*(context.scores(policy) for context in contexts), strict=True):
+            members = layers[0].group.indices_of(source[rows])
+            for row, member in zip(rows.tolist(), members.tolist(), strict=True):
+                if member >= 0:
+                    scores = [layer.scores[member] for layer in layers]
+                    counts[:, row] = policy.distribute_over_layers(scores, counts[:, row])
+    return counts
+
+
 def compress(
-    context: ContextLayer, settings: RowSettings, budget_index: int, source: Tensor, *, share: bool = False
+    context: ContextLayer, settings: RowSettings, counts: Tensor, source: Tensor, *, share: bool = False
 ) -> CompressedContext:
-    """Keep the best entries of every row and KV head, as its policy ranks them and its budget allows.
+    """Keep the best entries of every row and KV head, as its policy ranks them and `counts` `[B, Hkv]` allow.
 
     Row `b` of the result comes from row `source[b]` of the context. With `share`, KV caches that are fully kept read
     the context itself, and cannot be overwritten.
     """
     assert context.keys is not None and context.values is not None
     n_rows = len(source)
-    lengths = torch.tensor(context.lengths())[source.cpu()]
-    counts = settings.counts(budget_index, lengths.tolist())
+    lengths = _lengths(context, source)
     device = context.keys.device
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
     counts, rank, sinks = rank_entries(context, policies, counts, source)
@@ -187,6 +219,10 @@ def compress(
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
     ring = _build_ring(rank[kept], counts.flatten(), ring_counts)
     return CompressedContext(counts, lengths, entries, ring, ring_counts)
+
+
+def _lengths(context: ContextLayer, source: Tensor) -> Tensor:
+    return torch.tensor(context.lengths())[source.cpu()]
 
 
 def rank_entries(

@@ -75,6 +75,7 @@ class ContextLayer(AttendingLayer):
         self._length = length
         self._padding = padding
         self._groups: list[RowGroup] = []
+        self._scored: dict[EvictionPolicy, list[ScoredGroup]] = {}
         self._scaling = 1.0
         self._softcap: float | None = None
         self.rotation = RotationWatch(config)
@@ -111,6 +112,7 @@ class ContextLayer(AttendingLayer):
             self._groups = _group_rows(padding_of_attention(mask) if self._padding is None else self._padding)
         self.rotation.check(self.seen - min(group.padding for group in self._groups))
         self._scaling, self._softcap = scaling, softcap
+        self._scored.clear()
         for group in self._groups:
             n_padding = max(0, group.padding - self.observed)  # of this chunk
             queries = group.select(query, skip=n_padding)
@@ -136,11 +138,15 @@ class ContextLayer(AttendingLayer):
     def scores(self, policy: EvictionPolicy) -> list[ScoredGroup]:
         """Let a policy score the context, for each group of rows."""
         assert self.keys is not None and self.values is not None
+        if policy in self._scored:
+            return self._scored[policy]
         scored = []
         for group in self._groups:
             context = self._context(group, self.keys, self.values)
             scores = policy.score(context, group.states.get(policy))
             scored.append(ScoredGroup(group, scores, policy.order(scores, context)))
+        if policy.needs_all_layers:  # asked for twice: for the competition, and for each layer's ranks
+            self._scored[policy] = scored
         return scored
 
     @property

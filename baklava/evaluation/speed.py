@@ -56,7 +56,7 @@ def _time_run(loaded: LoadedModel, cell: CellSpec, ids: Tensor, n_tokens: int) -
     if cuda:
         torch.cuda.reset_peak_memory_stats(loaded.device)
     before = torch.cuda.memory_allocated(loaded.device) if cuda else 0
-    cache = BudgetedCache(loaded.model.config, cell.budgets, cell.policy, compress_above=0)
+    cache = BudgetedCache(loaded.model, cell.budgets, cell.policy, compress_above=0)
 
     def step(tokens: Tensor) -> Tensor:
         with fixed_rotation(loaded.model, ids.shape[1] + n_tokens):

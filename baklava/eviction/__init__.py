@@ -14,6 +14,7 @@ from baklava.eviction.h2o import H2O as H2O
 from baklava.eviction.keydiff import KeyDiff as KeyDiff
 from baklava.eviction.keydiff_recent import KeyDiffRecent as KeyDiffRecent
 from baklava.eviction.knorm import Knorm as Knorm
+from baklava.eviction.layer_ada import LayerAda as LayerAda
 from baklava.eviction.random import Random as Random
 from baklava.eviction.snapkv import SnapKV as SnapKV
 from baklava.eviction.streaming_llm import StreamingLLM as StreamingLLM
@@ -22,8 +23,12 @@ from baklava.system.registry import families_of
 
 POLICIES: dict[str, type[EvictionPolicy]] = families_of(EvictionPolicy)
 
+_PUBLISHED: dict[str, Callable[[], EvictionPolicy]] = {
+    "layer_defensive": lambda: LayerAda(inner=Defensive(), floor=0.0),
+}
 _PREFIXES: dict[str, Callable[[EvictionPolicy], EvictionPolicy]] = {
     "ada_": lambda inner: AdaKV(inner=inner),
+    "layer_ada_": lambda inner: LayerAda(inner=inner),
     "critical_": lambda inner: Critical(inner=_unweighted(inner)),
 }
 # The names that messages list. Others work too: a prefix goes before whatever it can go over.
@@ -31,8 +36,9 @@ NAMES = tuple(
     sorted(
         {
             *POLICIES,
+            *_PUBLISHED,
             *(f"ada_{family}" for family, policy in POLICIES.items() if policy.level == 0),
-            *("critical_snapkv", "critical_expected_attention", "ada_critical_snapkv"),
+            *("critical_snapkv", "critical_expected_attention", "ada_critical_snapkv", "layer_ada_snapkv"),
         }
     )
 )
@@ -48,6 +54,8 @@ def policy_named(name: str) -> EvictionPolicy:
 def _made(name: str) -> EvictionPolicy | None:
     if name in POLICIES:
         return POLICIES[name]()
+    if name in _PUBLISHED:
+        return _PUBLISHED[name]()
     for prefix, over in _PREFIXES.items():
         if name.startswith(prefix) and (inner := _made(name.removeprefix(prefix))) is not None:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,6 +62,11 @@ class EvictionPolicy:
         """Whether `score` or `order` asks the context for the output projection."""
         return False
 
+    @property
+    def needs_all_layers(self) -> bool:
+        """Whether KV caches of all layers compete, so that none can be cut before the last layer has been read."""
+        return False
+
     def protected_first(self, budget: int) -> int:
         """Return how many entries at the start (attention sinks) outrank all others; the earliest ranks first."""
         return 0
@@ -92,6 +98,13 @@ class EvictionPolicy:
         """Decide how many entries each KV cache keeps, `[B, Hkv]`, from scores `[B, Hkv, S]` and budgets `[B, Hkv]`.
 
         The sum over a layer's KV heads must not change. Most policies keep the budgets as they are.
+        """
+        return budgets
+
+    def distribute_over_layers(self, scores: Sequence[Tensor], budgets: Tensor) -> Tensor:
+        """Decide how many entries each KV cache of one row keeps, `[L, Hkv]`, from all layers' scores, each `[Hkv, S]`.
+
+        For policies that need all layers; the sum of the budgets `[L, Hkv]` must not change.
         """
         return budgets
 

@@ -23,7 +23,7 @@ from baklava.budgets import Budgets
 from baklava.cache.attended import AttendedCache, AttendingLayer
 from baklava.cache.attention.dense import attach, soft_cap
 from baklava.cache.attention.precision import at_least_float32
-from baklava.cache.compress import rank_entries
+from baklava.cache.compress import compete_over_layers, rank_entries
 from baklava.cache.layers import build_layers, copy_window
 from baklava.cache.prefill import ContextCache, ContextLayer
 from baklava.decoder.config import decoder_of, text_config
@@ -71,7 +71,9 @@ class InfluenceCache(AttendedCache):
         decoder, text = decoder_of(config), text_config(config)
         full: list[Any] = context.layers
         length = full[decoder.budgeted_layers[0]].seen
-        current = torch.from_numpy(budgets.entries(length))
+        row, budgeted = torch.zeros(1, dtype=torch.int64), [full[i] for i in decoder.budgeted_layers]
+        current = torch.from_numpy(budgets.entries(length))[:, None]
+        current = compete_over_layers(budgeted, [policy], current, row)[:, 0]
         at_levels = torch.tensor([round(level * length) for level in LEVELS])
 
         def build(budget_index: int, layer: int) -> InfluenceLayer:
@@ -80,7 +82,7 @@ class InfluenceCache(AttendedCache):
             distributed, rank, _ = rank_entries(
                 full[layer], [policy] * len(counts), counts, torch.zeros(len(counts), dtype=torch.int64)
             )
-            # A level is one KV cache's own, whatever the others of its layer would win or lose.
+            # A level is one KV cache's own, whatever the others would win or lose.
             counts[:1] = distributed[:1]
             kept = rank < counts.to(rank.device)[:, :, None]
             return InfluenceLayer(full[layer], kept[0], kept[1:])

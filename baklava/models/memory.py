@@ -18,7 +18,8 @@ class Workload:
     """`batch` sequences of `context` tokens at once, each followed by at most `new_tokens` tokens.
 
     `rows` sequences are read at a time, in one pass or in chunks of `chunk` tokens. Only contexts are compressed; new
-    tokens keep all their entries.
+    tokens keep all their entries. With `all_layers` no layer is compressed before the last has been read, as eviction
+    policies need it whose layers compete.
     """
 
     context: int
@@ -26,6 +27,7 @@ class Workload:
     batch: int
     rows: int
     chunk: int
+    all_layers: bool = False
 
 
 def activation_bytes(shape: ModelShape, n_tokens: int, *, itemsize: int, rows: int) -> int:
@@ -72,7 +74,8 @@ def divide_memory(
 ) -> Division:
     """Divide the `available` bytes that the weights leave free.
 
-    In one pass, each layer is compressed before the next is read, but all tokens have activations at once. In chunks,
+    In one pass, each layer is compressed before the next is read (not with `all_layers`), but all tokens have
+    activations at once. In chunks,
     few tokens have activations, but all layers of the sequences being read stay uncompressed until their context ends.
     The way that leaves more for the KV caches is chosen, or, where neither leaves the least acceptable share, the one
     that lacks less. Decoding needs the activations of one token per sequence.
@@ -87,18 +90,18 @@ def divide_memory(
     all_caches = KV_OVERHEAD * work.batch * sequence
 
     one_pass = activation_bytes(shape, work.rows * work.context, itemsize=itemsize, rows=work.rows)
-    one_pass += work.rows * sequence // shape.n_layers
+    one_pass += work.rows * sequence // (1 if work.all_layers else shape.n_layers)
     chunk = min(work.chunk, work.context)
     mask = chunk * work.context * itemsize
     chunks = activation_bytes(shape, work.rows * chunk, itemsize=itemsize, rows=work.rows) + mask
     chunks += work.rows * sequence
     decoding = activation_bytes(shape, work.batch, itemsize=itemsize, rows=work.batch)
 
-    share_pass = (left - one_pass) / all_caches
-    others = KV_OVERHEAD * (work.batch - work.rows) * sequence
-    share_chunks = (left - chunks) / others if others else (1.0 if left >= chunks else -1.0)
+    others = KV_OVERHEAD * (work.batch - work.rows) * sequence  # compressed when the last sequences have been read
+    beside = others if work.all_layers else all_caches
+    share_pass, share_chunks = _share(left - one_pass, beside), _share(left - chunks, others)
     chunked = share_chunks > share_pass and share_pass < 1.0
-    needed_pass, needed_chunks = one_pass + least_share * all_caches, chunks + least_share * others
+    needed_pass, needed_chunks = one_pass + least_share * beside, chunks + least_share * others
     if max(share_pass, share_chunks) < least_share:
         chunked = needed_chunks < needed_pass
     share = min((left - decoding) / all_caches, share_chunks if chunked else share_pass)
@@ -111,3 +114,8 @@ def divide_memory(
         share=share,
         missing=max(0, math.ceil(needed - left)),
     )
+
+
+def _share(left: float, full: float) -> float:
+    """The share of `full` bytes that `left` bytes hold; where there is nothing to hold, whether any are left."""
+    return left / full if full else (1.0 if left >= 0 else -1.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baklava.errors import UserError
-from baklava.experiment.components import ModelConfig
+from baklava.experiment.components import EvictionConfig, ModelConfig
 from baklava.experiment.compose import compose
 from baklava.experiment.jobs import AllocateJob
 from baklava.experiment.paths import ExperimentPaths, ratio_name
@@ -35,12 +35,12 @@ def plan(overrides: Sequence[str]) -> None:
             f"add it with allocator={allocator}"
         )
     for name, model in config.models.items():
-        ratio = _plan_model(model, config.plan)
+        ratio = _plan_model(model, config.plan, *next(iter(config.evictions.items())))
         if allocator is not None:
             _write_budgets(config, name, allocator, ratio)
 
 
-def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
+def _plan_model(model: ModelConfig, settings: PlanConfig, eviction: str, policy: EvictionConfig) -> float:
     """Print how the memory divides for one model, and return the ratio that fits."""
     memory = settings.gpu_memory if settings.gpu_memory is not None else _device_memory(model)
     shape, itemsize, weights = read_shape(model), ITEMSIZE[model.dtype], weight_bytes(model)
@@ -50,16 +50,18 @@ def _plan_model(model: ModelConfig, settings: PlanConfig) -> float:
         batch=settings.batch,
         rows=min(settings.prefill_rows, settings.batch),
         chunk=settings.prefill_chunk,
+        all_layers=policy.build().needs_all_layers,
     )
     available = memory - settings.reserve - weights
     least = 1.0 - settings.largest_ratio
     division = divide_memory(shape, work, available=available, itemsize=itemsize, least_share=least)
     per_token = shape.n_layers * shape.kv_bytes_per_token(itemsize)
     way = f"in chunks of {work.chunk}" if division.chunked else "in one pass"
+    whole = f"; {eviction} compresses no layer before all are read" if work.all_layers else ""
     rows = [
         ("weights", weights, model.dtype),
         ("plan.reserve", settings.reserve, "for the device and its allocator"),
-        ("reading a context", division.reading, f"estimate; {work.rows} at a time, {way}"),
+        ("reading a context", division.reading, f"estimate; {work.rows} at a time, {way}{whole}"),
         ("kept whole", division.unbudgeted, "new tokens and sliding windows"),
         ("KV caches", division.kv_full, f"uncompressed; {format_size(per_token)} per token"),
     ]

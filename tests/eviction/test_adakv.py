@@ -6,49 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from competition import INNER, naive_winners
 from hypothesis import given
 from hypothesis import strategies as st
 from layer_contexts import kept, random_layer, scores_of
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
-from baklava.eviction import H2O, TOVA, AdaKV, EvictionPolicy, ExpectedAttention, Knorm, Random, SnapKV, StreamingLLM
-
-INNER: list[EvictionPolicy] = [
-    SnapKV(window_size=3),
-    H2O(),
-    StreamingLLM(n_sink=2),
-    ExpectedAttention(n_sink=1),
-    Knorm(),
-    Random(),
-    TOVA(),
-]
-
-
-def naive(scores: Tensor, budgets: Sequence[int], policy: AdaKV) -> list[int]:
-    """Entries that each KV head of a row keeps: one after another goes to the head with the best claim."""
-    n_entries = scores.shape[-1]
-    claims = []
-    for head, budget in enumerate(budgets):
-        order = kept_in_order(scores[head], policy.inner, budget)
-        n_protected = policy.inner.protected_first(budget) + policy.inner.protected_last(budget)
-        sure = max(min(budget, 1) if policy.floor else 0, int(policy.floor * budget))
-        for rank, entry in enumerate(order):
-            # floor before protected before others; ties go to the lower head
-            level, value = (0, 0.0) if rank < sure else (1, rank) if rank < n_protected else (2, -scores[head, entry])
-            claims.append((level, float(value), head * n_entries + rank))
-    winners = sorted(claims)[: sum(budgets)]
-    return [sum(claim[2] // n_entries == head for claim in winners) for head in range(len(budgets))]
-
-
-def kept_in_order(scores: Tensor, inner: EvictionPolicy, budget: int) -> list[int]:
-    """Entries of one KV cache, the last to be evicted first."""
-    n_entries = scores.shape[-1]
-    first = list(range(min(inner.protected_first(budget), n_entries)))
-    n_last = min(inner.protected_last(budget), n_entries)
-    last = [entry for entry in reversed(range(n_entries - n_last, n_entries)) if entry not in first]
-    others = [entry for entry in range(n_entries) if entry not in {*first, *last}]
-    return first + last + sorted(others, key=lambda entry: -float(scores[entry]))
+from baklava.eviction import H2O, TOVA, AdaKV, Knorm, SnapKV
 
 
 @st.composite
@@ -69,7 +33,7 @@ def test_totals_stay_floors_hold_and_the_best_entries_win(layer: tuple[AdaKV, in
         assert sum(won) == sum(own)
         assert all(int(policy.floor * budget) <= n <= n_entries for budget, n in zip(own, won, strict=True))
         assert all(n > 0 for budget, n in zip(own, won, strict=True) if budget and policy.floor)
-        assert won == naive(scores[row], own, policy)
+        assert won == naive_winners(scores[row], own, policy.inner, policy.floor)
 
 
 def test_attention_kept_is_no_less_than_with_equal_budgets() -> None:

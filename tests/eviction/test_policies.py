@@ -23,6 +23,7 @@ from baklava.eviction import (
     DropKV,
     EvictionPolicy,
     ExpectedAttention,
+    LayerAda,
     SnapKV,
     StreamingLLM,
     policy_named,
@@ -42,6 +43,7 @@ EVERY = [
     Critical(inner=H2O(), first=0.0),
     AdaKV(inner=Defensive(window_size=3, mass=0.5), floor=0.0),
     DropKV(window_size=3, kernel_size=1),
+    LayerAda(inner=Critical(inner=H2O()), floor=0.0),
     AdaKV(inner=Critical(inner=StreamingLLM(), first=1.0)),
 ]
 every_policy = pytest.mark.parametrize("policy", EVERY, ids=str)
@@ -151,6 +153,17 @@ def test_a_layer_keeps_what_its_budgets_add_up_to(policy: EvictionPolicy) -> Non
 
 
 @every_policy
+def test_all_layers_keep_what_their_budgets_add_up_to(policy: EvictionPolicy) -> None:
+    scores = [scores_of(policy, *random_layer(40, seed=layer))[0] for layer in range(3)]
+    for budgets in ([[10, 10, 10]] * 3, [[40, 0, 3], [0, 0, 0], [40, 40, 1]], [[0, 0, 0]] * 3, [[40, 40, 40]] * 3):
+        counts = policy.distribute_over_layers(scores, torch.tensor(budgets))
+        assert counts.sum() == sum(map(sum, budgets))
+        assert bool((counts >= 0).all() and (counts <= 40).all())
+        if not policy.needs_all_layers:
+            assert counts.tolist() == budgets
+
+
+@every_policy
 def test_keys_of_length_zero_do_no_harm(policy: EvictionPolicy) -> None:
     queries, context = random_layer(12)
     context.keys.zero_()
@@ -183,8 +196,9 @@ def test_a_choice_in_conf_is_the_policy_of_that_name(path: Path) -> None:
 
 
 def test_ada_kv_goes_over_every_other_policy_by_name() -> None:
-    for family in set(POLICIES) - {"adakv"}:
+    for family in set(POLICIES) - {"adakv", "layer_ada"}:
         assert policy_named(f"ada_{family}") == AdaKV(inner=POLICIES[family]())
-    for name in ("ada_adakv", "critical_adakv", "critical_ada_snapkv", "critical_nope", "ada_"):
+    assert policy_named("layer_ada_critical_tova") == LayerAda(inner=Critical(inner=POLICIES["tova"]()))
+    for name in ("ada_adakv", "critical_adakv", "critical_ada_snapkv", "layer_ada_ada_tova", "critical_nope", "ada_"):
         with pytest.raises(UserError, match=rf"unknown eviction policy '{name}'; known: ada_critical_snapkv, .*tova"):
             policy_named(name)

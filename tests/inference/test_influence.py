@@ -35,7 +35,7 @@ def budgets_for(loaded: LoadedModel) -> Budgets:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "phi3", "gemma2", "gemma3"])
-@pytest.mark.parametrize("policy", ["streaming_llm", "keydiff", "h2o", "ada_snapkv"])
+@pytest.mark.parametrize("policy", ["streaming_llm", "keydiff", "h2o", "ada_snapkv", "layer_ada_critical_h2o"])
 def test_what_is_differentiated_is_what_a_budgeted_cache_computes(family: str, policy: str) -> None:
     loaded = load(family)
     chosen = policy_named(policy) if policy != "ada_snapkv" else policy_named("adakv")

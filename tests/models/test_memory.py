@@ -39,16 +39,19 @@ def test_kv_caches_are_two_vectors_per_layer_head_and_token() -> None:
     batch=st.integers(1, 16),
     rows=st.integers(1, 4),
     chunk=st.integers(1, 8192),
+    all_layers=st.booleans(),
 )
-def test_what_fits_fits_and_more_would_not(available: int, context: int, batch: int, rows: int, chunk: int) -> None:
-    work = Workload(context=context, new_tokens=100, batch=batch, rows=min(rows, batch), chunk=chunk)
+def test_what_fits_fits_and_more_would_not(
+    available: int, context: int, batch: int, rows: int, chunk: int, all_layers: bool
+) -> None:
+    work = Workload(context, new_tokens=100, batch=batch, rows=min(rows, batch), chunk=chunk, all_layers=all_layers)
     division = divide_memory(LLAMA_3_8B, work, available=available, itemsize=2)
     sequence = context * 32 * LLAMA_3_8B.kv_bytes_per_token(2)
 
     def peak(share: float) -> float:
         compressed = KV_OVERHEAD * share * sequence
         decoding = batch * compressed + activation_bytes(LLAMA_3_8B, batch, itemsize=2, rows=batch)
-        n_compressed = batch - work.rows if division.chunked else batch
+        n_compressed = batch - work.rows if division.chunked or all_layers else batch
         return division.unbudgeted + max(decoding, n_compressed * compressed + division.reading)
 
     if 0 < division.share < 1:
@@ -68,6 +71,15 @@ def test_chunks_are_taken_where_they_leave_more() -> None:
     assert divide_memory(LLAMA_3_8B, replace(WORK, batch=8), available=16 * GIB, itemsize=2).chunked
     thin = replace(LLAMA_3_8B, intermediate=1, n_q_heads=8, hidden=64)  # so little to activate that a pass is cheaper
     assert not divide_memory(thin, WORK, available=16 * GIB, itemsize=2).chunked
+
+
+def test_where_all_layers_wait_reading_takes_no_less_than_the_full_caches() -> None:
+    one = replace(WORK, batch=1, context=4096)
+    plain, waiting = (
+        divide_memory(LLAMA_3_8B, replace(one, all_layers=waits), available=GIB, itemsize=2) for waits in (False, True)
+    )
+    assert plain.kv_full <= waiting.reading > plain.reading
+    assert plain.kv_full > plain.reading
 
 
 def test_more_memory_never_needs_a_higher_ratio() -> None:

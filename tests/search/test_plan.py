@@ -56,6 +56,9 @@ def test_more_context_needs_a_higher_ratio_and_more_memory_a_lower_one(capsys: p
     assert ratio_of(planned(capsys, "plan.batch=5")) > ratio
     assert ratio_of(planned(capsys, "plan.gpu_memory=90MiB")) < ratio
     assert "fits without compression" in planned(capsys, "plan.gpu_memory=1GiB")
+    waiting = planned(capsys, "eviction=layer_ada_snapkv")
+    assert ratio_of(waiting) > ratio
+    assert "; layer_ada_snapkv compresses no layer before all are read" in waiting
 
 
 def test_what_does_not_fit_is_one_line_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,15 +29,20 @@ def kept_by(
 
     with torch.inference_mode():
         model(context, use_cache=False, observer=observer)
-    counts = budgets.entries(context.shape[1])
-    kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
+    counts = torch.from_numpy(budgets.entries(context.shape[1]))
     paths = find_paths(model, [policy]) or {}
-    for layer, (query, key, value) in enumerate(seen):
-        view = LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for, paths.get(layer))
-        scores = policy.score(view, policy.observe(None, query, view))
-        budget = policy.distribute(scores, torch.from_numpy(counts[layer])[None])
-        order = policy.order(scores, view)
-        for head, n in enumerate(budget[0].tolist()):
+    views = [
+        LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for, paths.get(layer))
+        for layer, (_, key, value) in enumerate(seen)
+    ]
+    scores = [
+        policy.score(view, policy.observe(None, query, view)) for view, (query, _, _) in zip(views, seen, strict=True)
+    ]
+    counts = policy.distribute_over_layers([layer[0] for layer in scores], counts)
+    kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
+    for layer, view in enumerate(views):
+        order = policy.order(scores[layer], view)
+        for head, n in enumerate(policy.distribute(scores[layer], counts[layer][None])[0].tolist()):
             best = raise_protected(order[0, head], policy, n).argsort(descending=True, stable=True)
             kept[layer, head, best[:n]] = True
     return kept

@@ -1,0 +1,36 @@
+"""All KV caches of a model compete for one budget."""
+
+from __future__ import annotations
+
+import torch
+from competition import INNER, naive_winners
+from hypothesis import given
+from hypothesis import strategies as st
+from layer_contexts import random_layer, scores_of
+
+from baklava.eviction import Defensive, LayerAda, SnapKV
+
+BUDGETS = st.lists(st.lists(st.integers(0, 12), min_size=3, max_size=3), min_size=1, max_size=3)
+
+
+@given(st.sampled_from(INNER), st.sampled_from([0.0, 0.2, 1.0]), BUDGETS, st.integers(0, 100))
+def test_the_model_is_one_layer_of_many_heads(inner, floor: float, budgets: list[list[int]], seed: int) -> None:
+    scores = [scores_of(inner, *random_layer(12, seed=seed + layer))[0] for layer in range(len(budgets))]
+    counts = LayerAda(inner=inner, floor=floor).distribute_over_layers(scores, torch.tensor(budgets))
+    flat = [budget for layer in budgets for budget in layer]
+    assert counts.flatten().tolist() == naive_winners(torch.cat(scores), flat, inner, floor)
+
+
+def test_a_layer_of_higher_scores_takes_the_budget_of_another() -> None:
+    policy = LayerAda(inner=SnapKV(window_size=4), floor=0.25)
+    scores = [scores_of(policy, *random_layer(60, seed=layer))[0] for layer in range(2)]
+    counts = policy.distribute_over_layers([scores[0], 1e-6 * scores[1]], torch.full((2, 3), 20))
+    assert counts[1].tolist() == [5, 5, 5]
+    assert int(counts.sum()) == 120
+
+
+def test_layers_on_one_scale_share_what_they_would_share_in_one() -> None:
+    policy = LayerAda(inner=Defensive(window_size=4), floor=0.0)
+    scores = scores_of(policy, *random_layer(60, rows=2))
+    swapped = policy.distribute_over_layers([scores[1], scores[0]], torch.full((2, 3), 20))
+    assert torch.equal(swapped.flip(0), policy.distribute_over_layers(list(scores), torch.full((2, 3), 20)))
