@@ -54,7 +54,7 @@ def main() -> None:
         candidates = {PLAIN: lambda c=context: prefill(model, c, "sdpa", lambda: DynamicCache(config=config))}
         for policy in arguments.policies:
             candidates[policy] = lambda c=context, p=policy: prefill(
-                model, c, "baklava", lambda: BudgetedCache(config, budgets, p, compress_above=0)
+                model, c, "baklava", lambda: BudgetedCache(model, budgets, p, compress_above=0)
             )
         with torch.inference_mode():
             times = measure.rounds(
