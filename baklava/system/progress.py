@@ -6,7 +6,8 @@ from tqdm import tqdm
 
 from baklava.system.job_log import tell
 
-AFTER = 10.0  # seconds of work from which the rest is estimated
+AFTER = 10.0  # seconds of work from which the rest is estimated,
+FRACTION = 0.05  # and how much of it: many answers begin together, and the first reading of prompts takes longest
 WORTH_SAYING = 60.0  # seconds that the rest takes at least, for a line
 
 
@@ -18,9 +19,10 @@ class Progress(tqdm):
     def update(self, n: float | None = 1) -> bool | None:
         shown = super().update(n)
         values = self.format_dict
-        if not self._estimated and values["elapsed"] >= AFTER and self.total and self.n:
+        if not self._estimated and self.total and self.n >= FRACTION * self.total and values["elapsed"] >= AFTER:
             self._estimated = True
-            remaining = values["elapsed"] * (self.total - self.n) / self.n
+            rate = values["rate"] or self.n / values["elapsed"]  # of late, where tqdm knows it
+            remaining = (self.total - self.n) / rate
             if remaining >= WORTH_SAYING:
                 done = f"{self.n:g} of {self.total:g} {self.unit}s"
                 tell(f"{self.desc}: about {describe_duration(remaining)} to go ({done})")

@@ -99,6 +99,9 @@ def test_a_long_rest_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatc
             bar.update()
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["grow m: about 1 min to go (1 of 4 prompts)"]
+    with Progress(total=100, desc="just begun", file=io.StringIO()) as bar:
+        bar.update(4)
+    assert capsys.readouterr().err == ""  # too little to tell
     monkeypatch.setattr(progress, "WORTH_SAYING", 60.0)
     with Progress(total=4, desc="quick", file=io.StringIO()) as bar:
         bar.update()
