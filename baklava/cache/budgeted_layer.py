@@ -78,7 +78,7 @@ class BudgetedLayer(AttendingLayer):
         """Raises `UserError` for a pass that does not fit what was read before, the budgets, or the policies."""
         n_rows, n_held = keys.shape[0], self.n_rows
         if self.compressed is None:
-            self._settings.check_projections()
+            self._settings.check_reading()
             if self._settings.needs_all_layers and prompt is not None and prompt.n_left < keys.shape[2]:
                 raise UserError(
                     "where all layers compete (layer_...), a context is read before anything after it; assisted and "

@@ -20,6 +20,7 @@ from baklava.decoder.attention_path import AttentionPath
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy, policy_named
 from baklava.eviction.base import raise_protected
+from baklava.eviction.kvzip import NEEDS_REPETITION
 
 
 class RowSettings:
@@ -64,8 +65,10 @@ class RowSettings:
         """Find the output projections of a model, if a policy needs them."""
         self._paths = self._paths or find_paths(model, self.policies)
 
-    def check_projections(self) -> None:
-        """Raises `UserError` if a policy needs output projections that were not found."""
+    def check_reading(self) -> None:
+        """Raises `UserError` if a policy needs a repetition, or output projections that were not found."""
+        if any(policy.repeats for policy in self.policies):
+            raise UserError(NEEDS_REPETITION)
         check_paths(self.policies, self._paths)
 
     @property

@@ -149,6 +149,16 @@ class ContextLayer(AttendingLayer):
             self._scored[policy] = scored
         return scored
 
+    def context_of(self, row: int) -> tuple[RowGroup, int, LayerContext]:
+        """The group of a batch row, its index there, and its context as that of a batch of one row."""
+        assert self.keys is not None and self.values is not None
+        for group in self._groups:
+            if (index := int(group.indices_of(torch.tensor([row])))) >= 0:
+                alone = slice(row, row + 1)
+                context = self._context(RowGroup(None, group.padding), self.keys[alone], self.values[alone])
+                return group, index, context
+        raise IndexError(row)
+
     @property
     def n_rows(self) -> int:
         return 0 if self.keys is None else self.keys.shape[0]
@@ -174,6 +184,14 @@ def _group_rows(padding: Tensor | None) -> list[RowGroup]:
     return [RowGroup((padding == n).nonzero().squeeze(-1), n) for n in distinct]
 
 
+@dataclass(frozen=True)
+class Repetition:
+    """What a second reading of the contexts took, in seconds, and its loss per token for each batch row."""
+
+    seconds: float
+    losses: Sequence[float]
+
+
 class ContextCache(AttendedCache):
     """A full cache whose eviction policies observe a context as it is read, to compress it in many ways later.
 
@@ -192,6 +210,7 @@ class ContextCache(AttendedCache):
     ):
         decoder, text = decoder_of(config), text_config(config)
         check_paths(policies, paths)
+        self.repetitions: dict[EvictionPolicy, Repetition] = {}
         by_layer = paths or {}
         layers = build_layers(decoder, lambda _, i: ContextLayer(i, text, policies, length, padding, by_layer.get(i)))
         super().__init__(text, decoder, layers)

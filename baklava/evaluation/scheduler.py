@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from baklava.evaluation.record_schema import Record
 from baklava.evaluation.sample_to_record import begin_record, fail_out_of_memory, score_answer, score_loss
 from baklava.evaluation.samples import EncodedSample, Request, batches, distinct_contexts, samples_of
+from baklava.eviction import EvictionPolicy
 from baklava.experiment.settings import EvaluateConfig
 from baklava.inference.batch import BatchState, answer_losses, compress_rows, prefill
 from baklava.inference.decoding import DecodingBatch, DecodingRow
@@ -29,7 +30,7 @@ class _PrefillBatch:
     samples: Sequence[EncodedSample]
     waiting: list[Request]
     prefilled: BatchState | None = None
-    seconds: float = 0.0  # of the prefill, per request
+    seconds: dict[EvictionPolicy, float] = field(default_factory=dict)  # of the prefill, per request of a policy
 
     @cached_property
     def contexts(self) -> list[tuple[int, ...]]:
@@ -122,7 +123,11 @@ class Scheduler:
         started = time.perf_counter()
         policies = [request.cell.policy for request in batch.waiting]
         batch.prefilled = prefill(self._loaded, batch.contexts, policies, batch.samples[0].rotated_for, self.chunk)
-        batch.seconds = (time.perf_counter() - started) / len(batch.waiting)
+        seconds, repetitions = time.perf_counter() - started, batch.prefilled.repetitions
+        shared = (seconds - sum(each.seconds for each in repetitions.values())) / len(policies)
+        batch.seconds = dict.fromkeys(policies, shared)
+        for policy, repetition in repetitions.items():  # on the account of those who need it
+            batch.seconds[policy] += repetition.seconds / policies.count(policy)
 
     def _n_beginning(self, batch: _PrefillBatch, n_active: int) -> int:
         """How many of the waiting requests begin now: 0 while there is room for few."""
@@ -196,8 +201,8 @@ class Scheduler:
         if self._task.by_loss:
             records = self._score_losses(state, requests, batch.seconds, started)
         else:
-            seconds = batch.seconds + (time.perf_counter() - started) / n
-            rows = [_decoding_row(request, seconds) for request in requests]
+            seconds = (time.perf_counter() - started) / n
+            rows = [_decoding_row(request, batch.seconds[request.cell.policy] + seconds) for request in requests]
             questions = [request.encoded.question for request in requests]
             records = self._score(self._decoding.add_rows(state, questions, rows))
         del batch.waiting[:n]
@@ -210,14 +215,17 @@ class Scheduler:
         return [score_answer(self._loaded, self._task, row.request, row.tokens, row.seconds) for row in rows]
 
     def _score_losses(
-        self, state: BatchState, requests: Sequence[Request], seconds: float, started: float
+        self, state: BatchState, requests: Sequence[Request], read: Mapping[EvictionPolicy, float], started: float
     ) -> list[Record]:
         """Records of answers that are read: losses per token, and as scores geometric mean probabilities."""
         questions = [request.encoded.question for request in requests]
         answers = [request.encoded.answer for request in requests]
         losses = answer_losses(self._loaded, state, questions, answers).tolist()
-        seconds += (time.perf_counter() - started) / len(requests)
-        return [score_loss(request, loss, seconds) for request, loss in zip(requests, losses, strict=True)]
+        seconds = (time.perf_counter() - started) / len(requests)
+        return [
+            score_loss(request, loss, read[request.cell.policy] + seconds)
+            for request, loss in zip(requests, losses, strict=True)
+        ]
 
 
 def _decoding_row(request: Request, seconds: float) -> DecodingRow[Request]:

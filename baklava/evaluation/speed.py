@@ -17,6 +17,7 @@ from baklava.evaluation.measurements import COLUMNS, SCHEMA
 from baklava.evaluation.samples import CellSpec, cell_specs
 from baklava.experiment.jobs import MeasureJob
 from baklava.models.load import LoadedModel, load_model
+from baklava.system.job_log import tell
 from baklava.system.parquet import write_parquet
 from baklava.system.progress import Progress
 
@@ -26,6 +27,9 @@ def measure(job: MeasureJob) -> None:
     settings = job.measure
     loaded = load_model(job.model)
     cells = cell_specs(job.cells, job.evictions, n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads)
+    if any(cell.policy.repeats for cell in cells):
+        tell(f"measure {job.model.name}: policies that read a context twice are left out; see the timings")
+    cells = [cell for cell in cells if not cell.policy.repeats]
     random = torch.Generator().manual_seed(settings.seed)
     vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
     ids = torch.randint(vocabulary, (settings.batch, settings.context), generator=random).to(loaded.device)

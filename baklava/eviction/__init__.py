@@ -14,6 +14,7 @@ from baklava.eviction.h2o import H2O as H2O
 from baklava.eviction.keydiff import KeyDiff as KeyDiff
 from baklava.eviction.keydiff_recent import KeyDiffRecent as KeyDiffRecent
 from baklava.eviction.knorm import Knorm as Knorm
+from baklava.eviction.kvzip import KVzip as KVzip
 from baklava.eviction.layer_ada import LayerAda as LayerAda
 from baklava.eviction.random import Random as Random
 from baklava.eviction.snapkv import SnapKV as SnapKV
@@ -24,6 +25,7 @@ from baklava.system.registry import families_of
 POLICIES: dict[str, type[EvictionPolicy]] = families_of(EvictionPolicy)
 
 _PUBLISHED: dict[str, Callable[[], EvictionPolicy]] = {
+    "kvzip_plus": lambda: KVzip(weighed=True),
     "layer_defensive": lambda: LayerAda(inner=Defensive(), floor=0.0),
 }
 _PREFIXES: dict[str, Callable[[EvictionPolicy], EvictionPolicy]] = {

@@ -67,6 +67,11 @@ class EvictionPolicy:
         """Whether KV caches of all layers compete, so that none can be cut before the last layer has been read."""
         return False
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the context is read a second time before `score` (`kvzip.py`, `baklava.inference.repetition`)."""
+        return False
+
     def protected_first(self, budget: int) -> int:
         """Return how many entries at the start (attention sinks) outrank all others; the earliest ranks first."""
         return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from baklava.budgets import Budgets, Decoding
 from baklava.cache.attended import AttendedCache
 from baklava.cache.budgeted import BudgetedCache
-from baklava.cache.prefill import ContextCache
+from baklava.cache.prefill import ContextCache, Repetition
 from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
@@ -65,6 +65,12 @@ class BatchState:
     def budgeted(self) -> BudgetedCache:
         assert isinstance(self.cache, BudgetedCache)
         return self.cache
+
+    @property
+    def repetitions(self) -> Mapping[EvictionPolicy, Repetition]:
+        """What repeating the prefilled contexts took, for policies that need it."""
+        assert isinstance(self.cache, ContextCache)
+        return self.cache.repetitions
 
     def kept_entries(self) -> list[int]:
         """Entries of the context that each row keeps, summed over all KV caches."""
@@ -136,6 +142,10 @@ def prefill(
             context[max(0, begin) : max(0, begin + step)] for context, begin in zip(contexts, begins, strict=True)
         ]
         state.read(model, blocks, logits_to_keep=1)
+    if any(policy.repeats for policy in policies):
+        from baklava.inference.repetition import repeat_contexts
+
+        repeat_contexts(model, state, contexts, policies)
     return state
 
 

@@ -226,6 +226,11 @@ class TestRefusals:
             model(PROMPT, past_key_values=cache)
         assert cache.get_seq_length() == 0
 
+    def test_a_policy_that_reads_twice(self) -> None:
+        model = tiny("llama")
+        with pytest.raises(UserError, match=r"'kvzip' has the context repeated, .* a BudgetedCache by itself cannot"):
+            model(PROMPT, past_key_values=BudgetedCache(model, budgets_of("llama", 0.5), "kvzip_plus"))
+
     @pytest.mark.parametrize(
         ("budgets", "eviction", "message"),
         [

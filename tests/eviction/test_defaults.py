@@ -30,8 +30,8 @@ def test_a_file_spells_out_the_defaults_of_its_class(file: Path) -> None:
         published = {"floor": 0.0} if file.stem == "layer_defensive" else {}
         assert replace(policy, inner=SnapKV()) == type(policy)(inner=SnapKV(), **published)
         policy = policy.inner
-    bare = {"use_vnorm": False} if file.stem == "critical_expected_attention" else {}
-    assert policy == type(policy)(**bare)
+    other = {"critical_expected_attention": {"use_vnorm": False}, "kvzip_plus": {"weighed": True}}
+    assert policy == type(policy)(**other.get(file.stem, {}))
 
 
 def test_defaults_are_those_of_the_leaderboard() -> None:
