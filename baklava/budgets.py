@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from baklava.errors import UserError
 from baklava.system.files import read_json, write_json
+from baklava.system.hub import download_folder, upload_folder
 
 SCHEMA = 1
 TOLERANCE = 1e-6
@@ -31,6 +32,8 @@ TYPES: dict[str, tuple[type, ...]] = {
     "allocator": (str,),
     "parameters": (dict,),
     "provenance": (dict,),
+    "group": (int,),
+    "page": (int,),
 }
 
 
@@ -39,6 +42,8 @@ class Budgets:
     """One share per KV cache, `[n_layers, n_kv_heads]`, each in [0, 1]; their mean is `1 - ratio`.
 
     `model`, `allocator`, `parameters` and `provenance` say where the shares come from; nothing computes with them.
+    Where storage asks for it, `group` neighbouring KV heads of a layer always keep equally many entries, and every KV
+    cache whole blocks of `page` entries.
     """
 
     shares: NDArray[np.float64]
@@ -47,6 +52,8 @@ class Budgets:
     allocator: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    group: int = 1
+    page: int = 1
 
     def __post_init__(self) -> None:
         shares = self.shares
@@ -60,6 +67,13 @@ class Budgets:
             raise UserError(
                 f"budgets: the mean share must be 1 - ratio = {1.0 - self.ratio:.6f}, got {shares.mean():.6f}"
             )
+        if self.page < 1 or self.group < 1 or shares.shape[1] % self.group:
+            raise UserError(
+                f"budgets: group must divide the {shares.shape[1]} KV heads of a layer, and page be at least 1; got "
+                f"{self.group} and {self.page}"
+            )
+        if np.ptp(shares.reshape(-1, self.group), axis=1).max() > TOLERANCE:
+            raise UserError(f"budgets: the shares of each group of {self.group} KV heads must be equal")
         shares.setflags(write=False)
 
     @classmethod
@@ -99,11 +113,17 @@ class Budgets:
         """Turn shares into entries `[n_layers, n_kv_heads]` for a context of `n_entries` tokens.
 
         The sum is exactly `round((1 - ratio) * n_layers * n_kv_heads * n_entries)`: every cache gets its share rounded
-        down, and those with the largest remainders get one entry more (ties: the earlier cache).
+        down, and those with the largest remainders get one entry more (ties: the earlier cache). With a `group` or a
+        `page` the same holds for groups in place of caches, and for blocks (of the last, what the context fills).
         """
-        ideal = self.shares.ravel() * n_entries
+        counts = self._counts(self.shares.ravel()[:: self.group], -(-n_entries // self.page))
+        entries = np.minimum(counts * self.page, n_entries)
+        return np.repeat(entries, self.group).reshape(self.shares.shape)
+
+    def _counts(self, shares: NDArray[np.float64], n_entries: int) -> NDArray[np.int64]:
+        ideal = shares * n_entries
         counts = np.minimum(np.floor(ideal + 1e-9).astype(np.int64), n_entries)
-        left = round((1.0 - self.ratio) * self.shares.size * n_entries) - int(counts.sum())
+        left = round((1.0 - self.ratio) * shares.size * n_entries) - int(counts.sum())
         remainder = ideal - counts
         order = np.argsort(-remainder, kind="stable")
         step = 1 if left > 0 else -1
@@ -112,7 +132,34 @@ class Budgets:
                 if left and 0 <= counts[i] + step <= n_entries:
                     counts[i] += step
                     left -= step
-        return counts.reshape(self.shares.shape)
+        return counts
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, ratio: float, **options: Any) -> Budgets:
+        """Load the budgets at a ratio from a folder with `0.7.json` and so on, here or on the Hugging Face hub.
+
+        `options` go to `huggingface_hub.snapshot_download`, for example `revision`. Raises `UserError` where there are
+        no budgets at this ratio, and names those that are there.
+        """
+        found = Path(folder) if Path(folder).is_dir() else download_folder(str(folder), **options)
+        path = found / f"{ratio:g}.json"
+        if not path.is_file():
+            known = sorted(path.stem for path in found.glob("*.json"))
+            raise UserError(f"{folder}: no budgets at ratio {ratio:g}; there are {', '.join(known) or 'none at all'}")
+        return cls.load(path)
+
+    @staticmethod
+    def push_to_hub(folder: Path | str, repo: str, *, private: bool = False) -> str:
+        """Upload a folder of budgets with its card (`README.md`) to the Hugging Face hub, for `from_pretrained`.
+
+        Every file is read first. Returns the address of the commit. Raises `UserError` where a file is no budgets file.
+        """
+        paths = sorted(Path(folder).glob("*.json"))
+        if not paths:
+            raise UserError(f"{folder}: no budgets files (*.json) to upload")
+        for path in paths:
+            Budgets.load(path)
+        return upload_folder(Path(folder), repo, private=private)
 
     def save(self, path: Path | str) -> None:
         """Write a small readable JSON file, atomically."""
@@ -124,6 +171,7 @@ class Budgets:
                 "ratio": self.ratio,
                 "parameters": self.parameters,
                 "provenance": self.provenance,
+                **{name: size for name, size in (("group", self.group), ("page", self.page)) if size != 1},
                 "shares": [[round(float(share), 12) for share in row] for row in self.shares],
             },
             schema=SCHEMA,

@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_stages(commands)
     _add_other_commands(commands)
+    _add_conversions(commands)
     return parser
 
 
@@ -178,6 +179,55 @@ def _add_other_commands(commands: _Commands) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME, then overrides of conf/training/NAME.yaml"
     )
     train.set_defaults(run=lambda options: load("baklava.training.command:train_reference")(options.overrides))
+
+
+def _add_conversions(commands: _Commands) -> None:
+    """Budgets from and to the files of other projects."""
+    imports = commands.add_parser(
+        "import",
+        help="make budgets of another project's file",
+        description="Read budgets from another project's file: `baklava import gates.tsv --from duo --ratio 0.5 "
+        "--context 32768 --output budgets.json`. docs/deploy.md says what each format needs.",
+    )
+    imports.add_argument("file", type=Path, metavar="FILE")
+    imports.add_argument(
+        "--from", required=True, dest="format", metavar="FORMAT", help="json, duo, compaction, tangram, lu-kv"
+    )
+    imports.add_argument("--ratio", type=float, help="fraction of the KV entries that is removed")
+    imports.set_defaults(
+        run=lambda options: load("baklava.allocation.formats.convert:import_budgets")(
+            options.file, options.format, options.output, _format_options(options, "ratio")
+        )
+    )
+    export = commands.add_parser(
+        "export",
+        help="write budgets for another project",
+        description="Write budgets for a server or another project, and say what its format cannot express: "
+        "`baklava export --budgets 0.7.json --to trtllm-windows --context 32768 --output windows.json`.",
+    )
+    export.add_argument("--budgets", required=True, type=Path, metavar="FILE")
+    export.add_argument(
+        "--to",
+        required=True,
+        dest="format",
+        metavar="FORMAT",
+        help="json, duo, compaction, tangram, trtllm-windows, vllm-layer-types, kvpress",
+    )
+    export.set_defaults(
+        run=lambda options: load("baklava.allocation.formats.convert:export_budgets")(
+            options.budgets, options.format, options.output, _format_options(options)
+        )
+    )
+    for command in (imports, export):
+        command.add_argument("--output", required=True, type=Path, metavar="OUT")
+        command.add_argument("--context", type=int, metavar="TOKENS", help="where windows are numbers of tokens")
+        command.add_argument("--sinks", type=int, metavar="TOKENS", help="first tokens that stay")
+        command.add_argument("--window", type=int, metavar="TOKENS", help="last tokens that stay")
+
+
+def _format_options(options: argparse.Namespace, *more: str) -> object:
+    names = (*more, "context", "sinks", "window")
+    return load("baklava.allocation.formats:Options")(**{name: getattr(options, name) for name in names})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

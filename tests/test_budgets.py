@@ -276,3 +276,26 @@ def test_what_is_printed_is_one_line() -> None:
     budgets = Budgets(np.array([[1.0, 0.02], [0.18, 0.0]]), 0.7, model="tiny", allocator="baklava")
     assert str(budgets) == "budgets by baklava for tiny: r = 0.7, shares 0 to 1 of 2 x 2 KV caches"
     assert str(Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=0.5)).startswith("budgets by uniform: r = 0.5, ")
+
+
+class TestGroupsAndPages:
+    def test_are_saved_only_where_there_are_any(self, tmp_path: Path) -> None:
+        shares = [[0.5, 0.5, 0.1, 0.1]]
+        Budgets.from_shares(shares).save(tmp_path / "free.json")
+        assert not {"group", "page"} & json.loads((tmp_path / "free.json").read_text()).keys()
+        Budgets.from_shares(shares, group=2, page=16).save(tmp_path / "paged.json")
+        again = Budgets.load(tmp_path / "paged.json")
+        assert (again.group, again.page) == (2, 16)
+        assert again.entries(100).tolist() == [[48, 48, 16, 16]]  # of 2 * 7 blocks, 4; ideally 3.5 and 0.7
+
+    @pytest.mark.parametrize(
+        ("shape", "said"),
+        [
+            ({"group": 3}, "group must divide the 4 KV heads"),
+            ({"page": 0}, "page be at least 1"),
+            ({"group": 4}, "equal"),
+        ],
+    )
+    def test_impossible_ones_are_refused(self, shape: dict[str, int], said: str) -> None:
+        with pytest.raises(UserError, match=said):
+            Budgets.from_shares([[0.5, 0.5, 0.1, 0.1]], **shape)

@@ -6,6 +6,7 @@ from baklava.allocation.base import Allocator as Allocator
 from baklava.allocation.base import FitContext as FitContext
 from baklava.allocation.base import SearchedAllocator as SearchedAllocator
 from baklava.allocation.base import budgets_of as budgets_of
+from baklava.allocation.budgets_file import BudgetsFile as BudgetsFile
 from baklava.allocation.duo import Duo as Duo
 from baklava.allocation.fitted import Fitted as Fitted
 from baklava.allocation.headkv import HeadKV as HeadKV

@@ -98,7 +98,7 @@ class Baklava(SearchedAllocator):
             return context.search(self)
         if self.search == "none":
             return super().fit(context)
-        grown = context.grow(refine=self.refine)
+        grown = context.grow(refine=self.refine, group=self.group(context.profile.n_kv_heads))
         return Fitted(
             {ratio: self._budgets(context.profile, ratio, path) for ratio, path in grown.items()},
             [trial for ratio, path in grown.items() for trial in path.trials(ratio)],
@@ -114,6 +114,8 @@ class Baklava(SearchedAllocator):
             allocator=self.name,
             parameters={"search": self.search, "refine": self.refine},
             provenance={**origin, **measured},
+            group=self.group(profile.n_kv_heads),
+            page=self.page,
         )
 
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
@@ -136,7 +138,7 @@ class Baklava(SearchedAllocator):
 
     def at(self, point: SearchPoint) -> Allocator:
         if not point["steepness"] and not point["whole"]:
-            return Uniform(name="uniform")
+            return Uniform(name="uniform", granularity=self.granularity, page=self.page)
         slope = round(2.0 ** point["steepness"] - 1.0, 9)
         others = {name: value for name, value in point.items() if name != "steepness"}
         return replace(self, slope=slope, **others)

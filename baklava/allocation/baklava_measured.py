@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from baklava.allocation.baklava import Baklava
-from baklava.allocation.base import Allocator, FitContext, Fraction
+from baklava.allocation.base import Allocator, FitContext, Fraction, mean_of_groups
 from baklava.allocation.fitted import Fitted, Optimum, Shares
 from baklava.allocation.knapsack import fit_falling, knapsack
 from baklava.allocation.uniform import Uniform
@@ -69,13 +69,17 @@ class BaklavaMeasured(Allocator):
     def fit(self, context: FitContext) -> Fitted:
         if not self.rounds:
             return super().fit(context)
-        searched = Baklava(name="baklava").fit(context).budgets if self.start == "search" else {}
+        searched = self._search().fit(context).budgets if self.start == "search" else {}
         starts = {ratio: self._starts(context.profile, ratio, searched.get(ratio)) for ratio in context.ratios}
-        optima = context.local_search(starts, rounds=self.rounds, step=self.step, floor=self.floor)
+        group = self.group(context.profile.n_kv_heads)
+        optima = context.local_search(starts, rounds=self.rounds, step=self.step, floor=self.floor, group=group)
         return Fitted(
             {ratio: self._budgets(context.profile, ratio, optimum) for ratio, optimum in optima.items()},
             [trial for ratio, optimum in optima.items() for trial in optimum.trials(ratio)],
         )
+
+    def _search(self) -> Baklava:
+        return Baklava(name="baklava", granularity=self.granularity, page=self.page)
 
     def _starts(self, profile: Profile, ratio: float, searched: Budgets | None) -> Mapping[str, Shares]:
         """Allocations to begin with, by name. Uniform is always among them, so the result is never worse than it."""
@@ -87,9 +91,11 @@ class BaklavaMeasured(Allocator):
                 for slope in SLOPES if estimator not in CONTROLS else ():
                     mapping = Baklava(name=estimator, search="none", estimator=estimator, slope=slope, floor=self.floor)
                     starts[f"{estimator} ** {slope:g}"] = mapping.shares(profile, ratio)
-        return {name: shares.ravel() for name, shares in starts.items()}
+        group = self.group(profile.n_kv_heads)
+        return {name: mean_of_groups(shares, group) for name, shares in starts.items()}
 
     def _budgets(self, profile: Profile, ratio: float, optimum: Optimum) -> Budgets:
+        group = self.group(profile.n_kv_heads)
         uniform = next(candidate for candidate in optimum.candidates if candidate.move == UNIFORM)
         provenance: dict[str, Any] = {
             "calibration": profile.meta.get("calibration"),
@@ -104,10 +110,12 @@ class BaklavaMeasured(Allocator):
             "n_candidates": len(optimum.candidates),
         }
         return Budgets.from_shares(
-            optimum.best.shares.reshape(profile.n_layers, profile.n_kv_heads),
+            np.repeat(optimum.best.shares, group).reshape(profile.n_layers, profile.n_kv_heads),
             ratio=ratio,
             model=profile.model,
             allocator=self.name,
-            parameters={key: value for key, value in asdict(self).items() if key != "name"},
+            parameters=self.parameters(),
             provenance=provenance,
+            group=group,
+            page=self.page,
         )

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from baklava.allocation.fitted import Fitted, Grown, Optimum, Shares
 from baklava.budgets import Budgets
 from baklava.errors import UserError
-from baklava.importance import ESTIMATORS
+from baklava.importance import MODULES
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def _known_estimator(name: str) -> str:
-    if name not in ESTIMATORS:
-        raise UserError(f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}")
+    if name not in MODULES:
+        raise UserError(f"unknown estimator {name!r}; known: {', '.join(MODULES)}")
     return name
 
 
@@ -31,6 +31,7 @@ def _known_estimator(name: str) -> str:
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Estimator = Annotated[str, AfterValidator(_known_estimator)]
 Pool = Literal["mean", "max"]
+Granularity = Annotated[str, Field(pattern=r"^(head|layer|group:[1-9]\d{0,4})$")]
 
 SearchPoint = dict[str, Any]  # a value for every parameter of a search space
 
@@ -48,23 +49,38 @@ class FitContext(Protocol):
         """The parameters that lose least at each ratio. Raises `UserError` where losses are not finite."""
         ...
 
-    def grow(self, *, refine: int) -> dict[float, Grown]:
+    def grow(self, *, refine: int, group: int = 1) -> dict[float, Grown]:
         """Shares that grow along their measured influence, nested from ratio to ratio; raises as `search` does.
 
-        `refine` is the number of rounds in which the lowest rung is shrunk and grown anew.
+        `refine` is the number of rounds in which the lowest rung is shrunk and grown anew; `group` neighbouring KV
+        heads share a budget.
         """
         ...
 
     def local_search(
-        self, starts: Mapping[float, Mapping[str, Shares]], *, rounds: int, step: float, floor: float
+        self,
+        starts: Mapping[float, Mapping[str, Shares]],
+        *,
+        rounds: int,
+        step: float,
+        floor: float,
+        group: int = 1,
     ) -> dict[float, Optimum]:
-        """What loses least around the best of each ratio's named starts. Raises `UserError` as `search` does."""
+        """What loses least around the best of each ratio's named starts. Raises `UserError` as `search` does.
+
+        Shares in starts and results are one per group of `group` neighbouring KV heads.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allocator:
-    """Interface of an allocator; the fields of a subclass are its parameters. Unknown parameters are refused."""
+    """Interface of an allocator; the fields of a subclass are its parameters. Unknown parameters are refused.
+
+    Every allocator takes two constraints of paged storage. `granularity`: KV caches have budgets of their own ("head"),
+    or the KV heads of a layer share them, all ("layer") or so many neighbours ("group:4"). `page`: budgets are whole
+    blocks of so many entries.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -72,6 +88,24 @@ class Allocator:
     needs_curves: ClassVar[bool] = False  # where true, `shares` finds `profile.curves`
 
     name: str
+    granularity: Granularity = "head"
+    page: Annotated[int, Field(ge=1)] = 1
+
+    def group(self, n_kv_heads: int) -> int:
+        """How many KV heads share a budget. Raises `UserError` where a layer's heads cannot be grouped so."""
+        size = {"head": 1, "layer": n_kv_heads}.get(self.granularity) or int(self.granularity.removeprefix("group:"))
+        if n_kv_heads % size:
+            raise UserError(
+                f"allocator {self.name}: granularity: a layer's {n_kv_heads} KV heads make no groups of {size}"
+            )
+        return size
+
+    def parameters(self, *, without: Sequence[str] = ("name",)) -> dict[str, Any]:
+        """The fields as plain values; constraints that constrain nothing are left out."""
+        free = {"granularity": "head", "page": 1}
+        return {
+            key: value for key, value in asdict(self).items() if key not in without and (key, value) not in free.items()
+        }
 
     @property
     def searches(self) -> bool:
@@ -116,16 +150,23 @@ class SearchedAllocator(Allocator):
 
 def budgets_of(allocator: Allocator, profile: Profile, ratio: float) -> Budgets:
     """What an allocator's `shares` give at a ratio, with its parameters and where they come from."""
-    parameters = {key: value for key, value in asdict(allocator).items() if key not in ("name", "search")}
     provenance = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
+    shape, group = (profile.n_layers, profile.n_kv_heads), allocator.group(profile.n_kv_heads)
     return Budgets.from_shares(
-        allocator.shares(profile, ratio),
+        np.repeat(mean_of_groups(allocator.shares(profile, ratio), group), group).reshape(shape),
         ratio=ratio,
         model=profile.model,
         allocator=allocator.name,
-        parameters=parameters,
+        parameters=allocator.parameters(without=("name", "search")),
         provenance=provenance,
+        group=group,
+        page=allocator.page,
     )
+
+
+def mean_of_groups(shares: NDArray[np.float64], group: int) -> Shares:
+    """Shares `[L, Hkv]` or `[N]` as one share per group of neighbouring KV heads, `[N / group]`: their mean."""
+    return shares.reshape(-1, group).mean(1) if group > 1 else shares.ravel()
 
 
 def kv_importance(profile: Profile, estimator: str, *, pool: str, allocator: str) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from baklava.budgets import Budgets
 
-Shares = NDArray[np.float64]  # [N], one per KV cache
+Shares = NDArray[np.float64]  # [N], one per KV cache, or per group of them that share a budget
 
 GROWN = "grown"  # the move of a trial whose shares grew along their influence
 CAPPED = ", capped"  # after the move of what a search chose that `search.max_prefills` stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -58,19 +59,26 @@ class LuCurve(Allocator):
                 f"allocator {self.name}: {self.curve} has shape {list(removed.shape)}, the profile asks for "
                 f"{list(expected)}: targets, layers, KV heads"
             )
-        ends = np.zeros((1, *expected[1:])), np.ones((1, *expected[1:]))
-        targets = np.concatenate([ends[0], removed, ends[1]])  # at 0, 1, ..., 100 %
-        index = min(int(100.0 * ratio), TARGETS)
-        weight = 100.0 * ratio - index
-        shares = 1.0 - ((1.0 - weight) * targets[index] + weight * targets[index + 1])
-        return scaled_to_mean(shares, 1.0 - ratio)
+        return curve_shares(removed, ratio, source=str(self.curve))
+
+
+def curve_shares(removed: NDArray[np.float64], ratio: float, *, source: str) -> NDArray[np.float64]:
+    """Shares `[L, Hkv]` from prune ratios `[99, L, Hkv]` at 1 %, ..., 99 %. Raises `UserError` for another shape."""
+    if removed.ndim != 3 or len(removed) != TARGETS or removed.size == 0:
+        raise UserError(f"{source}: expected [{TARGETS}, layers, KV heads], got shape {list(removed.shape)}")
+    ends = np.zeros((1, *removed.shape[1:])), np.ones((1, *removed.shape[1:]))
+    targets = np.concatenate([ends[0], removed, ends[1]])  # at 0, 1, ..., 100 %
+    index = min(int(100.0 * ratio), TARGETS)
+    weight = 100.0 * ratio - index
+    shares = 1.0 - ((1.0 - weight) * targets[index] + weight * targets[index + 1])
+    return scaled_to_mean(shares, 1.0 - ratio)
 
 
 def read_curve(path: Path) -> NDArray[np.float64]:
     """Prune ratios of any shape, float64. Raises `UserError` where the file holds anything else."""
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # checks the size that it claims
+    except (OSError, ValueError, EOFError, OverflowError, zipfile.BadZipFile, SyntaxError) as error:
         raise UserError(f"{path}: not a readable .npy file ({first_line(error)})") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         kind = values.dtype if isinstance(values, np.ndarray) else "an archive"

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from baklava.analysis.bootstrap import Bootstrap, Interval
+from baklava.analysis.card_scores import add_scores
 from baklava.analysis.cells import Cells, read_cells
 from baklava.analysis.headline import compute_headline
 from baklava.analysis.results import COLUMNS, SCHEMA
@@ -31,6 +32,7 @@ def summarize(job: SummarizeJob) -> None:
     write_parquet(job.parquet, table, schema=SCHEMA)
     _write_csv(job.csv, table.to_pandas())
     figures.save(job.headline)
+    add_scores(job.headline.parent / "budgets", figures)
     _write_csv(job.timings_csv, timings(job.timings))
 
 

@@ -14,7 +14,7 @@ from baklava.experiment.fields import Bytes, FrozenModel, Name, Tokens
 from baklava.tasks import FAMILIES, Task
 
 
-def _if_set(*, default: Any, **settings: Any) -> Any:
+def if_set(*, default: Any, **settings: Any) -> Any:
     """A setting that is left out of jobs where it has its default: jobs of before are then the same jobs still."""
     return Field(default=default, exclude_if=lambda value: value == default, **settings)
 
@@ -35,15 +35,15 @@ class ModelConfig(FrozenModel):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one"
     )
-    gpus: int = _if_set(default=1, ge=1, description="GPUs that a job takes; device_map spreads the model over them")
-    device_map: str | dict[str, int | str] | None = _if_set(
+    gpus: int = if_set(default=1, ge=1, description="GPUs that a job takes; device_map spreads the model over them")
+    device_map: str | dict[str, int | str] | None = if_set(
         default=None, description="as for transformers: auto, balanced, sequential, or a device for every module"
     )
-    max_memory: Annotated[dict[str, Bytes], BeforeValidator(_text_keys)] = _if_set(
+    max_memory: Annotated[dict[str, Bytes], BeforeValidator(_text_keys)] = if_set(
         default={}, description="that weights may take at most, per device, e.g. {0: 20GiB, cpu: 60GiB}"
     )
-    offload_folder: Path | None = _if_set(default=None, description="for weights that device_map puts on disk")
-    quantization: dict[str, Any] | None = _if_set(
+    offload_folder: Path | None = if_set(default=None, description="for weights that device_map puts on disk")
+    quantization: dict[str, Any] | None = if_set(
         default=None, description="settings of a quantisation of transformers, `quant_method` among them"
     )
     trust_remote_code: bool = False
@@ -105,6 +105,15 @@ class TaskConfig(_Family):
 
 class AllocatorConfig(_Family):
     """An allocator: its family and its parameters."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_defaults(cls, values: Any) -> Any:
+        """Constraints that constrain nothing are left out: jobs of before there were any are the same jobs still."""
+        free = {"granularity": "head", "page": 1}
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if key not in free or value != free[key]}
 
     def build(self) -> Allocator:
         return self._build(ALLOCATORS, "allocator", name=self.name)

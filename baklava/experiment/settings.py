@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -9,9 +10,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from baklava.budgets import COMPRESS_ABOVE, Decoding
 from baklava.experiment.chat_settings import DATE, Date
-from baklava.experiment.components import CalibrationConfig
+from baklava.experiment.components import CalibrationConfig, if_set
 from baklava.experiment.fields import Bytes, FrozenModel, Name, NamedByKeys, Ratio, Tokens
-from baklava.importance import ESTIMATORS
+from baklava.importance import ESTIMATORS, FROM_FILE, MODULES
 
 
 class ProfileConfig(FrozenModel):
@@ -22,12 +23,17 @@ class ProfileConfig(FrozenModel):
     sinks: int = Field(default=4, ge=0, description="first entries that the simulated eviction keeps")
     window: float = Field(default=0.1, gt=0, le=1, description="fraction of the prompt, its end, that it keeps")
     seed: int = Field(default=0, ge=0, description="of the control `random`")
+    scores: Path | None = if_set(default=None, description="scores of heads for the estimator `file`")
 
     @model_validator(mode="after")
     def _check(self) -> ProfileConfig:
-        unknown = sorted(set(self.estimators) - set(ESTIMATORS))
+        unknown = sorted(set(self.estimators) - set(MODULES))
         if unknown or not self.estimators:
-            raise ValueError(f"estimators: unknown or none {unknown}; known: {', '.join(ESTIMATORS)}")
+            raise ValueError(f"estimators: unknown or none {unknown}; known: {', '.join(MODULES)}")
+        if (FROM_FILE in self.estimators) != (self.scores is not None):
+            raise ValueError(f"scores: a file is needed for the estimator {FROM_FILE!r}, and for it only")
+        if self.scores is not None and not self.scores.is_file():
+            raise ValueError(f"scores: no such file: {self.scores}")
         return self
 
 

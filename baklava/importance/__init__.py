@@ -12,7 +12,11 @@ ESTIMATORS: dict[str, str] = {
     "random": "baklava.importance.random",
 }
 
+# The scores of a file (profile.scores), taken only where they are asked for.
+FROM_FILE = "file"
+MODULES = {**ESTIMATORS, FROM_FILE: "baklava.importance.file"}
+
 # Controls know nothing of the model: they are for comparison and never chosen.
 CONTROLS = ("random",)
 
-__all__ = ["CONTROLS", "ESTIMATORS"]
+__all__ = ["CONTROLS", "ESTIMATORS", "FROM_FILE", "MODULES"]

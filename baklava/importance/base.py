@@ -33,6 +33,7 @@ class HeadView:
     - `projected` `[N, hidden]`: what the output projection returns.
 
     `layer_importance` is a scalar: the cosine distance between the residual stream before and after the attention.
+    `scores` `[Hq]` are those of `profile.scores` for this layer, None where there is no such file.
     `layer` is the layer's index in the model, `seed` that of the settings, `path` leads from the heads to the stream.
     """
 
@@ -47,6 +48,7 @@ class HeadView:
     projected: Tensor
     path: AttentionPath
     layer_importance: Tensor
+    scores: Tensor | None = None
 
     def residual_shift(self, changes: Tensor) -> Tensor:
         """How the residual stream moves `[Hq, N, hidden]` when `changes` `[Hq, N, D]` are taken from one head's output.

@@ -16,8 +16,9 @@ from baklava.decoder.attention_path import AttentionPath, hidden_states
 from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.experiment.settings import ProfileConfig
-from baklava.importance import ESTIMATORS
+from baklava.importance import FROM_FILE, MODULES
 from baklava.importance.base import HeadView, cosine_distance_to_sum
+from baklava.importance.scores_file import read_scores
 from baklava.importance.simulated_eviction import simulate_eviction
 from baklava.models.load import LoadedModel
 
@@ -42,8 +43,12 @@ class Recorder:
 
     def __init__(self, loaded: LoadedModel, settings: ProfileConfig):
         self._estimators: dict[str, Callable[[HeadView], Tensor]] = {
-            name: import_module(ESTIMATORS[name]).importance for name in settings.estimators
+            name: import_module(MODULES[name]).importance for name in settings.estimators
         }
+        self._scores = None
+        if FROM_FILE in settings.estimators and settings.scores is not None:
+            scores = read_scores(settings.scores, loaded.n_layers, loaded.n_kv_heads, loaded.n_q_heads)
+            self._scores = torch.from_numpy(scores).to(loaded.device)
         self._settings = settings
         self._model = loaded.model
         self._row_of_layer = {layer: row for row, layer in enumerate(loaded.budgeted_layers)}
@@ -144,6 +149,7 @@ class Recorder:
             scales=find_scales(rounded.float().transpose(0, 1), heads[positions].float()),
             projected=projected[positions].to(torch.promote_types(projected.dtype, torch.float32)),
             path=self._paths[layer],
+            scores=None if self._scores is None else self._scores[self._row_of_layer[layer]],
             layer_importance=layer_importance,
         )
 

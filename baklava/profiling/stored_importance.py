@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from baklava.calibration.prompts import Prompt
 from baklava.experiment.components import ModelConfig
 from baklava.experiment.settings import ProfileConfig
-from baklava.importance import ESTIMATORS
+from baklava.importance import FROM_FILE, MODULES
 from baklava.models.files import model_identity
 from baklava.system.append_log import AppendLog
-from baklava.system.fingerprint import fingerprint
+from baklava.system.fingerprint import fingerprint, fingerprint_file
 
 # Part of the fingerprint of stored importance: raise it with a change after which it may be another.
 VERSION = 1
@@ -30,8 +30,8 @@ class ImportanceStore:
     def __init__(self, log: AppendLog, model: ModelConfig, settings: ProfileConfig):
         self._log = log
         self._names = (*settings.estimators, LAYER)
-        shared = [VERSION, model_identity(model), settings.model_dump(mode="json", exclude={"estimators"})]
-        self._fingerprints = {name: fingerprint(*shared, name, _source(name)) for name in self._names}
+        shared = [VERSION, model_identity(model), settings.model_dump(mode="json", exclude={"estimators", "scores"})]
+        self._fingerprints = {name: fingerprint(*shared, name, *_source(name, settings)) for name in self._names}
 
     def missing(self, prompt: Prompt) -> tuple[str, ...]:
         """Names whose importance has not been measured on a prompt."""
@@ -58,6 +58,7 @@ class ImportanceStore:
         return fingerprint(self._fingerprints[name], asdict(prompt))
 
 
-def _source(name: str) -> str:
-    """The code of an estimator, which its author may change between two runs."""
-    return "" if name == LAYER else inspect.getsource(import_module(ESTIMATORS[name]))
+def _source(name: str, settings: ProfileConfig) -> tuple[str, ...]:
+    """The code of an estimator, which its author may change between two runs, and the file that it reads."""
+    files = (fingerprint_file(settings.scores),) if name == FROM_FILE and settings.scores is not None else ()
+    return ("" if name == LAYER else inspect.getsource(import_module(MODULES[name])), *files)

@@ -117,7 +117,13 @@ class SearchContext:
         return fitted
 
     def local_search(
-        self, starts: Mapping[float, Mapping[str, Shares]], *, rounds: int, step: float, floor: float
+        self,
+        starts: Mapping[float, Mapping[str, Shares]],
+        *,
+        rounds: int,
+        step: float,
+        floor: float,
+        group: int = 1,
     ) -> dict[float, Optimum]:
         if not starts:
             return {}
@@ -128,11 +134,11 @@ class SearchContext:
         shape = (self.profile.n_layers, self.profile.n_kv_heads)
         name = f"refine {model} {self._job.allocator.name}"
         # Starts, and in each round two probes of every KV cache and the moves, at most.
-        n_caches, n_starts = shape[0] * shape[1], sum(map(len, starts.values()))
+        n_caches, n_starts = shape[0] * shape[1] // group, sum(map(len, starts.values()))
         n_rows = 1 + n_starts + rounds * len(starts) * (2 * n_caches + n_caches.bit_length())
         with Progress(total=n_prompts * n_rows, desc=name, unit="row") as progress:
-            losses = MeanLosses(self._losses, self._prompts, shape, progress, self._allowance)
-            [loss_full] = losses({0.0: [np.ones(shape[0] * shape[1])]})[0.0]
+            losses = MeanLosses(self._losses, self._prompts, shape, progress, self._allowance, group)
+            [loss_full] = losses({0.0: [np.ones(n_caches)]})[0.0]
             check_losses(loss_full, model=model)
             searches = search_locally(starts, losses, rounds=rounds, step=step, floor=floor, allowance=self._allowance)
         check_losses([search.best.loss for search in searches.values()], model=model)
@@ -141,7 +147,7 @@ class SearchContext:
             ratio: search.optimum(loss_full=float(loss_full), n_prompts=n_prompts) for ratio, search in searches.items()
         }
 
-    def grow(self, *, refine: int) -> dict[float, Grown]:
+    def grow(self, *, refine: int, group: int = 1) -> dict[float, Grown]:
         if not self.ratios:
             return {}
         from baklava.inference.continuation_loss import check_losses
@@ -149,16 +155,24 @@ class SearchContext:
 
         model, shape = self._job.model.name, (self.profile.n_layers, self.profile.n_kv_heads)
         with Progress(desc=f"grow {model} {self._job.allocator.name}", unit="prompt") as progress:
-            growth = Growth(self._losses, self._prompts, shape, progress, self._allowance)
+            growth = Growth(self._losses, self._prompts, shape, progress, self._allowance, group)
             growth.climb(1.0 - min(self.ratios), refine=refine)
-            n = shape[0] * shape[1]
+            n = shape[0] * shape[1] // group
             grown = [growth.shares(1.0 - ratio) for ratio in self.ratios]
             rungs = growth.measure([np.ones(n), *(np.full(n, 1.0 - ratio) for ratio in self.ratios), *grown])
         check_losses([rung.loss for rung in rungs], model=model)
         self._n_refined += growth.n_refined
         full, uniform, found = rungs[0], rungs[1 : 1 + len(grown)], rungs[1 + len(grown) :]
         return {
-            ratio: Grown(shares, full.loss, even.loss, own.loss, even.held_back, own.held_back, len(self._prompts))
+            ratio: Grown(
+                np.repeat(shares, group),
+                full.loss,
+                even.loss,
+                own.loss,
+                even.held_back,
+                own.held_back,
+                len(self._prompts),
+            )
             for ratio, shares, even, own in zip(self.ratios, grown, uniform, found, strict=True)
         }
 

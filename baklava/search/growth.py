@@ -35,7 +35,7 @@ HELD_BACK = 0.25  # fraction of the prompts that no step looks at; they have to 
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """Shares `[N]`, and their losses on the prompts that the steps looked at and on those held back."""
+    """Shares `[G]`, and their losses on the prompts that the steps looked at and on those held back."""
 
     shares: Shares
     loss: float
@@ -44,13 +44,18 @@ class Rung:
 
 @dataclass
 class Growth:
-    """The ladder of one model and eviction policy, with `shape` (layers, KV heads)."""
+    """The ladder of one model and eviction policy, with `shape` (layers, KV heads).
+
+    Shares are those of `G` groups of `group` neighbouring KV heads, whose influence is summed; by default of single KV
+    caches.
+    """
 
     source: InfluenceSource
     prompts: Sequence[Prompt]
     shape: tuple[int, int]
     progress: Progress
     allowance: Allowance = field(default_factory=Allowance)
+    group: int = 1
     rungs: list[Shares] = field(default_factory=list)
     n_refined: int = 0
 
@@ -60,7 +65,7 @@ class Growth:
         Where the allowance ends before, shares above the last rung rise evenly to those of the full cache.
         """
         self.progress.total = self._count_readings(total, refine)
-        lowest = np.full(self.shape[0] * self.shape[1], START)
+        lowest = np.full(self.shape[0] * self.shape[1] // self.group, START)
         while lowest.mean() < REFINE_AT and self.allowance.is_left():
             lowest = self._next(lowest)
         self.rungs = [self._refine(lowest, refine)]
@@ -90,13 +95,16 @@ class Growth:
 
     def measure(self, candidates: Sequence[Shares]) -> list[Rung]:
         """Candidates with their losses, all from one prefill of each prompt."""
-        budgets = [Budgets.from_shares(shares.reshape(self.shape)) for shares in candidates]
+        budgets = [self._budgets(shares) for shares in candidates]
         losses = np.array([self.source.losses(prompt, budgets) for prompt in self.prompts])
         self.allowance.spend(self.prompts, len(budgets), of=len(self.prompts))
         self.progress.update(len(self.prompts))
         n = len(self._looked_at)
         held_back = losses[n:].mean(0) if n < len(losses) else np.full(len(candidates), np.nan)
         return [Rung(*values) for values in zip(candidates, losses[:n].mean(0), held_back, strict=True)]
+
+    def _budgets(self, shares: Shares) -> Budgets:
+        return Budgets.from_shares(np.repeat(shares, self.group).reshape(self.shape))
 
     @property
     def _looked_at(self) -> Sequence[Prompt]:
@@ -131,10 +139,10 @@ class Growth:
 
     def _grow(self, shares: Shares, total: float, gain: float) -> Shares:
         """Shares that grow to the mean `total`, no KV cache by more than `gain`."""
-        influence = self.source.influence(self._looked_at, Budgets.from_shares(shares.reshape(self.shape)))
+        influence = self.source.influence(self._looked_at, self._budgets(shares))
         self.allowance.spend(self._looked_at, GRADIENT_ROWS, of=len(self.prompts))
         self.progress.update(len(self._looked_at))
-        flat = influence.reshape(len(LEVELS), -1)
+        flat = influence.reshape(len(LEVELS), -1, self.group).sum(-1)
         return spend(shares, np.array(LEVELS), flat, total=total * len(shares), gain=gain)
 
 

@@ -26,7 +26,10 @@ MIN_SHARE = 1e-9  # room below this counts as none
 
 
 class MeanLosses:
-    """`Losses` of allocations: means over prompts. `progress` advances by one for each continuation that is read."""
+    """`Losses` of allocations: means over prompts. `progress` advances by one for each continuation that is read.
+
+    An allocation has one share per group of `group` neighbouring KV heads.
+    """
 
     def __init__(
         self,
@@ -35,16 +38,20 @@ class MeanLosses:
         shape: tuple[int, int],
         progress: Progress,
         allowance: Allowance | None = None,
+        group: int = 1,
     ):
         self._allowance = allowance or Allowance()
         self._losses = losses
         self._prompts = prompts
         self._shape = shape
         self._progress = progress
+        self._group = group
 
     def __call__(self, allocations: Mapping[float, Sequence[Shares]]) -> dict[float, NDArray[np.float64]]:
         budgets = [
-            Budgets.from_shares(shares.reshape(self._shape)) for group in allocations.values() for shares in group
+            Budgets.from_shares(np.repeat(shares, self._group).reshape(self._shape))
+            for candidates in allocations.values()
+            for shares in candidates
         ]
         losses = np.zeros((len(self._prompts), len(budgets)))
         for i, prompt in enumerate(self._prompts):
@@ -52,7 +59,7 @@ class MeanLosses:
                 losses[i] = self._losses.losses(prompt, budgets)
             self._progress.update(len(budgets))
         self._allowance.spend(self._prompts, len(budgets), of=len(self._prompts))
-        ends = np.cumsum([len(group) for group in allocations.values()], dtype=int)
+        ends = np.cumsum([len(candidates) for candidates in allocations.values()], dtype=int)
         groups = np.split(losses.mean(0), ends)[:-1]  # nothing comes after the last one
         return dict(zip(allocations, groups, strict=True))
 

@@ -165,6 +165,8 @@ class MappingSearch:
             allocator=self._allocator.name,
             parameters={"mapping": mapped.allocator, **mapped.parameters},
             provenance={**mapped.provenance, **losses, "trial": best.number, "n_trials": len(study.trials)},
+            group=mapped.group,
+            page=mapped.page,
         )
 
     def _trials(self, loss_full: float) -> Iterator[Trial]:

@@ -11,6 +11,7 @@ from baklava.experiment.jobs import AllocateJob
 from baklava.importance.loss_curves import LossCurves
 from baklava.importance.profile import Profile
 from baklava.models.files import model_fingerprint
+from baklava.search.card import write_card
 from baklava.search.context import SearchContext
 from baklava.search.trace import write_trace
 
@@ -25,6 +26,8 @@ def allocate(job: AllocateJob) -> None:
             tqdm.write(f"search {job.model.name} {job.allocator.name}/{job.eviction.name}: {cost}")
     for ratio, path in job.budgets.items():
         fitted.budgets[ratio].save(path)
+    if job.allocator.build().searches and job.budgets:
+        write_card(job, profile, fitted.budgets)
     write_trace(job, fitted.trials)
 
 

@@ -84,6 +84,13 @@ def write_json(path: Path, values: dict[str, Any], *, schema: int) -> None:
         unfinished.write_text(text + "\n", encoding="utf-8")
 
 
+def write_plain_json(path: Path, values: dict[str, Any]) -> None:
+    """Write `values` for another program, atomically: without a schema version or a checksum."""
+    text = json.dumps(to_plain(values, path), indent=1, allow_nan=False)
+    with atomic(path) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
+
+
 def to_plain(value: Any, path: Path, key: str = "") -> Any:
     """Convert a value to what JSON holds: numbers and arrays of NumPy and tensors to plain ones, paths to strings.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from fake_profiles import PROFILES, RATIOS, FakeProfile, profiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baklava.allocation import ALLOCATORS, Allocator
+from baklava.allocation import ALLOCATORS, Allocator, BudgetsFile, budgets_of
 from baklava.budgets import Budgets
 
 CLOSE = 1e-9
@@ -26,6 +27,7 @@ PARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "layer_mix": st.floats(0, 1),
     },
     "baklava_measured": {"floor": st.floats(0, 1)},
+    "budgets_file": {},
     "duo": {"streaming": st.floats(0, 0.99), "pool": st.sampled_from(["mean", "max"])},
     "headkv": {"beta": st.floats(1, 20), "pool": st.sampled_from(["mean", "max"])},
     "lu_curve": {},
@@ -48,12 +50,23 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def allocator(family: str, profile: FakeProfile, curves: Path, data: st.DataObject) -> Allocator:
     parameters = {name: data.draw(values, label=name) for name, values in PARAMETERS[family].items()}
+    if family == "budgets_file":
+        return budgets_file(profile, curves)
     if family == "lu_curve":
         path = curves / f"{profile.n_layers}x{profile.n_kv_heads}.npy"
         if not path.exists():
             np.save(path, np.random.default_rng(0).random((99, profile.n_layers, profile.n_kv_heads)))
         parameters = {"curve": str(path)}
     return ALLOCATORS[family](name=family, **parameters)
+
+
+def budgets_file(profile: FakeProfile, folder: Path) -> BudgetsFile:
+    """Proportions of which some are so large that they do not fit."""
+    path = folder / f"{profile.n_layers}x{profile.n_kv_heads}.json"
+    proportions = np.random.default_rng(0).random((profile.n_layers, profile.n_kv_heads)) ** 4
+    places = np.ndenumerate(proportions / proportions.sum())
+    path.write_text(json.dumps({f"L{layer}H{head}": value for (layer, head), value in places}))
+    return BudgetsFile(name="budgets_file", path=str(path), format="compaction")
 
 
 def test_every_family_is_tested() -> None:
@@ -98,12 +111,39 @@ class TestEveryAllocator:
         chosen = allocator(family, profile, curves, data)
         assert (chosen.shares(profile, ratio) == replace(chosen).shares(profile, ratio)).all()
 
+    @given(profile=PROFILES, ratio=RATIOS, n_entries=st.integers(0, 3000), page=st.integers(1, 40), data=st.data())
+    @settings(max_examples=50)
+    def test_groups_share_budgets_of_whole_blocks_and_totals_are_exact(
+        self,
+        family: str,
+        curves: Path,
+        profile: FakeProfile,
+        ratio: float,
+        n_entries: int,
+        page: int,
+        data: st.DataObject,
+    ) -> None:
+        sizes = [size for size in range(1, profile.n_kv_heads + 1) if profile.n_kv_heads % size == 0]
+        size = data.draw(st.sampled_from(sizes))
+        free = allocator(family, profile, curves, data)
+        granularity = "layer" if size == profile.n_kv_heads else f"group:{size}"
+        budgets = budgets_of(replace(free, granularity=granularity, page=page), profile, ratio)  # type: ignore[arg-type]
+        grouped = free.shares(profile, ratio).reshape(-1, size)  # type: ignore[arg-type]
+        np.testing.assert_allclose(budgets.shares.reshape(-1, size), grouped.mean(1, keepdims=True) + 0 * grouped)
+        entries = budgets.entries(n_entries).reshape(-1, size)
+        n_blocks = -(-n_entries // page)
+        blocks = -(-entries // page)
+        assert (entries == entries[:, :1]).all()
+        assert ((entries % page == 0) | (entries == n_entries)).all()
+        assert blocks.sum() == size * round((1 - ratio) * len(grouped) * n_blocks)
+
     def test_nothing_is_removed_at_ratio_0(self, family: str, curves: Path) -> None:
         profile = FakeProfile(np.random.default_rng(0).random((5, 3)), np.random.default_rng(1).random((2, 5)))
         if family == "lu_curve":
             np.save(curves / "5x3.npy", np.zeros((99, 5, 3)))
         parameters = {"curve": str(curves / "5x3.npy")} if family == "lu_curve" else {}
-        shares = ALLOCATORS[family](name=family, **parameters).shares(profile, 0.0)
+        made = ALLOCATORS[family](name=family, **parameters)
+        shares = (budgets_file(profile, curves) if family == "budgets_file" else made).shares(profile, 0.0)
         assert np.abs(shares - 1).max() < CLOSE
 
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baklava.allocation import Uniform
 from baklava.errors import UserError
 from baklava.experiment import jobs
+from baklava.experiment.components import AllocatorConfig
 from baklava.experiment.compose import check, compose
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig
@@ -221,3 +223,13 @@ def test_variables_of_a_chat_template_are_no_reason_to_profile_again() -> None:
     plain = all_jobs(compose(settings))
     thinking = all_jobs(compose([*settings, "+models.tiny-llama.chat_template_kwargs={enable_thinking: false}"]))
     assert [stage for stage in STAGES if plain[stage] != thinking[stage]] == ["evaluate", "page"]
+
+
+def test_constraints_that_constrain_nothing_leave_jobs_as_they_are() -> None:
+    plain = {"name": "a", "family": "uniform"}
+    assert AllocatorConfig(**plain, granularity="head", page=1).model_dump() == plain
+    assert AllocatorConfig(**plain, granularity="group:4", page=16).build() == Uniform(
+        name="a", granularity="group:4", page=16
+    )
+    with pytest.raises(ValueError, match="granularity"):
+        AllocatorConfig(**plain, granularity="group:0")

@@ -40,7 +40,7 @@ class TestConfFolder:
             shared = file.with_name("_base.yaml")
             values = yaml.safe_load(file.read_text()) | (yaml.safe_load(shared.read_text()) if shared.exists() else {})
             name = name.replace("/", "_")  # the name of a task is also that of a file
-            required = [key for key in ("data", "essay", "curve") if key in values and values[key] is None]
+            required = [key for key in ("data", "essay", "curve", "path") if key in values and values[key] is None]
             (there := tmp_path / "given").touch()
             given = [f"{group}s.{name}.{key}={there}" for key in required]
             if required:

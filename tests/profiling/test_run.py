@@ -1,10 +1,12 @@
 """The profiling pass against a naive one that builds every attention matrix."""
 
 import inspect
+import json
 from dataclasses import replace
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +200,21 @@ def test_an_estimator_whose_code_changed_is_measured_again(
     monkeypatch.setattr(inspect, "getsource", lambda module: source(module) + "#" * (module is changed))
     run_job(tmp_path, monkeypatch, estimators=("eviction_shift", "random"))
     assert measured[2:] == [("random",), ("random",)]
+
+
+def test_scores_of_a_file_are_taken_as_they_are_and_anew_when_it_changes(
+    measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, other = run_job(tmp_path, monkeypatch, estimators=("random",))
+    shape = (other.n_layers, other.n_kv_heads)
+    for start in (0.0, 1.0):
+        scores = start + np.arange(np.prod(shape)).reshape(shape)
+        (tmp_path / "scores.json").write_text(json.dumps(scores.tolist()))
+        settings: Any = {"scores": tmp_path / "scores.json"}
+        _, profile = run_job(tmp_path, monkeypatch, estimators=("random", "file"), **settings)
+        np.testing.assert_allclose(profile.kv_importance("file"), scores)
+        assert (profile.head_importance["random"] == other.head_importance["random"]).all()
+    assert measured[2:] == [("file",)] * 4
 
 
 def test_a_killed_profile_continues_after_its_last_prompt(

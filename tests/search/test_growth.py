@@ -49,8 +49,9 @@ def grown(
     refine: int = 0,
     prompts: Sequence[Prompt] = PROMPTS,
     limit: float | None = None,
+    group: int = 1,
 ) -> Growth:
-    growth = Growth(source, prompts, (2, 2), Progress(disable=True), Allowance(limit))
+    growth = Growth(source, prompts, (2, 2), Progress(disable=True), Allowance(limit), group)
     growth.climb(total, refine=refine)
     return growth
 
@@ -75,6 +76,14 @@ def test_budgets_are_nested_and_meet_their_totals(
         assert shares.mean() == pytest.approx(total, abs=1e-9)
         assert shares.min() >= 0.0 and shares.max() <= 1.0
     assert all((above >= below - 1e-12).all() for below, above in pairwise(path))
+
+
+def test_a_group_grows_where_its_members_need_most_together() -> None:
+    """Alone, the first KV cache gains most; the second group gains more together."""
+    source = Separable([0.8, 0.0, 0.8, 0.8], [3.0, 0.0, 2.0, 2.0])
+    np.testing.assert_allclose(grown(source, 0.2).shares(0.2), [0.8, 0.0, 0.0, 0.0], atol=0.1)
+    np.testing.assert_allclose(grown(source, 0.2, group=2).shares(0.2), [0.0, 0.4], atol=0.1)
+    np.testing.assert_allclose(grown(source, 0.4, refine=2, group=2).shares(0.4), [0.0, 0.8], atol=0.1)
 
 
 def test_the_path_does_not_depend_on_how_far_it_is_climbed() -> None:

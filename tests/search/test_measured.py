@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,17 @@ def profile_of(replay: ContinuationLosses) -> Profile:
 def fitted_budgets(job: AllocateJob, profile: Profile) -> Fitted:
     with SearchContext(job, profile) as context:
         return job.allocator.build().fit(context)
+
+
+def test_kv_heads_of_a_layer_may_share_a_budget(loaded: LoadedModel, tmp_path: Path) -> None:
+    job = job_in(tmp_path, "allocators.baklava_measured.granularity=layer", "allocators.baklava_measured.page=4")
+    replay = ContinuationLosses(loaded, job.eviction.build(), batch_rows=4, objective=job.search.objective)
+    for ratio, budgets in fitted_budgets(job, profile_of(replay)).budgets.items():
+        assert (budgets.shares == budgets.shares[:, :1]).all() and budgets.shares.mean() == pytest.approx(1 - ratio)
+        assert (budgets.group, budgets.page) == (2, 4)
+        again = np.mean([replay.losses(prompt, [replace(budgets, page=1)]) for prompt in PROMPTS])
+        assert budgets.provenance["loss"] == pytest.approx(again, abs=1e-9)
+        assert budgets.parameters["granularity"] == "layer"
 
 
 def test_budgets_of_a_model_lose_what_they_say(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from planted_model import RETRIEVAL, planted_model, planted_prompts
 
 from baklava.allocation.fitted import GROWN
+from baklava.analysis.card_scores import add_scores
+from baklava.analysis.headline import Headline, MethodFigures, ModelFigures, RatioFigures
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Calibration
 from baklava.experiment.components import AllocatorConfig, EvictionConfig, ModelConfig
@@ -187,7 +190,7 @@ def growing(folder: Path, profile: Profile, **changed: Any) -> AllocateJob:
 def test_shares_grow_where_the_model_needs_them(
     tmp_path: Path, profile: Profile, loads: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = growing(tmp_path, profile)
+    one = growing(tmp_path / "planted" / "baklava" / "streaming_llm", profile)
     allocate(one)
     light, heavy = (Budgets.load(one.budgets[ratio]) for ratio in RATIOS)
     assert all(heavy.shares[cache] > 0.6 for cache in RETRIEVAL)
@@ -199,6 +202,7 @@ def test_shares_grow_where_the_model_needs_them(
     assert trace.groupby("ratio")["move"].agg(list).to_dict() == {ratio: ["uniform", GROWN] for ratio in RATIOS}
     assert trace["held_back"].notna().all()
     assert json.loads(one.cost.read_text())["prefills"] > 0
+    check_card(one, tmp_path)
     before = written(one)
     allocate(one.model_copy(update={"search": one.search.model_copy(update={"max_prefills": 4})}))
     assert "planted baklava/streaming_llm: stopped by search.max_prefills=4; " in capsys.readouterr().err
@@ -206,6 +210,29 @@ def test_shares_grow_where_the_model_needs_them(
     assert moves == {ratio: ["uniform", "grown, capped"] for ratio in RATIOS}
     allocate(one)
     assert written(one) == before
+
+
+def check_card(one: AllocateJob, folder: Path) -> None:
+    """The card names every file with its digest, and takes the scores of a summary in the place of old ones."""
+    card = folder / "planted" / "baklava" / "streaming_llm" / "README.md"
+    written = card.read_text()
+    for ratio, path in one.budgets.items():
+        assert f"| {ratio:g} | {path.name} | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |" in written
+    assert "base_model: nowhere/planted\n" in written
+    assert written.endswith("## Scores\n\nNot evaluated yet.\n")
+    figures = dict.fromkeys(("score", "full", "delta_full", "kv_bytes"), 0.5)
+    around = dict.fromkeys(("ci_low", "delta_full_low"), 0.25) | dict.fromkeys(("ci_high", "delta_full_high"), 0.75)
+    unknown = dict.fromkeys(
+        ("uniform", "delta_uniform", "delta_uniform_low", "delta_uniform_high", "gain_over_uniform")
+    )
+    row = RatioFigures(ratio=0.9, lossless=None, uniform_is_zero=False, **figures, **around, **unknown)
+    method = MethodFigures(allocator="baklava", eviction="streaming_llm", largest_lossless_ratio=None, ratios=(row,))
+    model = ModelFigures(n={}, full=0.5, full_low=0.5, full_high=0.5, kv_bytes_full=1.0, methods=(method,))
+    headline = Headline(margin=0.0, confidence=0.9, n_bootstrap=1, seed=0, models={"planted": model})
+    for _ in range(2):
+        add_scores(folder, headline)
+        assert card.read_text().startswith(written.removesuffix("Not evaluated yet.\n"))
+        assert card.read_text().count("| 0.9 | 0.500 [0.250, 0.750] | 0.500 | +0.500 [+0.250, +0.750] |\n") == 1
 
 
 def test_a_ratio_that_is_added_takes_its_budgets_from_the_same_path(

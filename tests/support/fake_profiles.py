@@ -31,6 +31,8 @@ class FakeProfile:
     layer_importance: NDArray[np.float64]  # [P, L]
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
     pooled: list[str] = field(default_factory=list)
+    model: str = "fake"
+    meta: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
