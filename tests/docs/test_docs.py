@@ -32,7 +32,7 @@ INVENTED = {"my-model", "mine", "passkey", "value_norm", "wedge", "output_norm",
 
 GROUPS = ("model", "task", "allocator", "eviction", "calibration", "tracking", "experiment")
 # Keys of other programs, and of Python calls.
-FOREIGN = {"overrides", "gpu", "steps"}
+FOREIGN = {"overrides", "gpu", "steps", "pretrained"}
 FAMILIES_OF = {
     TaskConfig: tuple(FAMILIES.values()),
     AllocatorConfig: tuple(ALLOCATORS.values()),
