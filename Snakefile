@@ -34,7 +34,4 @@ onstart:
 
 
 onsuccess:
-    if is_everything(workflow.dag_settings):
-        baklava(["table", str(paths.root)])
-        if experiment.claims.enabled:
-            print(paths.log("claims").read_text(encoding="utf-8"))
+    show_results()

@@ -148,7 +148,9 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
 
 def _unknown_key(key: str) -> str:
     """What to say of a key that no setting has: the nearest ones."""
-    near = get_close_matches(key, _keys(ExperimentConfig), n=3, cutoff=0.6)
+    keys, last = _keys(ExperimentConfig), key.rpartition(".")[2]
+    near = [name for name in keys if name.rpartition(".")[2] == last]  # the right word in a wrong place
+    near = near[:3] or get_close_matches(key, keys, n=3, cutoff=0.6)
     return f"config: {key}: there is no such key" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 

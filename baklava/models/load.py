@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import set_tqdm_hook
 
 from baklava.cache.attention import dense as attention
 from baklava.cache.prefill import ContextCache
@@ -148,7 +149,7 @@ def load_model(config: ModelConfig) -> LoadedModel:
         raise UserError(f"model {config.name}: {error}") from None
     tokenizer = load_tokenizer(config)
     device = choose_device(config)
-    with _loading(f"model {config.name}: cannot load {config.path}"):
+    with _loading(f"model {config.name}: cannot load {config.path}"), _no_bar_in_a_log():
         placement = placement_settings(config)
         settings = {"dtype": getattr(torch, config.dtype), "attn_implementation": attention.NAME, **placement}
         if file := _gguf_file(config):
@@ -192,6 +193,19 @@ def _probe(loaded: LoadedModel) -> None:
     with _loading(f"model {loaded.name}: cannot read a text with it"):
         loaded.model(ids, past_key_values=cache, **settings)
         cache.check_read(2)
+
+
+@contextmanager
+def _no_bar_in_a_log() -> Iterator[None]:
+    """Hide transformers' bar of loaded tensors where no terminal draws it; that of a download stays."""
+    if sys.stderr.isatty():
+        yield
+        return
+    before = set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
 
 
 @contextmanager

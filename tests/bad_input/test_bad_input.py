@@ -104,6 +104,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 SETTINGS = {
     "unknown key": ("evaluate.samples=3", "evaluate.samples", "did you mean evaluate.n_samples"),
+    "key in a wrong place": ("evaluate.ratios=[0.5]", "evaluate.ratios", "did you mean ratios?"),
     "unknown group of choices": ("modell=tiny-llama", "modell", "did you mean model"),
     "unknown key, added": ("+evaluate.samples=3", "evaluate.samples", "not permitted"),
     "unknown group": ("models.other.dtype=float32", "models.other", "no such key"),

@@ -1,4 +1,5 @@
 # Shared by all rules: the checked configuration, the paths, and what this machine offers.
+import atexit
 import math
 import os
 import re
@@ -9,7 +10,9 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.jobs import Job as SnakemakeJob
+from snakemake.logging import logger
 
 from baklava.cli import main as baklava
 from baklava.errors import UserError, is_refusal
@@ -112,6 +115,23 @@ def is_everything(asked) -> bool:
     """Whether the whole workflow was asked for, and not some targets or a part of the way to them."""
     return not (set(asked.targets) - {"all"} or asked.until or asked.omit_from or asked.batch)
 
+
+def show_results() -> None:
+    """End with the table, and with what the claims came to, where the whole workflow was asked for."""
+    if is_everything(workflow.dag_settings):
+        baklava(["table", str(paths.root)])
+        if experiment.claims.enabled:
+            print(paths.log("claims").read_text(encoding="utf-8"))
+
+
+def show_results_anyway(record) -> bool:
+    """A filter of Snakemake's log, which calls no `onsuccess` where it has nothing to do, but says so."""
+    if record.msg == NOTHING_TO_BE_DONE_MSG and not workflow.dryrun:
+        atexit.register(show_results)
+    return True
+
+
+logger.addFilter(show_results_anyway)
 
 # Jobs find the `baklava` of the Python that runs Snakemake.
 os.environ.update(PATH=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]))
