@@ -12,6 +12,7 @@ from baklava.eviction.base import LayerContext
 MAX_WEIGHTS_CPU, MAX_WEIGHTS = 2**18, 2**26
 
 
+@torch.no_grad()  # ranks have no gradients
 def received_attention(queries: Tensor, context: LayerContext) -> Tensor:
     """Sum the attention weights of the queries `[B, Hq, Q, D]` of the last `Q` entries.
 

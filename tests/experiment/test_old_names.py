@@ -28,7 +28,7 @@ def test_an_experiments_file_may_hold_old_names() -> None:
 
 def test_new_names_are_stages() -> None:
     assert set(STAGES_BEFORE.values()) <= set(STAGES)
-    with pytest.raises(UserError, match=r"^config: resources: nothing: no stage is called so; known: calibrate, "):
+    with pytest.raises(UserError, match=r"^config: resources.nothing: no stage is called so; known: calibrate, "):
         compose(["+resources.nothing.mem_mb=5"])
 
 
