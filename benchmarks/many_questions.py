@@ -34,9 +34,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--eviction", choices=POLICIES, default="keydiff")
     arguments = measure.parse(parser)
-    model = arguments.model
-    path = model if ":" in model or "/" in model else f"reference:{model}"
-    loaded = load_model(ModelConfig(name="model", path=path, dtype=arguments.dtype, device=arguments.device))
+    loaded = load_model(
+        ModelConfig(
+            name="model", path=measure.model_path(arguments.model), dtype=arguments.dtype, device=arguments.device
+        )
+    )
     n = arguments.questions
     settings = EvaluateConfig(n_samples=n, length=arguments.length)
     shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}

@@ -36,6 +36,11 @@ def parse(parser: ArgumentParser) -> Namespace:
     return arguments
 
 
+def model_path(model: str) -> str:
+    """The path of a model: itself where it is one, else that of the reference model of this name."""
+    return model if ":" in model or "/" in model else f"reference:{model}"
+
+
 def rounds(
     candidates: Mapping[Any, Callable[[], Any]],
     *,

@@ -67,9 +67,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--batch-rows", type=int, default=EvaluateConfig.model_fields["batch_rows"].default)
     arguments = measure.parse(parser)
-    model = arguments.model
-    path = model if ":" in model or "/" in model else f"reference:{model}"
-    loaded = load_model(ModelConfig(name="model", path=path, dtype=arguments.dtype, device=arguments.device))
+    loaded = load_model(
+        ModelConfig(
+            name="model", path=measure.model_path(arguments.model), dtype=arguments.dtype, device=arguments.device
+        )
+    )
     settings = EvaluateConfig(n_samples=arguments.samples, length=arguments.length, batch_rows=arguments.batch_rows)
     engine = Engine(loaded, TASK, settings)
     samples = [

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from baklava.cache.attention.dense import check_attention
+from baklava.cache.attention.dense import attach, check_attention
 from baklava.decoder.config import Decoder
 from baklava.errors import UserError
 
@@ -25,6 +25,20 @@ class AttendingLayer(CacheLayerMixin):
 
     seen: int = 0
     awaits_attention: bool = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Count new tokens and pass on their keys and values alone; layers that keep them override this."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.mark_updated()
+        self.seen += key_states.shape[2]
+        return attach(key_states, self), attach(value_states, self)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """Compute the attention `[B, Hq, Q, D]` of the tokens just added."""
+        raise NotImplementedError
 
     def mark_updated(self) -> None:
         """Note that keys were put in. Raises `UserError` if the attention function never used those before."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baklava.errors import UserError, first_line
-from baklava.system.foreign_files import check_file, checked_numbers, read_text
+from baklava.system.foreign_files import check_file, checked_numbers, read_json_value
 
 READERS = "a .pt file with one tensor, .safetensors with one tensor, or .json"
 
@@ -67,12 +66,7 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_json(path: Path) -> Any:
     """A table `[layers][heads]`, or HeadKV's object of "layer-head" with the scores of several samples, averaged."""
-    try:
-        values = json.loads(read_text(path))
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({first_line(error)})") from None
+    values = read_json_value(path)
     if not isinstance(values, dict):
         return values
     places = {}

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 
 from baklava.budgets import Budgets
 from baklava.cache.attended import AttendedCache, AttendingLayer
-from baklava.cache.attention.dense import attach, soft_cap
+from baklava.cache.attention.dense import soft_cap
 from baklava.cache.attention.precision import at_least_float32
 from baklava.cache.compress import compete_over_layers, rank_entries
 from baklava.cache.layers import build_layers, copy_window
@@ -49,13 +49,6 @@ class InfluenceLayer(AttendingLayer):
         self.kept, self.levels = kept, levels
         self.seen = context.seen
         self.influence: Tensor | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.mark_updated()
-        self.seen += key_states.shape[2]
-        return attach(key_states, self), attach(value_states, self)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from baklava.cache.attended import AttendedCache, AttendingLayer
-from baklava.cache.attention.dense import attach, dense_attention
+from baklava.cache.attention.dense import dense_attention
 from baklava.cache.layers import build_layers, copy_window
 from baklava.cache.prefill import ContextCache, ContextLayer, Repetition
 from baklava.decoder.attention_path import hidden_states
@@ -37,13 +37,6 @@ class RepeatingLayer(AttendingLayer):
         self.policy, self.part, self.hidden = policy, part, hidden
         self.n_rows = context.n_rows if self.group.rows is None else len(self.group.rows)
         self.seen = context.seen
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.mark_updated()
-        self.seen += key_states.shape[2]
-        return attach(key_states, self), attach(value_states, self)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None

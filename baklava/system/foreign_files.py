@@ -37,14 +37,19 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not a readable text file ({first_line(error)})") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+def read_json_value(path: Path) -> Any:
+    """Whatever JSON is in a file."""
     try:
-        values = json.loads(read_text(path))
+        return json.loads(read_text(path))
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({first_line(error)})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    values = read_json_value(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values
