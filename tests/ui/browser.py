@@ -18,7 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-PATIENCE = 600  # seconds; a busy machine takes its time
+PATIENCE = 120  # seconds; a busy machine takes its time
 FLAGS = (
     "--headless",
     "--no-sandbox",

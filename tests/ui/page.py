@@ -23,7 +23,7 @@ return Array.from(document.querySelectorAll('.js-plotly-plot')).map(plot => ({
     traces: plot.data.map(trace => ({
         type: trace.type,
         name: trace.name,
-        colour: trace.line && trace.line.color,
+        colour: (trace.line && trace.line.color) || (trace.marker && trace.marker.color),
         x: Array.from(trace.x || []).map(Number),
         y: Array.from(trace.y || []).map(Number),
         dimensions: (trace.dimensions || []).map(one => ({label: one.label, n: one.values.length})),
@@ -63,17 +63,22 @@ def button(driver: webdriver.Chrome, label: str) -> WebElement:
     return wait_for(driver, f"button {label}", lambda: _of_text(driver, "button", label))
 
 
-def select_runs(driver: webdriver.Chrome, n: int) -> list[str]:
-    """Tick the first runs of the table; returns their names."""
+def open_first(driver: webdriver.Chrome) -> None:
+    """Show the runs that are nested under the first one of the table."""
+    expand = '[role=row] button[data-component-id*="runnamecellrenderer"]'
+    wait_for(driver, "run with others under it", lambda: driver.find_elements(By.CSS_SELECTOR, expand))[0].click()
 
-    def rows() -> list[WebElement]:
-        found = driver.find_elements(By.CSS_SELECTOR, 'input[aria-label^="Press Space to toggle row selection"]')
-        return found if len(found) >= n else []
 
-    for box in wait_for(driver, f"{n} runs", rows)[:n]:
-        box.click()
-    names = driver.find_elements(By.CSS_SELECTOR, 'a[href*="/runs/"]')
-    return [name.text for name in names if name.text][:n]
+def select_nested(driver: webdriver.Chrome, n: int) -> list[str]:
+    """Tick the first runs that are nested under the first one of the table; returns their names."""
+    names = []
+    for index in range(1, n + 1):
+        row = f'[role=row][row-index="{index}"]'
+        name = wait_for(driver, f"run {index}", lambda r=row: _of_cell(driver, f'{r} a[href*="/runs/"]'))
+        box = f'{row} input[aria-label^="Press Space to toggle row selection"]'
+        wait_for(driver, f"box of run {index}", lambda b=box: driver.find_element(By.CSS_SELECTOR, b)).click()
+        names.append(name)
+    return names
 
 
 def open_tab(driver: webdriver.Chrome, name: str, *, x: str, y: str) -> None:
@@ -101,3 +106,7 @@ def choose(driver: webdriver.Chrome, *metrics: str) -> None:
 
 def _of_text(driver: webdriver.Chrome, selector: str, words: str) -> WebElement | None:
     return next((one for one in driver.find_elements(By.CSS_SELECTOR, selector) if one.text == words), None)
+
+
+def _of_cell(driver: webdriver.Chrome, selector: str) -> str:
+    return driver.find_element(By.CSS_SELECTOR, selector).text
