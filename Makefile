@@ -3,6 +3,7 @@
 PYTHON ?= python3
 EXPERIMENT ?= demo
 PORT ?= 5000
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -60,7 +61,7 @@ ui: env ## compare all runs in MLflow, in the browser
 	  --backend-store-uri sqlite:///results/mlflow.db
 
 test: env lint ## lint, unit tests, and one small experiment from end to end
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-faults: env ## kill the workflow at twenty moments, fill the disk, damage files (minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m '' -s tests/faults

@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, few threads, and where the repository is."""
+"""Shared by all tests: no network, one thread per process, and where the repository is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 # Before anything imports torch or a Hugging Face library; jobs that tests start inherit both.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
