@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from baklava.budgets import Budgets
+from baklava.eviction.kvzip import MAX_LOSS
 from baklava.experiment.paths import ratio_name
 from baklava.system.parquet import read_parquet
 
@@ -75,6 +76,26 @@ def describe_kept_whole(summary: pd.DataFrame) -> list[str]:
         f"{100 * row['kept_fraction']:.1f}% of the entries were kept"
         for task, row in highest.iterrows()
     ]
+
+
+def describe_repetitions(timings: pd.DataFrame) -> list[str]:
+    """Say for each policy that had contexts repeated what that took, and where it failed; no lines where none did."""
+    if "repetition_loss" not in timings:  # made by an earlier version
+        return []
+    repeated = timings[timings["repetition_loss"].notna()]
+    lines = []
+    for (model, eviction), rows in repeated.groupby(["model", "eviction"], sort=False):
+        means = rows[["repetition_seconds", "repetition_loss", "failed_repetitions"]].mean()
+        line = (
+            f"{model}, {eviction}: reading a context twice took {means['repetition_seconds']:.2f} s more; "
+            f"its repetition lost {means['repetition_loss']:.2f} nats per token, "
+            f"{rows['highest_repetition_loss'].max():.2f} at most"
+        )
+        if means["failed_repetitions"]:
+            failed = f"{100 * means['failed_repetitions']:.3g}% FAILED (above {MAX_LOSS:g})"
+            line += f"; {failed}: the scores mean little there"
+        lines.append(line)
+    return lines
 
 
 def index_budgets(paths: Iterable[Path]) -> dict[BudgetKey, Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ def merge(job: MergeJob) -> None:
         (job.records_of_shards, job.records, record_schema, "records"),
         (job.timings_of_shards, job.timings, timings, "timings"),
     ):
-        rows = _read_rows(shards, file.COLUMNS, file.SCHEMA, what)
+        rows = _read_rows(shards, file.COLUMNS, file.SCHEMA, file.OPTIONAL, what)
         write_parquet_rows(merged, rows, file.COLUMNS, schema=file.SCHEMA)
 
 
-def _read_rows(shards: Iterable[Path], columns: pa.Schema, schema: int, what: str) -> Iterator[dict[str, Any]]:
+def _read_rows(
+    shards: Iterable[Path], columns: pa.Schema, schema: int, optional: Collection[str], what: str
+) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        yield from read_parquet(shard, columns, schema=schema, what=what, hint="`baklava evaluate`").to_pylist()
+        table = read_parquet(shard, columns, schema=schema, what=what, hint="`baklava evaluate`", optional=optional)
+        yield from table.to_pylist()

@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 class Record:
     """What one sample left in one cell: an answer with its score and sizes, or the reason why there is none.
 
-    All fields but `seconds` are the columns of the records file, in this order. The seconds go into the timings file,
+    All fields but those in `TIMED` are the columns of the records file, in this order. Those go into the timings file,
     so that two runs write equal records.
     """
 
@@ -77,6 +77,8 @@ class Record:
     peak_kv_bytes: int = 0  # the most that the answer took: the context's bytes, and those of the tokens after it
     failed: str = ""  # why there is no answer; empty where there is one
     seconds: float = math.nan  # the row's share of the wall time of the batches that it was in
+    repetition_seconds: float = math.nan  # what reading the context a second time took, for policies that need it
+    repetition_loss: float = math.nan  # nats per token of that repetition
 
     @classmethod
     def of(cls, cell: Cell, sample: int, **values: Any) -> Record:
@@ -106,10 +108,12 @@ class Record:
 
 
 SCHEMA = 5
+OPTIONAL = ()  # columns that older files may lack
+TIMED = ("seconds", "repetition_seconds", "repetition_loss")
 
 _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "Sequence[str]": pa.list_(pa.string())}
 
-COLUMNS = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Record) if field.name != "seconds"])
+COLUMNS = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Record) if field.name not in TIMED])
 
 # In the order in which earlier versions wrote them, so that equal answers are equal lines.
 _STORED = (
@@ -124,5 +128,5 @@ _STORED = (
     "kept_entries",
     "kv_bytes",
     "peak_kv_bytes",
-    "seconds",
+    *TIMED,
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from baklava.cache.prefill import Repetition
 from baklava.evaluation.record_schema import Record
 from baklava.evaluation.sample_to_record import begin_record, fail_out_of_memory, score_answer, score_loss
 from baklava.evaluation.samples import EncodedSample, Request, batches, distinct_contexts, samples_of
@@ -186,17 +187,25 @@ class Scheduler:
         started = time.perf_counter()
         assert batch.prefilled is not None
         waiting = batch.waiting[:n]
+        contexts = batch.contexts_of(waiting)
         state = compress_rows(
             self._loaded,
             batch.prefilled,
             [request.cell.budgets for request in waiting],
             [request.cell.policy for request in waiting],
-            batch.contexts_of(waiting),
+            contexts,
             decoding=waiting[0].decoding,
         )
+        sizes = zip(waiting, contexts, state.kept_entries(), state.row_bytes(), strict=True)
         requests = [
-            request._replace(record=replace(request.record, kept_entries=kept_entries, kv_bytes=kv_bytes))
-            for request, kept_entries, kv_bytes in zip(waiting, state.kept_entries(), state.row_bytes(), strict=True)
+            request._replace(
+                record=_note_repetition(
+                    replace(request.record, kept_entries=kept_entries, kv_bytes=kv_bytes),
+                    batch.prefilled.repetitions.get(request.cell.policy),
+                    row,
+                )
+            )
+            for request, row, kept_entries, kv_bytes in sizes
         ]
         if self._task.by_loss:
             records = self._score_losses(state, requests, batch.seconds, started)
@@ -226,6 +235,14 @@ class Scheduler:
             score_loss(request, loss, read[request.cell.policy] + seconds)
             for request, loss in zip(requests, losses, strict=True)
         ]
+
+
+def _note_repetition(record: Record, repetition: Repetition | None, row: int) -> Record:
+    """The record with what repeating the context of a batch row took, where it was not read only once."""
+    if repetition is None:
+        return record
+    seconds = repetition.seconds / len(repetition.losses)
+    return replace(record, repetition_seconds=seconds, repetition_loss=repetition.losses[row])
 
 
 def _decoding_row(request: Request, seconds: float) -> DecodingRow[Request]:

@@ -19,6 +19,7 @@ NEEDS_REPETITION = (
     "eviction policy 'kvzip' has the context repeated, which needs tokenizer and tokens: evaluations and searches "
     "do it (baklava.inference.batch.prefill), a BudgetedCache by itself cannot"
 )
+MAX_LOSS = 1.0  # nats per token of a repetition; one that goes well costs next to none, one above has failed
 
 
 @dataclass(frozen=True, kw_only=True)

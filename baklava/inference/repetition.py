@@ -19,13 +19,12 @@ from baklava.decoder.attention_path import hidden_states
 from baklava.decoder.config import decoder_of, text_config
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
-from baklava.eviction.kvzip import KVzip
+from baklava.eviction.kvzip import MAX_LOSS, KVzip
 from baklava.inference.batch import BatchState
 from baklava.models.load import LoadedModel
 from baklava.system.job_log import tell
 
 N_LOSS = 128  # the last tokens of each part, on which the loss is measured
-MAX_LOSS = 1.0  # nats per token; a repetition that goes well costs next to none
 
 
 class RepeatingLayer(AttendingLayer):

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
 from baklava.analysis.headline import Headline, ModelFigures, RatioFigures
-from baklava.analysis.results import describe_kept_whole, read_summary
+from baklava.analysis.results import describe_kept_whole, describe_repetitions, read_summary
 from baklava.analysis.verdict import describe_rule
 from baklava.budgets import Budgets
 from baklava.errors import UserError
@@ -42,14 +43,18 @@ def print_table(overrides: Sequence[str], form: Form = "text") -> None:
         overrides = read_written(paths.experiment_json).get("overrides", overrides)
     headline = Headline.load(paths.headline)
     grid = tabulate_scores(headline, intervals=form != "text")
+    repetitions = _describe_repetitions(paths)
     if form != "text":
         print(grid.markdown() if form == "markdown" else grid.latex())
+        for line in repetitions:
+            print(f"\n{line}" if form == "markdown" else f"% {line}")
         return
     console = Console(highlight=False)
     console.print(Text(f"{config.name}: mean score over {_describe_tasks(paths)}", style="bold"))
     console.print(grid.terminal())
     for line in (
         *describe_kept_whole(read_summary(paths.summary_parquet)),
+        *repetitions,
         *lossless_lines(headline),
         *estimator_lines(headline, paths),
         "",
@@ -137,6 +142,10 @@ def estimator_lines(headline: Headline, paths: ExperimentPaths) -> list[str]:
                 choices = "; ".join(f"{choice} at r = {', '.join(chosen_at)}" for choice, chosen_at in ratios.items())
                 lines.append(f"  {model}, {method.allocator} / {method.eviction}: {choices}")
     return ["Estimator that the search chose", *lines] if lines else []
+
+
+def _describe_repetitions(paths: ExperimentPaths) -> list[str]:
+    return describe_repetitions(pd.read_csv(paths.timings_csv)) if paths.timings_csv.is_file() else []
 
 
 def _check_results(paths: ExperimentPaths, overrides: Sequence[str]) -> None:

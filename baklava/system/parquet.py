@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,12 +41,15 @@ def write_parquet_rows(
         _insert_checksum(unfinished)
 
 
-def read_parquet(path: Path, columns: pa.Schema, *, schema: int, what: str, hint: str) -> pa.Table:
+def read_parquet(
+    path: Path, columns: pa.Schema, *, schema: int, what: str, hint: str, optional: Collection[str] = ()
+) -> pa.Table:
     """Read the named columns, of the given types and without gaps.
 
-    Raises `UserError` for a missing, broken or newer file.
+    `what` names the kind of file and `hint` the command that makes it. Columns of numbers that are `optional`, because
+    older files lack them, are NaN there.
 
-    `what` names the kind of file and `hint` the command that makes it.
+    Raises `UserError` for a missing, broken or newer file.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such {what} file; make it with {hint}")
@@ -58,9 +62,12 @@ def read_parquet(path: Path, columns: pa.Schema, *, schema: int, what: str, hint
         with pq.ParquetFile(path) as file:
             _check_version(path, file.schema_arrow.metadata or {}, schema, what)
             missing = [name for name in columns.names if name not in file.schema_arrow.names]
-            if missing:
-                raise UserError(f"{path}: not a {what} file: column {missing[0]} is missing")
-            table = file.read(columns.names).select(columns.names).replace_schema_metadata().cast(columns)
+            if needed := [name for name in missing if name not in optional]:
+                raise UserError(f"{path}: not a {what} file: column {needed[0]} is missing")
+            table = file.read([name for name in columns.names if name not in missing])
+            for name in missing:
+                table = table.append_column(name, pa.array([math.nan] * len(table), pa.float64()))
+            table = table.select(columns.names).replace_schema_metadata().cast(columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

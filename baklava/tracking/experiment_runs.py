@@ -23,7 +23,7 @@ from baklava.tracking.method_run import make_method_run
 from baklava.tracking.model_run import find_usage_files, make_model_run, select_figures
 from baklava.tracking.run_spec import RunSpec
 
-TIMES = ("seconds_per_sample", "samples_per_second")
+TIMES = ("seconds_per_sample", "samples_per_second", "repetition_seconds", "repetition_loss")
 
 
 class ExperimentRuns:

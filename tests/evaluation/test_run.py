@@ -26,6 +26,8 @@ from baklava.evaluation.engine import Engine
 from baklava.evaluation.record_schema import COLUMNS, SCHEMA, Record
 from baklava.evaluation.run import evaluate
 from baklava.evaluation.samples import batches
+from baklava.evaluation.timings import timings
+from baklava.eviction.kvzip import MAX_LOSS
 from baklava.experiment.jobs import EvaluateJob
 from baklava.experiment.settings import SummaryConfig
 from baklava.models import reference_model_path
@@ -86,6 +88,24 @@ def test_writes_one_row_per_sample_and_cell(tmp_path: Path) -> None:
     times = pq.read_table(tmp_path / "timings.parquet").to_pylist()
     assert [(row["sample"], row["allocator"], row["ratio"]) for row in times] == keys
     assert all(row["seconds"] > 0 for row in times)
+
+
+def test_what_repeating_a_context_took_is_beside_the_seconds_and_not_in_the_records(tmp_path: Path) -> None:
+    one = job(tmp_path)
+    cells = tuple(cell.model_copy(update={"eviction": "kvzip"}) for cell in one.cells)
+    values = {**one.model_dump(), "evictions": {"kvzip": {"name": "kvzip", "family": "kvzip"}}, "cells": cells}
+    evaluate(EvaluateJob.model_validate(values))
+    assert pq.read_table(tmp_path / "records.parquet").schema.equals(COLUMNS)
+    times = pq.read_table(tmp_path / "timings.parquet").to_pylist()
+    full, repeated = ([row for row in times if row["eviction"] == eviction] for eviction in ("none", "kvzip"))
+    assert all(math.isnan(row["repetition_loss"]) and math.isnan(row["repetition_seconds"]) for row in full)
+    assert all(0 < row["repetition_seconds"] < row["seconds"] for row in repeated)
+    assert len({row["repetition_loss"] for row in repeated}) == 3  # each context has its own
+    again = timings([tmp_path / "timings.parquet"]).set_index("eviction").loc["kvzip"]
+    losses = [row["repetition_loss"] for row in repeated]
+    assert again["repetition_loss"] == pytest.approx(sum(losses) / 3)
+    assert again["highest_repetition_loss"] == max(losses)
+    assert again["failed_repetitions"] == sum(loss > MAX_LOSS for loss in losses) / 3
 
 
 def test_budgets_of_another_ratio_are_refused(tmp_path: Path) -> None:

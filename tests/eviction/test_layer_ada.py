@@ -7,8 +7,13 @@ from competition import INNER, naive_winners
 from hypothesis import given
 from hypothesis import strategies as st
 from layer_contexts import random_layer, scores_of
+from tiny_models import random_model, random_tokens
 
+from baklava.budgets import Budgets
+from baklava.cache.budgeted import BudgetedCache
+from baklava.cache.prefill import ContextCache
 from baklava.eviction import Defensive, LayerAda, SnapKV
+from baklava.eviction.base import LayerContext
 
 BUDGETS = st.lists(st.lists(st.integers(0, 12), min_size=3, max_size=3), min_size=1, max_size=3)
 
@@ -27,6 +32,27 @@ def test_a_layer_of_higher_scores_takes_the_budget_of_another() -> None:
     counts = policy.distribute_over_layers([scores[0], 1e-6 * scores[1]], torch.full((2, 3), 20))
     assert counts[1].tolist() == [5, 5, 5]
     assert int(counts.sum()) == 120
+
+
+def test_the_competition_and_the_ranks_of_each_layer_share_one_scoring() -> None:
+    scored = []
+
+    class Counted(SnapKV):
+        family = "counted"
+
+        def score(self, context: LayerContext, state: torch.Tensor) -> torch.Tensor:
+            scored.append(context.layer_index)
+            return super().score(context, state)
+
+    policy = LayerAda(inner=Counted(window_size=4))
+    model = random_model("llama")
+    cache = ContextCache(model.config, [policy])
+    with torch.inference_mode():
+        model(random_tokens(40), past_key_values=cache)
+    budgets = [Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio) for ratio in (0.5, 0.8)]
+    kept = BudgetedCache.from_context(model.config, cache, budgets, [policy] * 2, compress_above=0).kept_entries()
+    assert kept.sum((0, 2)).tolist() == [80, 32]
+    assert scored == [0, 1]
 
 
 def test_layers_on_one_scale_share_what_they_would_share_in_one() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 from synthetic_results import EVICTION, MODELS, write_budgets, write_experiment
 
@@ -166,6 +167,31 @@ def test_markdown_and_latex_hold_the_same_numbers_and_intervals(layout, printed)
     assert latex[:2] == [r"\begin{tabular}{lrrrrr}", r"\toprule"]
     assert all(line.endswith(r" \\") for line in latex if "&" in line)
     assert sum(line.count("**") for line in markdown) == 2 * sum(line.count("textbf") for line in latex) > 0
+
+
+def test_what_repeating_contexts_took_and_where_it_failed_is_said_below(layout, printed):
+    before = layout.timings_csv.read_bytes()
+    assert "reading a context twice" not in printed()
+    times = pd.read_csv(layout.timings_csv)
+    kept = {
+        "repetition_seconds": 0.5,
+        "repetition_loss": 0.02,
+        "highest_repetition_loss": 0.4,
+        "failed_repetitions": 0.0,
+    }
+    failed = {**kept, "repetition_loss": 2.25, "highest_repetition_loss": 3.0, "failed_repetitions": 0.75}
+    for model, values in zip(MODELS, (kept, failed), strict=True):
+        times.loc[(times["model"] == model) & (times["allocator"] == "uniform"), list(values)] = list(values.values())
+    times.to_csv(layout.timings_csv, index=False)
+    good, bad = (
+        f"{model}, {EVICTION}: reading a context twice took 0.50 s more; its repetition lost " for model in MODELS
+    )
+    good += "0.02 nats per token, 0.40 at most"
+    bad += "2.25 nats per token, 3.00 at most; 75% FAILED (above 1): the scores mean little there"
+    texts = [printed(form).splitlines() for form in ("text", "markdown", "latex")]
+    layout.timings_csv.write_bytes(before)
+    for mark, lines in zip(("", "", "% "), texts, strict=True):
+        assert {mark + good, mark + bad} <= set(lines)
 
 
 def test_names_are_escaped_for_latex():

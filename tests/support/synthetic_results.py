@@ -89,8 +89,10 @@ def write_records(path: Path, records: pd.DataFrame, *, schema: int = SCHEMA) ->
 
 
 def write_timings(path: Path, records: pd.DataFrame) -> Path:
-    own = records[timings.COLUMNS.names]
-    write_parquet(path, pa.Table.from_pandas(own, preserve_index=False), schema=timings.SCHEMA)
+    """Without columns of repetitions, as earlier versions wrote it, unless the records have them."""
+    own = records[[name for name in timings.COLUMNS.names if name in records]]
+    columns = {name: pa.array(own[name].to_numpy(), from_pandas=False) for name in own}  # keep NaN
+    write_parquet(path, pa.table(columns), schema=timings.SCHEMA)
     return path
 
 
