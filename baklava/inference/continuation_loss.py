@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ class ContinuationLosses:
         self._batch_rows = batch_rows
         self._free = MEMORY_FRACTION * loaded.free_memory() if memory is None else memory
         self._kept: dict[Prompt, _PrefilledPrompt] = {}
+        self._told = False  # that not all contexts are kept
 
     @classmethod
     def of(cls, job: AllocateJob, loaded: LoadedModel) -> ContinuationLosses:
@@ -161,6 +163,13 @@ class ContinuationLosses:
         if n_bytes <= self._free:
             self._free -= n_bytes
             self._kept[prompt] = prefilled
+        elif not self._told:
+            print(
+                f"model {self.loaded.name}: memory for the contexts of {len(self._kept)} prompts, the others are read "
+                "again every time; search.memory_gib grants more",
+                file=sys.stderr,
+            )
+            self._told = True
         return prefilled
 
 

@@ -79,7 +79,7 @@ def test_contexts_that_fit_are_read_once_and_others_every_time_with_the_same_los
     np.testing.assert_array_equal([*first, *again], fresh)
 
 
-def test_as_many_contexts_are_kept_as_fit(loaded, prefills):
+def test_as_many_contexts_are_kept_as_fit_and_that_others_do_not_is_told_once(loaded, prefills, capsys):
     context = 2 * 2 * 2 * 24 * 8 * 8  # layers, KV heads, keys and values, tokens, dimensions, bytes
     reference = 4 * 5 * VOCABULARY  # what the full cache would write after 5 answer tokens, as it may be needed
     replay = ContinuationLosses(loaded, StreamingLLM(), batch_rows=4, memory=2 * (context + reference))
@@ -87,6 +87,7 @@ def test_as_many_contexts_are_kept_as_fit(loaded, prefills):
         for index in range(3):
             replay.losses(prompt(index), BUDGETS)
     assert len(prefills) == 4
+    assert capsys.readouterr().err.count("memory for the contexts of 2 prompts, the others are read again") == 1
 
 
 def test_without_budgets_there_are_no_losses_and_nothing_is_read(loaded, prefills):
