@@ -13,11 +13,11 @@ import kvpress
 import pytest
 import torch
 from layer_contexts import kept, order_of, scores_of
+from recorded_attention import RECORDER, path_of
 from tiny_models import random_model, random_tokens
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from baklava.decoder.attention_path import AttentionPath
 from baklava.eviction import (
     TOVA,
     AdaKV,
@@ -83,27 +83,6 @@ def name(one: Any) -> str:
     return str(one) if isinstance(one, EvictionPolicy) else ""
 
 
-class Recorder:
-    """Plain causal attention that keeps what each layer gave it."""
-
-    def __init__(self) -> None:
-        self.layers: list[tuple[Tensor, Tensor, Tensor, float]] = []
-
-    def __call__(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, scaling: float, **_: Any
-    ) -> tuple[Tensor, None]:
-        self.layers.append((query, key, value, scaling))
-        output = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
-        )
-        return output.transpose(1, 2), None
-
-
-RECORDER = Recorder()
-AttentionInterface.register("recording", RECORDER)
-AttentionMaskInterface.register("recording", lambda **_: None)
-
-
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     model = random_model(request.param, n_heads=6, n_kv_heads=3, attention="recording")
@@ -127,12 +106,6 @@ def prefill(model: PreTrainedModel, press: Any, ratio: float) -> tuple[DynamicCa
     ]
     assert len(layers) == 2
     return cache, layers
-
-
-def path_of(model: PreTrainedModel, index: int) -> AttentionPath:
-    layer = model.model.layers[index]
-    projection = layer.self_attn.o_proj
-    return AttentionPath(layer, layer.self_attn, projection, torch.zeros(1, 1, projection.in_features))
 
 
 def positions_of(some: Tensor, keys: Tensor) -> list[set[int]]:
