@@ -15,6 +15,7 @@ from baklava.eviction.keydiff import KeyDiff as KeyDiff
 from baklava.eviction.keydiff_recent import KeyDiffRecent as KeyDiffRecent
 from baklava.eviction.knorm import Knorm as Knorm
 from baklava.eviction.kvzip import KVzip as KVzip
+from baklava.eviction.lava import Lava as Lava
 from baklava.eviction.layer_ada import LayerAda as LayerAda
 from baklava.eviction.random import Random as Random
 from baklava.eviction.snapkv import SnapKV as SnapKV
