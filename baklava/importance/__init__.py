@@ -14,9 +14,15 @@ ESTIMATORS: dict[str, str] = {
 
 # The scores of a file (profile.scores), taken only where they are asked for.
 FROM_FILE = "file"
-MODULES = {**ESTIMATORS, FROM_FILE: "baklava.importance.file"}
+# Reads each context a second time, so it is taken only where it is asked for.
+RECONSTRUCTION = "reconstruction"
+MODULES = {
+    **ESTIMATORS,
+    FROM_FILE: "baklava.importance.file",
+    RECONSTRUCTION: "baklava.importance.reconstruction",
+}
 
 # Controls know nothing of the model: they are for comparison and never chosen.
 CONTROLS = ("random",)
 
-__all__ = ["CONTROLS", "ESTIMATORS", "FROM_FILE", "MODULES"]
+__all__ = ["CONTROLS", "ESTIMATORS", "FROM_FILE", "MODULES", "RECONSTRUCTION"]

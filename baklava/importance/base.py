@@ -33,7 +33,8 @@ class HeadView:
     - `projected` `[N, hidden]`: what the output projection returns.
 
     `layer_importance` is a scalar: the cosine distance between the residual stream before and after the attention.
-    `scores` `[Hq]` are those of `profile.scores` for this layer, None where there is no such file.
+    `scores` `[Hq]` are those of `profile.scores` for this layer, None where there is no such file. `reconstruction`
+    `[Hq]` is the largest attention to an entry while the context is repeated, None where it is not.
     `layer` is the layer's index in the model, `seed` that of the settings, `path` leads from the heads to the stream.
     """
 
@@ -49,6 +50,7 @@ class HeadView:
     path: AttentionPath
     layer_importance: Tensor
     scores: Tensor | None = None
+    reconstruction: Tensor | None = None
 
     def residual_shift(self, changes: Tensor) -> Tensor:
         """How the residual stream moves `[Hq, N, hidden]` when `changes` `[Hq, N, D]` are taken from one head's output.

@@ -49,6 +49,7 @@ class Recorder:
         if FROM_FILE in settings.estimators and settings.scores is not None:
             scores = read_scores(settings.scores, loaded.n_layers, loaded.n_kv_heads, loaded.n_q_heads)
             self._scores = torch.from_numpy(scores).to(loaded.device)
+        self._reconstruction: Tensor | None = None
         self._settings = settings
         self._model = loaded.model
         self._row_of_layer = {layer: row for row, layer in enumerate(loaded.budgeted_layers)}
@@ -76,9 +77,12 @@ class Recorder:
             for hook in hooks:
                 hook.remove()
 
-    def record(self, ids: Tensor, positions: Tensor) -> None:
-        """Prefill a prompt `[1, T]` and measure it at its context-dependent `positions` `[N]`."""
-        self._positions = positions
+    def record(self, ids: Tensor, positions: Tensor, reconstruction: Tensor | None = None) -> None:
+        """Prefill a prompt `[1, T]` and measure it at its context-dependent `positions` `[N]`.
+
+        `reconstruction` `[L, Hq]` is what repeating its context has shown, for the estimator of that name.
+        """
+        self._positions, self._reconstruction = positions, reconstruction
         with torch.inference_mode(), fixed_rotation(self._model, ids.shape[1]):
             self._model(ids, use_cache=False, logits_to_keep=1, observer=self._observe)
 
@@ -150,6 +154,7 @@ class Recorder:
             projected=projected[positions].to(torch.promote_types(projected.dtype, torch.float32)),
             path=self._paths[layer],
             scores=None if self._scores is None else self._scores[self._row_of_layer[layer]],
+            reconstruction=None if self._reconstruction is None else self._reconstruction[self._row_of_layer[layer]],
             layer_importance=layer_importance,
         )
 

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import ProfileJob
 from baklava.experiment.settings import ProfileConfig
+from baklava.importance import RECONSTRUCTION
 from baklava.importance.profile import Profile
 from baklava.models.files import model_fingerprint
 from baklava.models.load import LoadedModel, load_model
+from baklava.profiling.reconstruction import measure_reconstruction
 from baklava.profiling.recorder import Recorder
 from baklava.profiling.stored_importance import LAYER, ImportanceStore
 from baklava.system.append_log import AppendLog
@@ -29,17 +31,19 @@ def measure_importance(
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
     """Importance on one prompt after another, `[L, Hq]` per estimator, and `[L]` of the layers (`LAYER`).
 
-    One prefill per prompt. No `T x T` matrix is ever made, only `N x T` for `N` context-dependent positions.
+    One prefill per prompt, and for `reconstruction` another with a repetition. No `T x T` matrix is ever made, only
+    `N x T` for `N` context-dependent positions.
     """
     recorder = Recorder(loaded, settings)
-    with recorder.attached():
-        for prompt in Progress(prompts, desc=f"profile {loaded.name}", unit="prompt"):
-            context, question, answer = prompt.token_ids(loaded)
-            ids = torch.tensor([context + question + answer], device=loaded.device)
-            positions = prompt.context_dependent_positions(len(context), len(question) + len(answer))
-            recorder.record(ids, torch.tensor(positions, device=loaded.device))
-            measured = {**recorder.heads, LAYER: recorder.layers}
-            yield {name: values.to("cpu", copy=True).numpy() for name, values in measured.items()}
+    for prompt in Progress(prompts, desc=f"profile {loaded.name}", unit="prompt"):
+        context, question, answer = prompt.token_ids(loaded)
+        ids = torch.tensor([context + question + answer], device=loaded.device)
+        positions = prompt.context_dependent_positions(len(context), len(question) + len(answer))
+        reconstruction = measure_reconstruction(loaded, context) if RECONSTRUCTION in settings.estimators else None
+        with recorder.attached():
+            recorder.record(ids, torch.tensor(positions, device=loaded.device), reconstruction)
+        measured = {**recorder.heads, LAYER: recorder.layers}
+        yield {name: values.to("cpu", copy=True).numpy() for name, values in measured.items()}
 
 
 def profile_prompts(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> Profile:

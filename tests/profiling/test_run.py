@@ -151,9 +151,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     model, calls = loaded_model(), []
     record = Recorder.record
 
-    def watched(self: Recorder, ids: torch.Tensor, positions: torch.Tensor) -> None:
+    def watched(self: Recorder, ids: torch.Tensor, positions: torch.Tensor, *more: Any) -> None:
         calls.append(tuple(self.heads))
-        record(self, ids, positions)
+        record(self, ids, positions, *more)
 
     monkeypatch.setattr(Recorder, "record", watched)
     monkeypatch.setattr("baklava.profiling.run.load_model", lambda _: model)
