@@ -25,6 +25,8 @@ from baklava.system.registry import families_of
 
 POLICIES: dict[str, type[EvictionPolicy]] = families_of(EvictionPolicy)
 
+PRIOR_FLOOR = 0.8  # what a KV cache is sure of where its budget is a prior
+
 _PUBLISHED: dict[str, Callable[[], EvictionPolicy]] = {
     "kvzip_plus": lambda: KVzip(weighed=True),
     "layer_defensive": lambda: LayerAda(inner=Defensive(), floor=0.0),
@@ -32,6 +34,7 @@ _PUBLISHED: dict[str, Callable[[], EvictionPolicy]] = {
 _PREFIXES: dict[str, Callable[[EvictionPolicy], EvictionPolicy]] = {
     "ada_": lambda inner: AdaKV(inner=inner),
     "layer_ada_": lambda inner: LayerAda(inner=inner),
+    "prior_": lambda inner: LayerAda(inner=inner, floor=PRIOR_FLOOR),
     "critical_": lambda inner: Critical(inner=_unweighted(inner)),
 }
 # The names that messages list. Others work too: a prefix goes before whatever it can go over.
@@ -42,6 +45,7 @@ NAMES = tuple(
             *_PUBLISHED,
             *(f"ada_{family}" for family, policy in POLICIES.items() if policy.level == 0),
             *("critical_snapkv", "critical_expected_attention", "ada_critical_snapkv", "layer_ada_snapkv"),
+            *("prior_snapkv", "prior_keydiff_recent"),
         }
     )
 )

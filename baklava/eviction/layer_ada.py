@@ -22,7 +22,8 @@ class LayerAda(Wrapper):
 
     As Ada-KV (`AdaKV`), with one competition for all layers: a KV cache always keeps the fraction `floor` of its own
     budget and at least one entry, then come entries that `inner` protects, then all others by score. The total of the
-    model does not change. Above the floor nothing is left of an allocator's budgets but their sum.
+    model does not change. Above the floor nothing is left of an allocator's budgets but their sum. A high floor makes
+    them the prior of the competition: with 1 they stay as they are, with 0.8 (`prior_snapkv`) a fifth is won by prompt.
 
     All layers must be scored before any is cut. The prefill therefore holds the full cache at its end: memory is
     saved after it, not during it.

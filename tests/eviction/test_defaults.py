@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from baklava.eviction import POLICIES, AdaKV, EvictionPolicy, ExpectedAttention, SnapKV, StreamingLLM
+from baklava.eviction import POLICIES, PRIOR_FLOOR, AdaKV, EvictionPolicy, ExpectedAttention, SnapKV, StreamingLLM
 from baklava.eviction.wrapper import Wrapper
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "eviction").glob("*.yaml"))
@@ -27,7 +27,8 @@ def configured(file: Path) -> EvictionPolicy:
 def test_a_file_spells_out_the_defaults_of_its_class(file: Path) -> None:
     policy = configured(file)
     while isinstance(policy, Wrapper):
-        published = {"floor": 0.0} if file.stem == "layer_defensive" else {}
+        prior = {"floor": PRIOR_FLOOR} if file.stem.startswith("prior_") else {}
+        published = {"floor": 0.0} if file.stem == "layer_defensive" else prior
         assert replace(policy, inner=SnapKV()) == type(policy)(inner=SnapKV(), **published)
         policy = policy.inner
     other = {"critical_expected_attention": {"use_vnorm": False}, "kvzip_plus": {"weighed": True}}

@@ -12,7 +12,7 @@ from tiny_models import random_model, random_tokens
 from baklava.budgets import Budgets
 from baklava.cache.budgeted import BudgetedCache
 from baklava.cache.prefill import ContextCache
-from baklava.eviction import Defensive, LayerAda, SnapKV
+from baklava.eviction import Defensive, LayerAda, SnapKV, policy_named
 from baklava.eviction.base import LayerContext
 
 BUDGETS = st.lists(st.lists(st.integers(0, 12), min_size=3, max_size=3), min_size=1, max_size=3)
@@ -24,6 +24,16 @@ def test_the_model_is_one_layer_of_many_heads(inner, floor: float, budgets: list
     counts = LayerAda(inner=inner, floor=floor).distribute_over_layers(scores, torch.tensor(budgets))
     flat = [budget for layer in budgets for budget in layer]
     assert counts.flatten().tolist() == naive_winners(torch.cat(scores), flat, inner, floor)
+
+
+@given(st.lists(st.integers(0, 60), min_size=6, max_size=6), st.integers(0, 100))
+def test_budgets_are_a_prior_of_which_most_is_sure_and_the_rest_is_won(budgets: list[int], seed: int) -> None:
+    policy, own = policy_named("prior_snapkv"), torch.tensor(budgets).view(2, 3)
+    scores = [scores_of(policy, *random_layer(60, seed=seed + layer))[0] for layer in range(2)]
+    counts = policy.distribute_over_layers(scores, own)
+    assert int(counts.sum()) == sum(budgets)
+    assert bool((counts >= (0.8 * own).long()).all())
+    assert torch.equal(LayerAda(inner=SnapKV(), floor=1.0).distribute_over_layers(scores, own), own)
 
 
 def test_a_layer_of_higher_scores_takes_the_budget_of_another() -> None:

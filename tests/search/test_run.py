@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from planted_model import RETRIEVAL, planted_model, planted_prompts
+import yaml
+from planted_model import BEGIN, RETRIEVAL, planted_model, planted_prompts
 
 from baklava.allocation.fitted import GROWN
 from baklava.analysis.card_scores import add_scores
@@ -29,6 +30,7 @@ from baklava.search.run import allocate
 from baklava.search.study import ROUND
 from baklava.search.trace import parameters, read_trace
 
+CONF = Path(__file__).parents[2] / "conf"
 RATIOS = (0.4, 0.6)
 PROMPTS = planted_prompts(6)
 
@@ -185,6 +187,22 @@ def test_an_added_ratio_is_searched_alone_from_the_best_mappings_of_the_others(
 
 def growing(folder: Path, profile: Profile, **changed: Any) -> AllocateJob:
     return job(folder, profile, allocator=AllocatorConfig(name="baklava", family="baklava"), **changed)
+
+
+@pytest.mark.parametrize("eviction", ["defensive", "critical_snapkv", "kvzip"])
+def test_a_search_runs_under_policies_that_weigh_values_or_read_twice(
+    eviction: str, tmp_path: Path, profile: Profile, loads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoadedModel, "encode", lambda self, text: [BEGIN])  # the instruction to repeat
+    policy = yaml.safe_load((CONF / "eviction" / f"{eviction}.yaml").read_text(encoding="utf-8"))
+    grown = AllocatorConfig(name="baklava", family="baklava", refine=0)
+    one = with_ratios(job(tmp_path, profile, allocator=grown, eviction=EvictionConfig(**policy)), 0.6)
+    allocate(one)
+    budgets = Budgets.load(one.budgets[0.6])
+    assert budgets.shares.mean() == pytest.approx(0.4)
+    assert budgets.provenance["loss"] <= budgets.provenance["loss_uniform"] + 1e-6
+    if eviction == "kvzip":  # KV caches compete for the total, however it is divided
+        assert budgets.provenance["loss"] == pytest.approx(budgets.provenance["loss_uniform"], abs=1e-6)
 
 
 def test_shares_grow_where_the_model_needs_them(
