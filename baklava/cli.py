@@ -213,16 +213,27 @@ def _add_conversions(commands: _Commands) -> None:
         metavar="FORMAT",
         help="json, duo, compaction, tangram, trtllm-windows, vllm-layer-types, kvpress",
     )
-    export.set_defaults(
-        run=lambda options: load("baklava.allocation.formats.convert:export_budgets")(
-            options.budgets, options.format, options.output, _format_options(options)
-        )
+    export.add_argument(
+        "--check",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="answer samples with the budgets and with what the format makes of them, and print both scores; e.g. "
+        "--check model=tiny-llama task=vt evaluate.n_samples=32",
     )
+    export.set_defaults(run=_export)
     for command in (imports, export):
         command.add_argument("--output", required=True, type=Path, metavar="OUT")
         command.add_argument("--context", type=int, metavar="TOKENS", help="where windows are numbers of tokens")
         command.add_argument("--sinks", type=int, metavar="TOKENS", help="first tokens that stay")
         command.add_argument("--window", type=int, metavar="TOKENS", help="last tokens that stay")
+
+
+def _export(options: argparse.Namespace) -> None:
+    given = (options.budgets, options.format, options.output, _format_options(options))
+    if options.check is None:
+        load("baklava.allocation.formats.convert:export_budgets")(*given)
+    else:
+        load("baklava.validation.rounding:export_checked")(*given, options.check)
 
 
 def _format_options(options: argparse.Namespace, *more: str) -> object:

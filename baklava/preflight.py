@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from baklava.errors import UserError
@@ -13,11 +14,15 @@ from baklava.experiment.schema import ExperimentConfig
 from baklava.models.files import check_model
 from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
 
+# Of transformers, for all that runs an experiment. The library alone runs with older ones (docs/own_project.md).
+OLDEST_TRANSFORMERS = (5, 23)
+
 
 def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: bool = True) -> None:
     """Raise `UserError` for what would fail later: the results folder and, with `models`, each model's files."""
     if config.name in (DATABASE, ARTIFACTS):
         raise UserError(f"name: {config.name} is what MLflow's part of the results folder is called; choose another")
+    _check_transformers()
     check_results(config, overrides)
     if config.tracking.enabled and is_default_store(config.tracking) and "?" in str(config.results):
         raise UserError(
@@ -27,6 +32,16 @@ def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: b
     lengths = {"evaluate.length": config.evaluate.length, "calibration.length": config.calibration.length}
     for model in config.models.values() if models else ():
         check_model(model, lengths)
+
+
+def _check_transformers() -> None:
+    installed = version("transformers")
+    if tuple(map(int, installed.split(".")[:2])) < OLDEST_TRANSFORMERS:
+        oldest = ".".join(map(str, OLDEST_TRANSFORMERS))
+        raise UserError(
+            f"transformers {installed} is installed, and experiments need {oldest} or later (BudgetedCache does not); "
+            "install baklava with -c constraints.txt"
+        )
 
 
 def planned_experiment(overrides: Sequence[str]) -> ExperimentConfig:

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 from transformers import Cache, PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin
 
 from baklava.cache.attention.dense import attach, check_attention
 from baklava.decoder.config import Decoder
+from baklava.decoder.releases import UnlimitedLayer, count_queries, reset_layer
 from baklava.errors import UserError
 
 
-class AttendingLayer(CacheLayerMixin):
+class AttendingLayer(UnlimitedLayer):
     """The base of our cache layers: they have seen `seen` tokens and compute their own attention.
 
     `awaits_attention` is true from an `update` until the attention function has used its keys.
@@ -60,15 +60,12 @@ class AttendingLayer(CacheLayerMixin):
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen + query_length, 0
+    def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
+        return self.seen + count_queries(query_length), 0
 
     def get_seq_length(self) -> int:
         """Return the number of tokens seen, not of entries kept, so that positions stay true."""
         return self.seen
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class AttendedCache(Cache):
@@ -91,6 +88,10 @@ class AttendedCache(Cache):
         if isinstance(self._latest, AttendingLayer):
             self._check_shape(layer_idx, key_states, value_states)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def reset(self) -> None:
+        for layer in self.layers:
+            reset_layer(layer)
 
     def _check_shape(self, layer: int, *tensors: Tensor) -> None:
         expected = [self._decoder.n_kv_heads, self._decoder.head_dim]

@@ -22,6 +22,7 @@ from baklava.cache.padding import padding_of_tokens
 from baklava.cache.prefill import ContextCache, ContextLayer
 from baklava.decoder.config import decoder_of, text_config
 from baklava.decoder.length_dependent_rope import LONGROPE, fixed_rotation, switch_of
+from baklava.decoder.releases import count_queries, crop_windows, read_crop, record_windows
 from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 
@@ -193,15 +194,16 @@ class BudgetedCache(AttendedCache):
             self._begin(key_states)
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        if query_length < 1:
+    def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[int, int]:
+        n_new = count_queries(query_length)
+        if n_new < 1:
             raise UserError(
                 f"the model was given no new tokens, and the cache has read {self.get_seq_length()}; give generate "
                 "all tokens with at least one new one, or the new ones only with an attention_mask for all tokens"
             )
-        if query_length == 1 < self._announced and not self.get_seq_length():
+        if n_new == 1 < self._announced and not self.get_seq_length():
             raise UserError(f"the model read {self._announced} tokens without its cache; {_EVAL}")
-        self._announced = query_length
+        self._announced = n_new
         return super().get_mask_sizes(query_length, layer_idx)
 
     def _begin(self, keys: Tensor) -> None:
@@ -231,21 +233,19 @@ class BudgetedCache(AttendedCache):
     def activate_past_recording(self) -> None:
         for layer in self.budgeted_layers:
             layer.check_recording()
-        super().activate_past_recording()
+        record_windows(self._windows())
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens, a negative number as in transformers; never any of the compressed context."""
+        tokens_to_remove = read_crop(tokens_to_remove, self.get_seq_length())
         for layer in self.budgeted_layers:
             layer.check_crop(-tokens_to_remove)
-        windows = [layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer)]
-        if any(layer.get_seq_length() >= layer.sliding_window and not layer.record_past for layer in windows):
-            if not tokens_to_remove:
-                return
-            raise UserError(
-                "the sliding windows of this model have dropped the tokens before; to take tokens back, call "
-                "cache.activate_past_recording() before they are read"
-            )
-        super().crop(tokens_to_remove)
+        crop_windows(self._windows(), -tokens_to_remove)
+        for layer in self.budgeted_layers:
+            layer.crop(tokens_to_remove)
+
+    def _windows(self) -> list[DynamicSlidingWindowLayer]:
+        return [layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer)]
 
     def kept_entries(self) -> Tensor:
         """Count the entries of the context that each KV cache keeps, int64 `[n_layers, batch, n_kv_heads]`."""

@@ -23,7 +23,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.logging import set_tqdm_hook
 
 from baklava.cache.attention import dense as attention
 from baklava.cache.prefill import ContextCache
@@ -31,6 +30,7 @@ from baklava.decoder.attention_path import AttentionPath
 from baklava.decoder.config import Decoder, decoder_of
 from baklava.decoder.length_dependent_rope import Switch, switch_of
 from baklava.decoder.placement import device_of
+from baklava.decoder.releases import set_tqdm_hook
 from baklava.decoder.trace_attention import trace_attention_paths
 from baklava.errors import UserError, first_line
 from baklava.experiment.chat_settings import TemplateValue

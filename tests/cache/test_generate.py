@@ -20,6 +20,7 @@ from generate_calls import (
     generate,
     read_before,
     rows,
+    skip_unsupported,
     tiny,
 )
 from tiny_models import random_tokens
@@ -37,6 +38,7 @@ NAMES = [name for name in ALL_NAMES if not policy_named(name).repeats]
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("call", CALLS)
 def test_where_nothing_is_dropped_tokens_are_those_of_a_dynamic_cache(call: str, family: str) -> None:
+    skip_unsupported(call, family)
     model = tiny(family)
     made = CALLS[call](model, BudgetedCache(model.config, budgets_of(family, 0.0), "h2o"))
     model.set_attn_implementation("sdpa")
@@ -81,6 +83,7 @@ class TestCompressed:
     def test_tokens_are_those_of_one_pass_and_single_steps(self, call: str, family: str, decoding: Any) -> None:
         if decoding == "fixed" and call in TAKES_BACK:
             pytest.skip("refused")
+        skip_unsupported(call, family)
         turn = 2 * (list(GREEDY).index(call) + 3 * FAMILIES.index(family)) + (decoding == "fixed")
         names = [name for name in NAMES if call not in TAKES_BACK or not policy_named(name).needs_all_layers]
         for name in (names[turn % len(names)], names[(turn + 7) % len(names)]):
@@ -95,6 +98,7 @@ class TestCompressed:
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("call", ["prompt lookup", "chunks"])
     def test_every_policy_keeps_what_it_keeps_in_one_pass(self, call: str, name: str) -> None:
+        skip_unsupported(call)
         model, budgets = tiny("llama"), budgets_of("llama", None)
         whole, made = (BudgetedCache(model, budgets, name) for _ in range(2))
         by_hand(model, whole, PROMPT)
@@ -112,6 +116,7 @@ class TestCompressed:
     @pytest.mark.parametrize("family", FAMILIES)
     @pytest.mark.parametrize("call", ["two turns", "two turns, new tokens only", "a copy goes on"])
     def test_a_second_turn_goes_on(self, call: str, family: str, decoding: Any) -> None:
+        skip_unsupported(call, family)
         model, budgets = tiny(family), budgets_of(family, None)
         whole, made = (BudgetedCache(model.config, budgets, "snapkv", decoding) for _ in range(2))
         expected = by_hand(model, whole, PROMPT, 1 + random_tokens(5, seed=8) % 50)
@@ -128,6 +133,7 @@ class TestCompressed:
     def test_padded_rows_with_budgets_and_policies_of_their_own_equal_rows_alone(
         self, how: dict[str, Any], copies: int, family: str, decoding: Any
     ) -> None:
+        skip_unsupported("chunks" if "prefill_chunk_size" in how else "", family)
         model, names = tiny(family), ["ada_snapkv", "tova", "streaming_llm"]
         budgets = [budgets_of(family, None, seed=row) for row in range(3)]
         together = BudgetedCache(model.config, budgets, names, decoding)

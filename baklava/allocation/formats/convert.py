@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from baklava.allocation.formats import FORMATS, Format, Options
-from baklava.allocation.formats.base import check_options
+from baklava.allocation.formats.base import Expressed, check_options
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 
@@ -40,10 +40,11 @@ def import_budgets(path: Path, name: str, output: Path, options: Options) -> Non
     print(f"{output}: {budgets}")
 
 
-def export_budgets(path: Path, name: str, output: Path, options: Options) -> None:
-    """Write a budgets file for another project, and say by which rule it was rounded and what that lost."""
+def export_budgets(path: Path, name: str, output: Path, options: Options) -> Expressed:
+    """Write a budgets file for another project; print and return by which rule it was rounded and what that lost."""
     kind = find_format(name, verb="written")
     check_options(kind, options, used=kind.writes, verb="written")
     budgets = Budgets.load(path)
     expressed = kind.write(budgets, output, options)
     print("\n".join([f"{output}: {name}", *expressed.lines(budgets)]))
+    return expressed

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from baklava.cache.attention.precision import at_least_float32
+from baklava.decoder.releases import sdpa_mask, takes_positions
 from baklava.errors import UserError
 
 NAME = "baklava"
@@ -215,6 +215,7 @@ def _check_supported(layer: Attends | None, arguments: dict[str, Any], *, causal
         )
 
 
+@takes_positions
 def baklava_mask(
     *,
     q_length: int,
