@@ -21,7 +21,7 @@ from decode_model import SHAPES
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from baklava import BudgetedCache, Budgets
-from baklava.eviction import POLICIES
+from baklava.eviction import NAMES, POLICIES
 
 PLAIN = "sdpa, DynamicCache"
 READ_ONCE = [name for name, policy in POLICIES.items() if not policy().repeats]  # kvzip's prefill is two
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--model", "--shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--layers", type=int, help="only so many layers (a quick run)")
     parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 4096])
-    parser.add_argument("--policies", choices=POLICIES, nargs="+", default=READ_ONCE)
+    parser.add_argument("--policies", choices=NAMES, nargs="+", default=READ_ONCE)
     parser.add_argument("--ratio", type=float, default=0.7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = measure.parse(parser)
