@@ -34,7 +34,8 @@ from transformers.cache_utils import DynamicCache
 
 from baklava import BudgetedCache, Budgets
 from baklava.cache.attention.triton_decode import ragged_decode
-from baklava.cache.ragged_storage import RaggedEntries, RaggedLayout
+from baklava.cache.ragged_layout import RaggedLayout
+from baklava.cache.ragged_storage import RaggedEntries
 
 N_KV_HEADS = 2
 KINDS = ("even", "one long", "random", "some empty", "one entry")

@@ -27,4 +27,4 @@ def repository() -> Path:
 @pytest.fixture(autouse=True)
 def compress_short_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contexts of tests are short. By default a `BudgetedCache` would keep them whole; here it compresses them all."""
-    monkeypatch.setattr("baklava.cache.compress.COMPRESS_ABOVE", 0)
+    monkeypatch.setattr("baklava.cache.row_settings.COMPRESS_ABOVE", 0)

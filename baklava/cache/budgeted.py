@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from baklava.budgets import Budgets, Decoding
+from baklava.budgets import Budgets, Decoding, Packing
+from baklava.budgets.bits import EXACT
 from baklava.cache.attended import AttendedCache
 from baklava.cache.attention.dense import check_attention
-from baklava.cache.budgeted_layer import BudgetedLayer, count_bytes
-from baklava.cache.compress import CompressedContext, RowSettings
+from baklava.cache.budgeted_layer import BudgetedLayer, check_decoding, count_bytes
+from baklava.cache.compress import CompressedContext, counts_of_layers
 from baklava.cache.generate_call import find_generate_prompt
 from baklava.cache.layers import append_window_rows, build_layers, copy_window
-from baklava.cache.padding import padding_of_tokens
+from baklava.cache.padding import check_tokens, padding_of_tokens
 from baklava.cache.prefill import ContextCache, ContextLayer
+from baklava.cache.row_settings import RowSettings
 from baklava.decoder.config import decoder_of, text_config
 from baklava.decoder.length_dependent_rope import LONGROPE, fixed_rotation, switch_of
 from baklava.decoder.releases import count_queries, crop_windows, read_crop, record_windows
@@ -34,10 +36,10 @@ class BudgetedCache(AttendedCache):
 
     The first tokens that it is given are the context (`prefill` reads one in chunks). Each layer is compressed before
     the next layer runs, so that peak memory is the compressed cache and one full layer; only policies whose layers
-    compete (`layer_...`) need all layers in full until the last has been read. Evicted entries are really
-    gone: storage is ragged. `get_seq_length()` is the number of tokens seen, so that positions stay true. Tokens after
-    the context (question, answer) are appended (`decoding` "grow"), or overwrite the least important entries so that
-    no KV cache ever exceeds its budget ("fixed"; the tokens of one step still see each other).
+    compete (`layer_...`) need all layers in full until the last has been read. Evicted entries are really gone: storage
+    is ragged. `get_seq_length()` counts the tokens seen, so that positions stay true. Tokens after the context are
+    appended (`decoding` "grow"), or overwrite the least important entries so that no KV cache ever exceeds its budget
+    ("fixed"; the tokens of one step still see each other).
 
     The model must use the attention `baklava`: `model.set_attn_implementation("baklava")`. `budgets` is one set for
     all batch rows, or one per row; its layers are those that see all tokens (sliding windows are small already and
@@ -48,8 +50,10 @@ class BudgetedCache(AttendedCache):
     `COMPRESS_ABOVE` of `baklava.budgets`; 0: every context is compressed). With `decoding` "fixed" later tokens
     overwrite those of a short context, too.
 
-    Raises `UserError` (a `ValueError`) for budgets of another shape, an unknown policy, or a model whose attention
-    is not set.
+    `bits` quantises what is kept to 8, 4 or 2 bits a number: one width for all, a pair for keys and values, or one or a
+    pair per KV cache `[L, Hkv(, 2)]`; 16 is the model's own precision. `packing` says how (`baklava.budgets.Packing`).
+
+    Raises `UserError` for budgets of another shape, unknown policies or bits, and models whose attention is not set.
     """
 
     def __init__(
@@ -59,14 +63,16 @@ class BudgetedCache(AttendedCache):
         eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
         compress_above: int | None = None,
+        bits: Any = EXACT,
+        packing: Packing | None = None,
     ):
         model = config if isinstance(config, PreTrainedModel) else None
         config = config.config if isinstance(config, PreTrainedModel) else config
         decoder, text = decoder_of(config), text_config(config)
-        if decoding not in get_args(Decoding):
-            raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
+        check_decoding(decoding)
         settings = RowSettings.of(budgets, eviction, compress_above)
-        settings.check_shape((len(decoder.budgeted_layers), decoder.n_kv_heads))
+        settings.check_shape(shape := (len(decoder.budgeted_layers), decoder.n_kv_heads))
+        settings.quantise(bits, packing, shape=shape, dim=decoder.head_dim)
         if model is not None:
             settings.find_projections(model)
         layers = build_layers(decoder, lambda budget_index, i: BudgetedLayer(budget_index, i, text, settings, decoding))
@@ -91,27 +97,28 @@ class BudgetedCache(AttendedCache):
         *,
         contexts: Tensor | None = None,
         share: bool = False,
+        **storage: Any,
     ) -> BudgetedCache:
         """Compress contexts that were read before into a cache with one row per element of `budgets`.
 
         Row `b` comes from row `contexts[b]` of the context; by default from its only row, or from row `b`. The context
         stays as it is, and can be compressed again. The same policies must have observed it. With `share`, KV caches
         that a row fully keeps are not copied, and the context stays in memory as long as the rows do; decoding must be
-        "grow".
+        "grow". `storage` is `bits` and `packing`, as for a new cache.
         """
         if share and decoding != "grow":
             raise UserError(f'decoding {decoding!r} overwrites entries, which a shared context forbids; use "grow"')
-        cache = cls(config, budgets, eviction, decoding, compress_above)
+        cache = cls(config, budgets, eviction, decoding, compress_above, **storage)
         n_contexts = context.n_rows
         n_rows = n_contexts if isinstance(budgets, Budgets) else len(budgets)
         if contexts is None:
-            contexts = torch.zeros(n_rows, dtype=torch.int64) if n_contexts == 1 else torch.arange(n_rows)
+            contexts = torch.arange(n_rows) if n_contexts > 1 else torch.zeros(n_rows, dtype=torch.int64)
         if len(contexts) != n_rows or int(contexts.max()) >= n_contexts:
             raise UserError(f"{n_rows} rows cannot be made of the context rows {contexts.tolist()} of {n_contexts}")
         context.check_attended()
         layers: list[Any] = cache.layers
         budgeted = [full for full in context.layers if isinstance(full, ContextLayer)]
-        counts = cache._settings.counts_of_layers(budgeted, contexts)
+        counts = counts_of_layers(cache._settings, budgeted, contexts)
         for layer, full, own in zip(cache.budgeted_layers, budgeted, counts, strict=True):
             layer.compress(full, own, contexts, share=share)
         for i, window in enumerate(context.layers):
@@ -144,10 +151,7 @@ class BudgetedCache(AttendedCache):
         """
         if self.get_seq_length():
             raise UserError("the cache holds a context already; call reset() or make a new one")
-        if input_ids.ndim != 2:
-            raise UserError(f"a context is token ids [batch, length], got {list(input_ids.shape)}")
-        if chunk < 1 or input_ids.shape[1] < 1:
-            raise UserError(f"chunk and context must be at least one token, got {chunk} and {input_ids.shape[1]}")
+        check_tokens(input_ids, chunk)
         padding = padding_of_tokens(attention_mask, input_ids.shape)
         self._settings.find_projections(model)
         self._expect(input_ids.shape[1], padding)
@@ -253,8 +257,7 @@ class BudgetedCache(AttendedCache):
 
     def row_bytes(self) -> Tensor:
         """Count the bytes of the compressed context, per batch row, int64 `[batch]`."""
-        contexts = self._compressed()
-        return torch.stack([context.counts.sum(-1) * context.entries.entry_bytes for context in contexts]).sum(0)
+        return torch.stack([context.row_bytes() for context in self._compressed()]).sum(0)
 
     def _compressed(self) -> list[CompressedContext]:
         self.check_attended()
@@ -272,11 +275,9 @@ class BudgetedCache(AttendedCache):
 
     def kv_bytes(self) -> int:
         """Count the bytes allocated for keys and values: context, later tokens and their room, sliding windows."""
-        layers: list[Any] = self.layers
-        return sum(
-            layer.allocated_bytes() if isinstance(layer, BudgetedLayer) else count_bytes([layer.keys, layer.values])
-            for layer in layers
-        )
+        windows: list[Any] = [layer for layer in self.layers if not isinstance(layer, BudgetedLayer)]
+        n_bytes = sum(layer.allocated_bytes() for layer in self.budgeted_layers)
+        return n_bytes + sum(count_bytes([window.keys, window.values]) for window in windows)
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these batch rows, in this order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from baklava.budgets import Decoding
 from baklava.cache.attended import AttendingLayer
 from baklava.cache.attention.dense import attach
 from baklava.cache.attention.ragged_attention import ragged_attention
-from baklava.cache.compress import CompressedContext, RowSettings, compress
+from baklava.cache.compress import CompressedContext, compress, counts_of_layers
 from baklava.cache.generate_call import Prompt
 from baklava.cache.padding import check_context
 from baklava.cache.prefill import ContextLayer
+from baklava.cache.row_settings import RowSettings
 from baklava.cache.suffix import Suffix
 from baklava.decoder.length_dependent_rope import RotationWatch
 from baklava.errors import UserError
@@ -192,7 +193,7 @@ class BudgetedLayer(AttendingLayer):
             contexts = [layer._context for layer in self.all_layers]
             full = [context for context in contexts if context is not None]
             for layer, context, counts in zip(
-                self.all_layers, full, self._settings.counts_of_layers(full, rows), strict=True
+                self.all_layers, full, counts_of_layers(self._settings, full, rows), strict=True
             ):
                 layer.compress(context, counts, rows)
 
@@ -201,7 +202,7 @@ class BudgetedLayer(AttendingLayer):
         if not self.is_initialized:
             assert context.keys is not None and context.values is not None
             self.lazy_initialization(context.keys, context.values)
-        self.compressed = compress(context, self._settings, counts, source, share=share)
+        self.compressed = compress(context, self._settings, self._budget_index, counts, source, share=share)
         self.seen = context.seen
         self._rotation = context.rotation
         self._context = None
@@ -241,9 +242,7 @@ class BudgetedLayer(AttendingLayer):
         if self._context is not None:
             tensors += [self._context.keys, self._context.values]
         if self.compressed is not None:
-            entries = self.compressed.entries
-            tensors += [entries.keys, entries.values]
-            tensors += [tensor for shared in entries.shared for tensor in (shared.keys, shared.values)]
+            tensors += self.compressed.entries.tensors
         return count_bytes(tensors)
 
     def check_crop(self, n: int) -> None:
@@ -282,6 +281,11 @@ class BudgetedLayer(AttendingLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.select_rows(torch.arange(self.n_rows).repeat_interleave(repeats))
+
+
+def check_decoding(decoding: str) -> None:
+    if decoding not in get_args(Decoding):
+        raise UserError(f"unknown decoding {decoding!r}; known: {', '.join(get_args(Decoding))}")
 
 
 def count_bytes(tensors: Sequence[Tensor | None]) -> int:

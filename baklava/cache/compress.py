@@ -4,126 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from baklava.budgets import COMPRESS_ABOVE, Budgets
 from baklava.cache.prefill import ContextLayer, ScoredGroup
-from baklava.cache.projections import Paths, check_paths, find_paths
-from baklava.cache.ragged_storage import RaggedEntries, before_each, slots_of
-from baklava.decoder.attention_path import AttentionPath
-from baklava.errors import UserError
-from baklava.eviction import EvictionPolicy, policy_named
+from baklava.cache.ragged_layout import before_each, slots_of
+from baklava.cache.ragged_storage import RaggedEntries
+from baklava.cache.row_settings import RowSettings
+from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import raise_protected
-from baklava.eviction.kvzip import NEEDS_REPETITION
-
-
-class RowSettings:
-    """Budgets and eviction policy of every batch row: one for all rows, or one per row.
-
-    A context of at most `compress_above` tokens is kept whole.
-    """
-
-    def __init__(self, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy], compress_above: int):
-        if not budgets or len(policies) not in (1, len(budgets)):
-            raise UserError(
-                f"one eviction policy for all rows or one per row: got {len(policies)} for {len(budgets)} budgets"
-            )
-        self._budgets = budgets
-        self.policies = policies
-        self._compress_above = compress_above
-        self._paths: Paths | None = None
-        self._entries: dict[tuple[int, int], NDArray[np.int64]] = {}
-
-    @classmethod
-    def of(
-        cls,
-        budgets: Budgets | Sequence[Budgets],
-        eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy],
-        compress_above: int | None,
-    ) -> RowSettings:
-        """Take what a user gave: one for all rows, or one per row; policies may be names."""
-        per_row: list[Any] = list(budgets) if isinstance(budgets, list | tuple) else [budgets]
-        if wrong := [value for value in per_row if not isinstance(value, Budgets)]:
-            raise UserError(f"budgets must be Budgets, or one per row, got {wrong[0]!r}; Budgets.load reads a file")
-        chosen: list[Any] = list(eviction) if isinstance(eviction, list | tuple) else [eviction]
-        policies = [policy_named(policy) if isinstance(policy, str) else policy for policy in chosen]
-        if wrong := [policy for policy in policies if not isinstance(policy, EvictionPolicy)]:
-            raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {wrong[0]!r}")
-        if compress_above is None:
-            compress_above = COMPRESS_ABOVE
-        elif type(compress_above) is not int or compress_above < 0:
-            raise UserError(f"compress_above is a number of tokens, 0 or more, got {compress_above!r}")
-        return cls(per_row, policies, compress_above)
-
-    def find_projections(self, model: PreTrainedModel) -> None:
-        """Find the output projections of a model, if a policy needs them."""
-        self._paths = self._paths or find_paths(model, self.policies)
-
-    def check_reading(self) -> None:
-        """Raises `UserError` if a policy needs a repetition, or output projections that were not found."""
-        if any(policy.repeats for policy in self.policies):
-            raise UserError(NEEDS_REPETITION)
-        check_paths(self.policies, self._paths)
-
-    @property
-    def needs_all_layers(self) -> bool:
-        """Whether a row's policy can cut no layer before all have been read."""
-        return any(policy.needs_all_layers for policy in self.policies)
-
-    def path(self, layer_index: int) -> AttentionPath | None:
-        return None if self._paths is None else self._paths[layer_index]
-
-    def check_shape(self, shape: tuple[int, int]) -> None:
-        """Raises `UserError` for budgets of another shape than (layers that see all tokens, KV heads)."""
-        for budgets in self._budgets:
-            if budgets.shape != shape:
-                origin = f" (made for {budgets.model})" if budgets.model else ""
-                raise UserError(
-                    f"budgets are [layers, KV heads] {list(budgets.shape)}{origin}, the model is {list(shape)}; "
-                    "use budgets that were made for this model"
-                )
-
-    def check_rows(self, n_rows: int, copies: int = 1) -> None:
-        """Raises `UserError` unless there are as many rows as budgets, or `copies` of each, one after another."""
-        if len(self._budgets) > 1 and n_rows not in (len(self._budgets), copies * len(self._budgets)):
-            raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {n_rows}")
-
-    def policy(self, row: int, n_rows: int) -> EvictionPolicy:
-        """Return the policy of a batch row out of `n_rows`."""
-        return self.policies[row * len(self.policies) // n_rows]
-
-    def counts(self, budget_index: int, lengths: Sequence[int]) -> Tensor:
-        """Budgets `[B, Hkv]` of a layer in entries, for contexts of `lengths` tokens per row."""
-        rows = []
-        for row, length in enumerate(lengths):
-            index = row * len(self._budgets) // len(lengths)
-            if (index, length) not in self._entries:  # all layers ask for the same
-                self._entries[index, length] = self._budgets_of(index, length).entries(length)
-            rows.append(self._entries[index, length][budget_index])
-        return torch.from_numpy(np.stack(rows))
-
-    def counts_of_layers(self, contexts: Sequence[ContextLayer], source: Tensor) -> list[Tensor]:
-        """What `counts` says for every layer, after the competition of policies that need all of them.
-
-        Row `b` comes from row `source[b]` of the contexts.
-        """
-        lengths = _lengths(contexts[0], source).tolist()
-        counts = torch.stack([self.counts(index, lengths) for index in range(len(contexts))])
-        policies = [self.policy(row, len(source)) for row in range(len(source))]
-        return list(compete_over_layers(contexts, policies, counts, source))
-
-    def _budgets_of(self, index: int, length: int) -> Budgets:
-        """The budgets for a context of `length` tokens; a short one is kept whole."""
-        budgets = self._budgets[index]
-        if length > self._compress_above:
-            return budgets
-        return Budgets.uniform(n_layers=budgets.shape[0], n_kv_heads=budgets.shape[1], ratio=0.0)
 
 
 @dataclass
@@ -170,6 +60,10 @@ class CompressedContext:
             self.written,
         )
 
+    def row_bytes(self) -> Tensor:
+        """Bytes `[B]` of the entries of each row."""
+        return self.entries.cache_bytes(self.counts.flatten()).view_as(self.counts).sum(-1)
+
     def overwrite(self, keys: Tensor, values: Tensor) -> None:
         """Overwrite the entries that are next in each ring with new tokens `[B, Hkv, Q, D]`."""
         n_new = keys.shape[2]
@@ -183,6 +77,17 @@ class CompressedContext:
         slots = self.ring[turn.to(device)]
         self.entries.write(caches, slots, keys.flatten(0, 1)[caches, token], values.flatten(0, 1)[caches, token])
         self.written += n_new
+
+
+def counts_of_layers(settings: RowSettings, contexts: Sequence[ContextLayer], source: Tensor) -> list[Tensor]:
+    """What `settings.counts` says for every layer, after the competition of policies that need all of them.
+
+    Row `b` comes from row `source[b]` of the contexts.
+    """
+    lengths = _lengths(contexts[0], source).tolist()
+    counts = torch.stack([settings.counts(index, lengths) for index in range(len(contexts))])
+    policies = [settings.policy(row, len(source)) for row in range(len(source))]
+    return list(compete_over_layers(contexts, policies, counts, source))
 
 
 def compete_over_layers(
@@ -204,12 +109,19 @@ def compete_over_layers(
 
 
 def compress(
-    context: ContextLayer, settings: RowSettings, counts: Tensor, source: Tensor, *, share: bool = False
+    context: ContextLayer,
+    settings: RowSettings,
+    budget_index: int,
+    counts: Tensor,
+    source: Tensor,
+    *,
+    share: bool = False,
 ) -> CompressedContext:
     """Keep the best entries of every row and KV head, as its policy ranks them and `counts` `[B, Hkv]` allow.
 
-    Row `b` of the result comes from row `source[b]` of the context. With `share`, KV caches that are fully kept read
-    the context itself, and cannot be overwritten.
+    Row `b` of the result comes from row `source[b]` of the context. Entries are stored in the bits that the settings
+    say for the layer. With `share`, KV caches that are fully kept as they are read the context itself, and cannot be
+    overwritten.
     """
     assert context.keys is not None and context.values is not None
     n_rows = len(source)
@@ -218,7 +130,15 @@ def compress(
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
     counts, rank, sinks = rank_entries(context, policies, counts, source)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
-    entries = RaggedEntries.gather(context.keys, context.values, source.to(device), kept.flatten(0, 1), share=share)
+    entries = RaggedEntries.gather(
+        context.keys,
+        context.values,
+        source.to(device),
+        kept.flatten(0, 1),
+        share=share,
+        bits=settings.bits(budget_index, lengths.tolist()),
+        packing=settings.packing,
+    )
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
     ring = _build_ring(rank[kept], counts.flatten(), ring_counts)
     return CompressedContext(counts, lengths, entries, ring, ring_counts)

@@ -70,3 +70,11 @@ def check_context(mask: Tensor | None, padding: Tensor, n_later: Tensor, length:
     after = position >= length - n_later[:, None]
     if not ((mask[:, 0] == expected[:, None]) | after[:, None]).all():
         raise UserError(f"the attention mask shows another context than was read; {remedy}")
+
+
+def check_tokens(input_ids: Tensor, chunk: int) -> None:
+    """Raises `UserError` for a context that is no token ids `[batch, length]`, or a chunk of none."""
+    if input_ids.ndim != 2:
+        raise UserError(f"a context is token ids [batch, length], got {list(input_ids.shape)}")
+    if chunk < 1 or input_ids.shape[1] < 1:
+        raise UserError(f"chunk and context must be at least one token, got {chunk} and {input_ids.shape[1]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baklava.cache.ragged_storage import writable
+from baklava.cache.ragged_layout import writable
 from baklava.errors import UserError
 
 GROWTH = 64  # storage grows by this many tokens, or by a quarter of those it holds

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baklava.cache.ragged_storage import BLOCK_SIZES, RaggedEntries, RaggedLayout, slots_of
+from baklava.cache.ragged_layout import BLOCK_SIZES, RaggedLayout, slots_of
+from baklava.cache.ragged_storage import RaggedEntries
 
 COUNTS = st.lists(st.one_of(st.integers(0, 70), st.sampled_from([63, 64, 511, 512, 576, 1100])), min_size=1, max_size=6)
 

@@ -66,7 +66,7 @@ def test_a_context_read_before_is_kept_whole_too() -> None:
 
 def test_the_default_is_that_of_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compose([]).evaluate.compress_above == COMPRESS_ABOVE > 0
-    monkeypatch.setattr("baklava.cache.compress.COMPRESS_ABOVE", COMPRESS_ABOVE)  # tests have another
+    monkeypatch.setattr("baklava.cache.row_settings.COMPRESS_ABOVE", COMPRESS_ABOVE)  # tests have another
     model = random_model()
     for length, kept in ((COMPRESS_ABOVE, COMPRESS_ABOVE), (COMPRESS_ABOVE + 2, COMPRESS_ABOVE // 2 + 1)):
         cache = BudgetedCache(model.config, uniform(0.5))

@@ -64,7 +64,8 @@ def ragged_attention(
     are in float32 at least.
     """
     dims = (query.shape[-1], suffix_values.shape[-1])
-    backend: Backend = "torch" if entries.shared else choose_backend(query.device, query.dtype, dims, softcap)
+    by_torch = bool(entries.shared or entries.packed)
+    backend: Backend = "torch" if by_torch else choose_backend(query.device, query.dtype, dims, softcap)
     if backend == "triton":
         from baklava.cache.attention.triton_decode import ragged_decode
 
@@ -78,7 +79,7 @@ def ragged_attention(
     grouped = query.unflatten(1, (n_kv_heads, group))  # [B, Hkv, group, Q, D]
     longest = max([n_suffix, *(blocks.length for blocks in entries.layout.blocks())])
     n_shared = sum(len(shared.owners) * len(shared.keys) for shared in entries.shared)
-    n_entries = entries.layout.n_entries + n_shared
+    n_entries = entries.layout.n_entries + n_shared + sum(int(packed.counts.sum()) for packed in entries.packed)
     step = max(1, MAX_SCORES // (batch * n_heads * longest + group * n_entries))
     outputs = []
     for start in range(0, n_queries, step):
@@ -125,6 +126,10 @@ def _attend_to_context(
         for keys, values in zip(shared.keys.split(n), shared.values.split(n), strict=True):
             partial = _Partial.of(packed, keys[None], values[None], None, softcap)
             yield shared.owners, partial.unflatten(query.shape[1])
+    for stored in entries.packed:  # one block after another, never all of them in full
+        for owners, keys, values in stored.blocks():
+            queries = query.index_select(0, owners)
+            yield owners, _Partial.of(queries, keys.to(query.dtype), values.to(query.dtype), None, softcap)
     for blocks in entries.layout.blocks():
         queries = query.index_select(0, blocks.owners)
         yield blocks.owners, _Partial.of(queries, *entries.view_blocks(blocks), None, softcap)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baklava.cache.ragged_storage import BLOCK_SIZES, RaggedLayout, slots_of
+from baklava.cache.ragged_layout import BLOCK_SIZES, RaggedLayout, slots_of
 
 counts_of_caches = st.lists(st.one_of(st.just(0), st.integers(0, 100), st.integers(0, 5000)), max_size=20)
 

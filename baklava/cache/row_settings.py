@@ -1,0 +1,133 @@
+"""What a batch's rows are compressed to: budgets, eviction policy and bits, one for all rows or one per row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from baklava.budgets import COMPRESS_ABOVE, Budgets, Packing
+from baklava.budgets.bits import EXACT, Bits, is_packed, parse_bits
+from baklava.cache.projections import Paths, check_paths, find_paths
+from baklava.decoder.attention_path import AttentionPath
+from baklava.errors import UserError
+from baklava.eviction import EvictionPolicy, policy_named
+from baklava.eviction.kvzip import NEEDS_REPETITION
+
+
+class RowSettings:
+    """Budgets and eviction policy of every batch row: one for all rows, or one per row.
+
+    A context of at most `compress_above` tokens is kept whole.
+    """
+
+    def __init__(self, budgets: Sequence[Budgets], policies: Sequence[EvictionPolicy], compress_above: int):
+        if not budgets or len(policies) not in (1, len(budgets)):
+            raise UserError(
+                f"one eviction policy for all rows or one per row: got {len(policies)} for {len(budgets)} budgets"
+            )
+        self._budgets = budgets
+        self.policies = policies
+        self._compress_above = compress_above
+        self.packing = Packing()
+        self._bits: Bits | None = None
+        self._paths: Paths | None = None
+        self._entries: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        budgets: Budgets | Sequence[Budgets],
+        eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy],
+        compress_above: int | None,
+    ) -> RowSettings:
+        """Take what a user gave: one for all rows, or one per row; policies may be names."""
+        per_row: list[Any] = list(budgets) if isinstance(budgets, list | tuple) else [budgets]
+        if wrong := [value for value in per_row if not isinstance(value, Budgets)]:
+            raise UserError(f"budgets must be Budgets, or one per row, got {wrong[0]!r}; Budgets.load reads a file")
+        chosen: list[Any] = list(eviction) if isinstance(eviction, list | tuple) else [eviction]
+        policies = [policy_named(policy) if isinstance(policy, str) else policy for policy in chosen]
+        if wrong := [policy for policy in policies if not isinstance(policy, EvictionPolicy)]:
+            raise UserError(f"eviction must be the name of a policy, a policy, or one per row, got {wrong[0]!r}")
+        if compress_above is None:
+            compress_above = COMPRESS_ABOVE
+        elif type(compress_above) is not int or compress_above < 0:
+            raise UserError(f"compress_above is a number of tokens, 0 or more, got {compress_above!r}")
+        return cls(per_row, policies, compress_above)
+
+    def quantise(self, bits: Any, packing: Packing | None, *, shape: tuple[int, int], dim: int) -> None:
+        """Store entries in so many bits, as `parse_bits` reads them for (layers, KV heads) and a head dimension.
+
+        Raises `UserError` for bits or a packing that cannot be.
+        """
+        self._bits = parse_bits(bits, shape)
+        self.packing = packing or self.packing
+        if is_packed(self._bits).any():
+            self.packing.check_dim(dim)
+
+    def bits(self, budget_index: int, lengths: Sequence[int]) -> Tensor | None:
+        """Bits `[B * Hkv, 2]` of a layer's KV caches; None where none is quantised. Short contexts stay."""
+        if self._bits is None or not is_packed(self._bits).any():
+            return None
+        kept_whole = np.full_like(self._bits[budget_index], EXACT)
+        rows = [self._bits[budget_index] if length > self._compress_above else kept_whole for length in lengths]
+        return torch.from_numpy(np.concatenate(rows))
+
+    def find_projections(self, model: PreTrainedModel) -> None:
+        """Find the output projections of a model, if a policy needs them."""
+        self._paths = self._paths or find_paths(model, self.policies)
+
+    def check_reading(self) -> None:
+        """Raises `UserError` if a policy needs a repetition, or output projections that were not found."""
+        if any(policy.repeats for policy in self.policies):
+            raise UserError(NEEDS_REPETITION)
+        check_paths(self.policies, self._paths)
+
+    @property
+    def needs_all_layers(self) -> bool:
+        """Whether a row's policy can cut no layer before all have been read."""
+        return any(policy.needs_all_layers for policy in self.policies)
+
+    def path(self, layer_index: int) -> AttentionPath | None:
+        return None if self._paths is None else self._paths[layer_index]
+
+    def check_shape(self, shape: tuple[int, int]) -> None:
+        """Raises `UserError` for budgets of another shape than (layers that see all tokens, KV heads)."""
+        for budgets in self._budgets:
+            if budgets.shape != shape:
+                origin = f" (made for {budgets.model})" if budgets.model else ""
+                raise UserError(
+                    f"budgets are [layers, KV heads] {list(budgets.shape)}{origin}, the model is {list(shape)}; "
+                    "use budgets that were made for this model"
+                )
+
+    def check_rows(self, n_rows: int, copies: int = 1) -> None:
+        """Raises `UserError` unless there are as many rows as budgets, or `copies` of each, one after another."""
+        if len(self._budgets) > 1 and n_rows not in (len(self._budgets), copies * len(self._budgets)):
+            raise UserError(f"budgets for {len(self._budgets)} rows, but the batch has {n_rows}")
+
+    def policy(self, row: int, n_rows: int) -> EvictionPolicy:
+        """Return the policy of a batch row out of `n_rows`."""
+        return self.policies[row * len(self.policies) // n_rows]
+
+    def counts(self, budget_index: int, lengths: Sequence[int]) -> Tensor:
+        """Budgets `[B, Hkv]` of a layer in entries, for contexts of `lengths` tokens per row."""
+        rows = []
+        for row, length in enumerate(lengths):
+            index = row * len(self._budgets) // len(lengths)
+            if (index, length) not in self._entries:  # all layers ask for the same
+                self._entries[index, length] = self._budgets_of(index, length).entries(length)
+            rows.append(self._entries[index, length][budget_index])
+        return torch.from_numpy(np.stack(rows))
+
+    def _budgets_of(self, index: int, length: int) -> Budgets:
+        """The budgets for a context of `length` tokens; a short one is kept whole."""
+        budgets = self._budgets[index]
+        if length > self._compress_above:
+            return budgets
+        return Budgets.uniform(n_layers=budgets.shape[0], n_kv_heads=budgets.shape[1], ratio=0.0)
