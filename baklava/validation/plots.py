@@ -16,7 +16,7 @@ from baklava.report.data.looks import HONEY, INK
 from baklava.report.plots.heat_map import add_colour_bar, draw_heat_map, set_panel_title
 from baklava.report.plots.style import add_headings, draw_nothing, save, styled
 from baklava.system.parquet import read_parquet
-from baklava.validation import consistency, ranking, regret
+from baklava.validation import consistency, policies, ranking, regret
 
 
 def draw_validation(job: ValidateJob) -> None:
@@ -24,6 +24,7 @@ def draw_validation(job: ValidateJob) -> None:
     figures = (
         (job.consistency, consistency.COLUMNS, consistency.SCHEMA, draw_consistency),
         (job.ranking, ranking.COLUMNS, ranking.SCHEMA, draw_ranking),
+        (job.policies, policies.COLUMNS, policies.SCHEMA, draw_policies),
         (job.regret, regret.COLUMNS, regret.SCHEMA, draw_regret),
     )
     with styled():
@@ -79,6 +80,29 @@ def draw_ranking(table: pd.DataFrame) -> Figure:
         values = table.pivot(index="estimator", columns="eviction", values=column).loc[estimators, evictions]
         _draw_bars(axes, values, legend="eviction policy" if axes is right else None)
         axes.set_xlabel(label)
+    return figure
+
+
+def draw_policies(table: pd.DataFrame) -> Figure:
+    """Draw the agreement of every two eviction policies: a row per allocator and ratio, a column per pair."""
+    question = "do eviction policies rank the KV caches alike?"
+    if table.empty:
+        return draw_nothing(question.capitalize(), "this experiment has one eviction policy, or uniform budgets alone")
+    rankings, pairs = _unique(table["ranking"]), _unique(table["pair"])
+    figure = Figure(figsize=(6.0 + 1.6 * len(pairs), 2.9 + 0.32 * len(rankings)), layout="constrained")
+    add_headings(
+        figure,
+        f"{table['model'].iloc[0]}: {question}",
+        "where they do not, budgets belong to the policy that they were made for",
+    )
+    left, right = figure.subplots(1, 2)
+    for axes, column, title in ((left, "spearman", "rank correlation"), (right, "top_overlap", "overlap of the top")):
+        values = table.pivot(index="ranking", columns="pair", values=column).loc[rankings].reindex(columns=pairs)
+        mesh = draw_heat_map(axes, values.to_numpy(), low=0.0, high=1.0, text=".2f")
+        set_panel_title(axes, title, "negative drawn as 0" if column == "spearman" else "")
+        _label_cells(axes, pairs, rankings)
+        add_colour_bar(axes, mesh)
+    right.set_yticklabels([])
     return figure
 
 

@@ -17,7 +17,7 @@ from baklava.inference.continuation_loss import ContinuationLosses
 from baklava.models.load import LoadedModel, load_model
 from baklava.profiling.run import profile_prompts
 from baklava.system.parquet import write_parquet_rows
-from baklava.validation import consistency, ranking, regret
+from baklava.validation import consistency, policies, ranking, regret
 from baklava.validation.plots import draw_validation
 
 MEASURED = "measured"  # the ranking by measured losses, beside the estimators
@@ -33,6 +33,8 @@ def validate(job: ValidateJob) -> None:
     top = job.settings.top
     rankings = [row for losses in curves.values() for row in ranking.compare_with_measured(profile, losses, top=top)]
     write_parquet_rows(job.ranking, rankings, ranking.COLUMNS, schema=ranking.SCHEMA)
+    between = policies.compare_policies(curves, _budgets_by_policy(job), model=profile.model, top=top)
+    write_parquet_rows(job.policies, between, policies.COLUMNS, schema=policies.SCHEMA)
     agreements = _check_consistency(job, loaded, profile)
     write_parquet_rows(job.consistency, agreements, consistency.COLUMNS, schema=consistency.SCHEMA)
     regrets = _measure_regret(job, loaded, profile, curves)
@@ -62,6 +64,14 @@ def _check_consistency(job: ValidateJob, loaded: LoadedModel, profile: Profile) 
     yield from consistency.compare_prompts(profile, top=top)
     yield from consistency.compare_profiles(by_set, between="sets", top=top)
     yield from consistency.compare_profiles(by_length, between="lengths", top=top)
+
+
+def _budgets_by_policy(job: ValidateJob) -> dict[str, dict[str, Budgets]]:
+    """The budgets of each allocator at each ratio, by eviction policy."""
+    budgets: dict[str, dict[str, Budgets]] = defaultdict(dict)
+    for cell in job.cells:
+        budgets[f"{cell.allocator}, r = {cell.ratio:g}"][cell.eviction] = Budgets.load(cell.path)
+    return budgets
 
 
 def _measure_regret(

@@ -83,6 +83,11 @@ def test_the_profile_is_ranked_against_the_curves_of_every_policy(job: ValidateJ
     }
 
 
+def test_policies_are_compared_by_their_curves_and_not_by_uniform_budgets(job: ValidateJob) -> None:
+    rows = [(row["ranking"], row["pair"], row["spearman"]) for row in table(job.policies)]
+    assert rows == [("measured importance", "streaming_llm - snapkv", pytest.approx(1.0))]
+
+
 def test_regret_is_against_the_experiments_methods_on_the_search_prompts(job: ValidateJob) -> None:
     rows = read_parquet(job.regret, REGRET, schema=1, what="regret", hint="").to_pylist()
     assert [(row["eviction"], row["ratio"], row["estimator"]) for row in rows] == [

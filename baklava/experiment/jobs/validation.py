@@ -10,7 +10,7 @@ from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig
 from baklava.experiment.settings import ProfileConfig, ValidateConfig
 
-VALIDATION = ("consistency", "ranking", "regret")  # tables of a validation, each with a figure
+VALIDATION = ("consistency", "ranking", "policies", "regret")  # tables of a validation, each with a figure
 
 
 class ValidateJob(Job):
@@ -34,6 +34,7 @@ class ValidateJob(Job):
     cells: tuple[MethodBudgets, ...]
     consistency: Path
     ranking: Path
+    policies: Path
     regret: Path
 
     @classmethod
