@@ -37,7 +37,7 @@ class Prompt:
         """Context, question and answer as tokens of one text; with `ends`, the answer has the end-of-sequence token."""
         end = model.tokenizer.eos_token_id if self.ends else None
         parts = model.encoder.encode_parts([self.context, self.question, self.answer], begin=True)
-        context, question, answer = Tokens.of(*parts)
+        context, question, answer, _ = Tokens.of(*parts)
         return context, question, [*answer, end] if end is not None else answer
 
     def context_dependent_positions(self, n_context: int, n_after: int) -> list[int]:

@@ -36,13 +36,15 @@ class Engine:
                 "positions; ask for at most so many"
             )
 
-    def encode(self, sample: Sample, cells: Sequence[CellSpec], tokens: Tokens | None = None) -> EncodedSample:
+    def encode(
+        self, sample: Sample, cells: Sequence[CellSpec], tokens: Tokens | None = None, *, turn: int = 1
+    ) -> EncodedSample:
         """The sample in tokens (`tokens` where they are known already), split as the protocol says.
 
         Raises `UserError` if the sample takes more positions than the model has, or if its context, or the answer whose
         loss is its score, is empty.
         """
-        context, question, answer = tokens or self._prompts.tokens(sample)
+        context, question, answer, steps = tokens or self._prompts.tokens(sample)
         if not context:
             raise UserError(f"task {self.task.name}: sample {sample.index} has no context to compress; leave it out")
         if self.task.by_loss and not answer:
@@ -53,7 +55,7 @@ class Engine:
                 f"task {self.task.name}: sample {sample.index} takes {needed} tokens, but model {self.loaded.name} "
                 f"has {self.loaded.n_positions} positions; lower evaluate.length"
             )
-        encoded = EncodedSample(sample, context, question, cells, answer)
+        encoded = EncodedSample(sample, context, question, cells, answer, steps, turn)
         # The last generated token is never read.
         n_generated = 0 if self.task.by_loss else sample.max_new_tokens - 1
         length = len(context) + encoded.n_after_context + n_generated

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from baklava.errors import DataError
+from baklava.evaluation.turns import next_question
 from baklava.experiment.chat_settings import DATE, TemplateValue
-from baklava.experiment.settings import EvaluateConfig
+from baklava.experiment.settings import EvaluateConfig, Protocol
 from baklava.models.chat import ChatTemplate, find_chat_template
 from baklava.models.encoder import Encoder, Tokens
 from baklava.tasks import Sample, Task
-
-Protocol = Literal["question_agnostic", "question_aware"]
 
 
 class SplitPrompt(NamedTuple):
@@ -53,9 +53,9 @@ def _split(sample: Sample, template: ChatTemplate | None, protocol: Protocol) ->
             question, prefix = question + prefix, ""
         context, question = template.wrap(context, question)
         begin = False  # the template contains the special tokens
-    if protocol == "question_agnostic":
-        return SplitPrompt(context, question + prefix, begin)
-    return SplitPrompt(context + question, prefix, begin)
+    if protocol == "question_aware":
+        return SplitPrompt(context + question, prefix, begin)
+    return SplitPrompt(context, question + prefix, begin)
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,29 @@ class Prompts:
             )
         return template
 
-    def tokens(self, sample: Sample) -> Tokens:
+    def tokens(self, sample: Sample, earlier: Sequence[Sample] = ()) -> Tokens:
         """The tokens of a sample in parts, which together are the tokens of its prompt as one text.
 
-        Raises `UserError` if the chat template changes this sample, and `DataError` if it would change any.
+        `earlier` turns, samples about the same context, come between the context and the question. Raises `UserError`
+        if the chat template changes this sample, and `DataError` if it would change any.
         """
         wanted = self.settings.chat_template and sample.chat != "none"
-        split = _split(sample, self._template if wanted else None, self.settings.protocol)
-        answer = sample.answers[0] if self.task.by_loss else ""
-        return Tokens.of(*self.encoder.encode_parts([split.context, split.remainder, answer], begin=split.begin))
+        template = self._template if wanted else None
+        split = _split(earlier[0] if earlier else sample, template, self.settings.protocol)
+        if not earlier:
+            answer = sample.answers[0] if self.task.by_loss else ""
+            return Tokens.of(*self.encoder.encode_parts([split.context, split.remainder, answer], begin=split.begin))
+        parts = [split.context, split.remainder]
+        for before, after in pairwise((*earlier, sample)):
+            parts += [self.task.reference_answer(before), _later_question(after, template)]
+        context, *turns = self.encoder.encode_parts(parts, begin=split.begin)
+        return Tokens.of_turns(context, turns)
+
+
+def _later_question(sample: Sample, template: ChatTemplate | None) -> str:
+    """What comes between the answer of the turn before and that of this one."""
+    if template is None:
+        return next_question(sample) + sample.answer_prefix
+    if sample.chat == "prompt":
+        return template.next_turn(sample.question + sample.answer_prefix)
+    return template.next_turn(sample.question) + sample.answer_prefix

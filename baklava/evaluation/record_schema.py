@@ -64,6 +64,8 @@ class Record:
     length: int
     decoding: str
     context: str = ""  # samples that share a context have it in common; their scores depend on each other
+    question: str = ""
+    turn: int = 0  # of a conversation, from 1
     context_tokens: int = 0
     prediction: str = ""
     answers: Sequence[str] = ()
@@ -85,9 +87,9 @@ class Record:
         return cls(**cell._asdict(), sample=sample, **values)
 
     @classmethod
-    def from_store(cls, cell: Cell, sample: int, context: str, stored: Mapping[str, Any]) -> Record:
-        """Undo `to_store`."""
-        return cls.of(cell, sample, context=context, **stored)
+    def from_store(cls, cell: Cell, sample: int, asked: Mapping[str, Any], stored: Mapping[str, Any]) -> Record:
+        """Undo `to_store`; `asked` says context, question and turn."""
+        return cls.of(cell, sample, **asked, **stored)
 
     def to_store(self) -> dict[str, Any]:
         """What the store of finished answers keeps: all that its key does not imply, without NaN."""

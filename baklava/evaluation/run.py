@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,8 +18,9 @@ from baklava.evaluation import timings
 from baklava.evaluation.engine import Engine
 from baklava.evaluation.prompt import Prompts
 from baklava.evaluation.record_schema import COLUMNS, FULL, SCHEMA, Record
-from baklava.evaluation.sample_to_record import name_context
+from baklava.evaluation.sample_to_record import asked
 from baklava.evaluation.samples import CellSpec, EncodedSample, cell_specs
+from baklava.evaluation.turns import Conversations
 from baklava.experiment.jobs import EvaluateJob
 from baklava.models.encoder import Tokens
 from baklava.models.files import model_identity
@@ -66,7 +68,9 @@ class _Evaluation:
         self._index = {cell: index for index, cell in enumerate(cells)}
         self.store = _open_store(job)
         self._keys: dict[int, list[str]] = {}  # of each sample, one per cell; none where it failed
-        self._contexts: dict[int, str] = {}
+        self._asked: dict[int, dict[str, Any]] = {}
+        self._has_turns = job.evaluate.protocol == "turns" and not self._task.by_loss
+        self._conversations = Conversations(self._make_sample)
         self.failed: dict[int, str] = {}
         self._scores = _RunningMeans(self._specs)
         name = f"evaluate {job.model.name} {self._task.name}"
@@ -85,10 +89,11 @@ class _Evaluation:
     def _fingerprints(self) -> list[str]:
         """Of each cell, a fingerprint of everything but the sample that determines an answer."""
         job = self._job
+        protocol = job.evaluate.protocol
         shared = [
             model_identity(job.model),
             job.task.model_dump(mode="json"),
-            job.evaluate.protocol,
+            "question_agnostic" if protocol == "turns" else protocol,  # earlier turns are in the tokens
             job.evaluate.chat_template,
         ]
         decoding = [] if job.evaluate.decoding == "grow" else [job.evaluate.decoding]
@@ -100,7 +105,7 @@ class _Evaluation:
 
     def _make_keys(self, sample: Sample, tokens: Tokens) -> list[str]:
         """The tokens stand for all that makes them: tokenizer, chat template, its variables, the date."""
-        digest = fingerprint(asdict(sample), tokens)
+        digest = fingerprint(asdict(sample), tokens if tokens.steps else tokens[:3])
         cells = self._fingerprints
         if self._is_kept_whole(tokens):
             cells = cells[:1] * len(cells)  # the full cache's
@@ -113,7 +118,8 @@ class _Evaluation:
                 sample = self._make_sample(index)
                 if not self._task.by_loss:  # are these answers that the metric can work with?
                     self._task.score("", sample.answers, sample.all_classes)
-                tokens = self._prompts.tokens(sample)
+                earlier = self._conversations.earlier(sample) if self._has_turns else ()
+                tokens = self._prompts.tokens(sample, earlier)
             except DataError:
                 raise
             except UserError as error:
@@ -123,14 +129,15 @@ class _Evaluation:
                 continue
             keys = self._make_keys(sample, tokens)
             self._keys[index] = keys
-            self._contexts[index] = name_context(sample)
+            turn = 1 + len(earlier)
+            self._asked[index] = asked(sample, turn)
             specs = self._specs[:1] if self._is_kept_whole(tokens) else self._specs
             missing = [spec for spec, key in zip(specs, keys, strict=False) if key not in self.store]
             self.progress.update(len(keys) - len(missing))
             if missing:
                 engine = self.engine  # what is wrong with all samples is no failure of one
                 try:
-                    encoded = engine.encode(sample, missing, tokens)
+                    encoded = engine.encode(sample, missing, tokens, turn=turn)
                 except UserError as error:
                     self.failed[index] = str(error)
                     self.progress.update(len(missing))
@@ -188,7 +195,7 @@ class _Evaluation:
                 if sample in self.failed:
                     yield Record.of(cell, sample, failed=self.failed[sample])
                 else:
-                    yield Record.from_store(cell, sample, self._contexts[sample], self.store[keys[index]])
+                    yield Record.from_store(cell, sample, self._asked[sample], self.store[keys[index]])
 
 
 class _RunningMeans:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from baklava.evaluation.record_schema import Record
 from baklava.evaluation.samples import CellSpec, EncodedSample, Request
@@ -22,7 +23,7 @@ def begin_record(
     record = Record.of(
         cell.identify(loaded.name, task.name, settings),
         encoded.sample.index,
-        context=name_context(encoded.sample),
+        **asked(encoded.sample, encoded.turn),
         context_tokens=len(encoded.context),
         answers=encoded.sample.answers,
         group=encoded.sample.group,
@@ -32,9 +33,9 @@ def begin_record(
     return Request(encoded, cell, record)
 
 
-def name_context(sample: Sample) -> str:
-    """A name that samples have in common if they ask about the same context."""
-    return fingerprint(sample.context)[:12]
+def asked(sample: Sample, turn: int) -> dict[str, Any]:
+    """What a record says of what was asked: a name that samples about one context share, the question, its turn."""
+    return {"context": fingerprint(sample.context)[:12], "question": sample.question, "turn": turn}
 
 
 def score_answer(loaded: LoadedModel, task: Task, request: Request, tokens: Sequence[int], seconds: float) -> Record:

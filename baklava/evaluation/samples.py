@@ -91,6 +91,8 @@ class EncodedSample:
     question: list[int]
     cells: Sequence[CellSpec]
     answer: Sequence[int] = ()  # where it is read, not generated
+    steps: tuple[int, ...] = ()  # tokens of the question that are read at a time; none: all
+    turn: int = 1  # of a conversation, from 1
     rotated_for: int | None = None
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from baklava.cache.prefill import Repetition
+from baklava.budgets import Decoding
 from baklava.evaluation.record_schema import Record
 from baklava.evaluation.sample_to_record import begin_record, fail_out_of_memory, score_answer, score_loss
 from baklava.evaluation.samples import EncodedSample, Request, batches, distinct_contexts, samples_of
@@ -118,7 +119,7 @@ class Scheduler:
         ]
         if self._settings.decoding == "grow":
             return requests
-        return sorted(requests, key=lambda request: (request.decoding, request.encoded.n_after_context))
+        return sorted(requests, key=_reading)
 
     def _prefill(self, batch: _PrefillBatch) -> None:
         started = time.perf_counter()
@@ -150,7 +151,7 @@ class Scheduler:
         """
         if not self._loaded.has_windows and self._settings.decoding == "grow":
             return len(waiting)
-        kinds = [(request.decoding, request.encoded.n_after_context) for request in waiting]
+        kinds = [_reading(request) for request in waiting]
         return next((i for i, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
 
     def _n_fitting(self, requests: Sequence[Request]) -> int:
@@ -213,7 +214,8 @@ class Scheduler:
             seconds = (time.perf_counter() - started) / n
             rows = [_decoding_row(request, batch.seconds[request.cell.policy] + seconds) for request in requests]
             questions = [request.encoded.question for request in requests]
-            records = self._score(self._decoding.add_rows(state, questions, rows))
+            steps = waiting[0].encoded.steps if waiting[0].decoding == "fixed" else ()
+            records = self._score(self._decoding.add_rows(state, questions, rows, steps))
         del batch.waiting[:n]
         if not batch.waiting:
             self._batch = None
@@ -243,6 +245,11 @@ def _note_repetition(record: Record, repetition: Repetition | None, row: int) ->
         return record
     seconds = repetition.seconds / len(repetition.losses)
     return replace(record, repetition_seconds=seconds, repetition_loss=repetition.losses[row])
+
+
+def _reading(request: Request) -> tuple[Decoding, int, tuple[int, ...]]:
+    """How a row reads what comes after its context; rows that overwrite entries begin with those that read alike."""
+    return request.decoding, request.encoded.n_after_context, request.encoded.steps
 
 
 def _decoding_row(request: Request, seconds: float) -> DecodingRow[Request]:

@@ -83,13 +83,18 @@ class SearchConfig(FrozenModel):
         return None if self.memory_gib is None else self.memory_gib * 2**30
 
 
+# What is compressed: the context alone, or with its question; or the context alone, and questions about it come one
+# after the other, with their answers, instead of each by itself.
+Protocol = Literal["question_agnostic", "question_aware", "turns"]
+
+
 class EvaluateConfig(FrozenModel):
     """Samples, protocol and batch size of an evaluation."""
 
     n_samples: int = Field(ge=1)
     length: Tokens = Field(ge=64, description="tokens per sample, generated ones included")
     seed: int = 0
-    protocol: Literal["question_agnostic", "question_aware"] = "question_agnostic"
+    protocol: Protocol = "question_agnostic"
     decoding: Decoding = Field(
         default="grow",
         description="tokens after the context are added (grow), or overwrite the least important entries (fixed)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Generic, TypeVar
 
 import torch
@@ -49,13 +50,24 @@ class DecodingBatch(Generic[Request]):
 
     @torch.inference_mode()
     def add_rows(
-        self, state: BatchState, questions: Sequence[Sequence[int]], rows: Sequence[DecodingRow[Request]]
+        self,
+        state: BatchState,
+        questions: Sequence[Sequence[int]],
+        rows: Sequence[DecodingRow[Request]],
+        steps: Sequence[int] = (),
     ) -> list[DecodingRow[Request]]:
-        """Read the questions of new rows, and decode these with the others; returns those that finish at once."""
+        """Read the questions of new rows, and decode these with the others; returns those that finish at once.
+
+        With `steps`, so many tokens are read at a time, of questions of one length; it matters where tokens overwrite
+        entries.
+        """
         if not rows:
             return []
         started = time.perf_counter()
-        logits = state.read(self._model, questions, logits_to_keep=1)[:, -1]  # [B, vocabulary]
+        bounds = list(accumulate(steps, initial=0)) if steps else [0, max(map(len, questions))]
+        for start, end in pairwise(bounds):
+            some = [question[start:end] for question in questions]
+            logits = state.read(self._model, some, logits_to_keep=1)[:, -1]  # [B, vocabulary]
         if one_line := [index for index, row in enumerate(rows) if row.one_line]:
             stop = torch.tensor(sorted(self._stop_line), device=logits.device)
             logits[torch.tensor(one_line, device=logits.device)[:, None], stop] = float("-inf")

@@ -56,6 +56,17 @@ class ChatTemplate:
                         return head, tail
         raise UserError(f"the tokenizer's chat template changes the text; {REMEDY}")
 
+    def next_turn(self, question: str) -> str:
+        """Render what follows an answer of the model: the end of its turn, the user's next, and the model's beginning.
+
+        Raises `UserError` where the template changes the question, or takes one question only.
+        """
+        turns = [("user", "A question?"), ("assistant", MARK), ("user", question)]
+        _, mark, rendered = self._render([{"role": role, "content": text} for role, text in turns]).partition(MARK)
+        if not mark or MARK in rendered or question.strip() not in rendered:
+            raise UserError(f"the tokenizer's chat template changes a text of several turns; {REMEDY}")
+        return rendered
+
     def check(self, model: str) -> None:
         """Raise `DataError` where the template cannot take any sample, or does not read one of the variables."""
         try:

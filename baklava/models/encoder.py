@@ -15,16 +15,31 @@ ANCHORS = ("\n", ".", "a", "1")  # put before a continuation, so that it is not 
 
 
 class Tokens(NamedTuple):
-    """The context, which is compressed, the question read after it, and the answer where it is read, not generated."""
+    """The context, which is compressed, the question read after it, and the answer where it is read, not generated.
+
+    Where earlier questions and answers come before it, they are part of the question, and `steps` are the numbers of
+    tokens that are read at a time: a question, or a token of an answer.
+    """
 
     context: list[int]
     question: list[int]
     answer: list[int]
+    steps: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, context: list[int], question: list[int], answer: list[int]) -> Tokens:
         """An empty question becomes the last token of the context: something must be read after compression."""
         return cls(context, question, answer) if question else cls(context[:-1], context[-1:], answer)
+
+    @classmethod
+    def of_turns(cls, context: list[int], turns: Sequence[list[int]]) -> Tokens:
+        """Tokens of a conversation: question, answer, question, answer and so on, and the last question."""
+        first = cls.of(context, turns[0], [])
+        steps = [len(first.question)]
+        for answer, question in zip(turns[1::2], turns[2::2], strict=True):
+            steps += [*[1] * len(answer), len(question)]
+        question = [*first.question, *(token for turn in turns[1:] for token in turn)]
+        return cls(first.context, question, [], tuple(step for step in steps if step))
 
 
 class Encoder:

@@ -335,7 +335,7 @@ def test_a_sample_too_long_for_the_positions_of_the_model_has_failed(
     one = own(tmp_path, [GOOD, {**GOOD, "context": "boat " * 140}], evaluate={"n_samples": 2, "length": 150})
     encode = Engine.encode
 
-    def templated(self: Engine, sample: Any, cells: Any, _: Any) -> Any:
+    def templated(self: Engine, sample: Any, cells: Any, *_: Any, **__: Any) -> Any:
         longer = sample.context + "boat " * 40 if sample.index else sample.context
         return encode(self, replace(sample, context=longer), cells)
 
