@@ -16,7 +16,8 @@ from baklava.budgets.bits import EXACT
 from baklava.cache.attended import AttendedCache
 from baklava.cache.attention.dense import check_attention
 from baklava.cache.budgeted_layer import BudgetedLayer, check_decoding, count_bytes
-from baklava.cache.compress import CompressedContext, counts_of_layers
+from baklava.cache.compress import counts_of_layers
+from baklava.cache.compressed_context import CompressedContext
 from baklava.cache.generate_call import find_generate_prompt
 from baklava.cache.layers import append_window_rows, build_layers, copy_window
 from baklava.cache.padding import check_tokens, padding_of_tokens
@@ -291,10 +292,8 @@ class BudgetedCache(AttendedCache):
         Both must have read tokens after their contexts, whose lengths may differ, with decoding "grow". A row that has
         seen fewer tokens gets padding before it, which the attention mask must show.
         """
-        layers: list[Any] = self.layers
-        others: list[Any] = other.layers
-        for layer, theirs in zip(layers, others, strict=True):
-            if isinstance(layer, BudgetedLayer):
+        for layer, theirs in zip(self.layers, other.layers, strict=True):
+            if isinstance(layer, BudgetedLayer) and isinstance(theirs, BudgetedLayer):
                 layer.append_rows(theirs)
             else:
                 append_window_rows(layer, theirs)

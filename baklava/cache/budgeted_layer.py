@@ -13,7 +13,8 @@ from baklava.budgets import Decoding
 from baklava.cache.attended import AttendingLayer
 from baklava.cache.attention.dense import attach
 from baklava.cache.attention.ragged_attention import ragged_attention
-from baklava.cache.compress import CompressedContext, compress, counts_of_layers
+from baklava.cache.compress import compress, counts_of_layers
+from baklava.cache.compressed_context import CompressedContext
 from baklava.cache.generate_call import Prompt
 from baklava.cache.padding import check_context
 from baklava.cache.prefill import ContextLayer
@@ -161,6 +162,7 @@ class BudgetedLayer(AttendingLayer):
         )
         if self._decoding == "fixed":
             self.compressed.overwrite(key, value)
+            self.compressed.rescore(query, scaling=scaling, softcap=softcap)
         return output
 
     def _check_later(self, mask: Tensor | None, n_new: int) -> None:

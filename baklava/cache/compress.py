@@ -3,80 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from baklava.cache.compressed_context import CompressedContext, build_ring
 from baklava.cache.prefill import ContextLayer, ScoredGroup
-from baklava.cache.ragged_layout import before_each, slots_of
 from baklava.cache.ragged_storage import RaggedEntries
+from baklava.cache.rescoring import Rescoring
 from baklava.cache.row_settings import RowSettings
+from baklava.errors import UserError
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.base import raise_protected
-
-
-@dataclass
-class CompressedContext:
-    """What one layer keeps of its context: `counts` `[B, Hkv]` entries, and the order in which to overwrite them.
-
-    `lengths` `[B]` counts the tokens of each row's context. `ring` lists, cache by cache, the slots that later tokens
-    may overwrite, least important first; sinks are not in it. `written` tokens were written to every ring so far.
-    """
-
-    counts: Tensor
-    lengths: Tensor
-    entries: RaggedEntries
-    ring: Tensor  # [sum of ring_counts]
-    ring_counts: Tensor  # [B * Hkv]
-    written: int = 0
-
-    @classmethod
-    def concatenate(cls, contexts: Sequence[CompressedContext]) -> CompressedContext:
-        """Put the rows of several contexts one after another; equally many tokens were written to all of them."""
-        return cls(
-            torch.cat([context.counts for context in contexts]),
-            torch.cat([context.lengths for context in contexts]),
-            RaggedEntries.concatenate([context.entries for context in contexts]),
-            torch.cat([context.ring for context in contexts]),
-            torch.cat([context.ring_counts for context in contexts]),
-            contexts[0].written,
-        )
-
-    def select_rows(self, rows: Tensor) -> CompressedContext:
-        """Copy these batch rows, in this order; a row may occur more than once."""
-        n_kv_heads = self.counts.shape[1]
-        caches = (rows.cpu()[:, None] * n_kv_heads + torch.arange(n_kv_heads)).flatten()
-        new, slots = slots_of(self.ring_counts[caches])
-        before = before_each(self.ring_counts)
-        ring = self.ring[(before[caches][new] + slots).to(self.ring.device)]
-        rows = rows.cpu()
-        return CompressedContext(
-            self.counts[rows],
-            self.lengths[rows],
-            self.entries.select(caches),
-            ring,
-            self.ring_counts[caches],
-            self.written,
-        )
-
-    def row_bytes(self) -> Tensor:
-        """Bytes `[B]` of the entries of each row."""
-        return self.entries.cache_bytes(self.counts.flatten()).view_as(self.counts).sum(-1)
-
-    def overwrite(self, keys: Tensor, values: Tensor) -> None:
-        """Overwrite the entries that are next in each ring with new tokens `[B, Hkv, Q, D]`."""
-        n_new = keys.shape[2]
-        n_written = self.ring_counts.clamp(max=n_new)  # of a step longer than the ring, only the last tokens stay
-        caches, nth = slots_of(n_written)
-        token = n_new - n_written[caches] + nth
-        before = before_each(self.ring_counts)
-        turn = before[caches] + (self.written + token) % self.ring_counts[caches].clamp(min=1)
-        device = keys.device
-        caches, token = caches.to(device), token.to(device)
-        slots = self.ring[turn.to(device)]
-        self.entries.write(caches, slots, keys.flatten(0, 1)[caches, token], values.flatten(0, 1)[caches, token])
-        self.written += n_new
 
 
 def counts_of_layers(settings: RowSettings, contexts: Sequence[ContextLayer], source: Tensor) -> list[Tensor]:
@@ -140,8 +78,28 @@ def compress(
         packing=settings.packing,
     )
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
-    ring = _build_ring(rank[kept], counts.flatten(), ring_counts)
-    return CompressedContext(counts, lengths, entries, ring, ring_counts)
+    ring = build_ring(rank[kept], counts.flatten(), ring_counts)
+    rescoring = None
+    if scoring := [policy for policy in policies if policy.rescores_every is not None]:
+        if entries.packed:
+            raise UserError(f"{scoring[0].family} scores what KV caches hold, which must not be quantised; leave bits out")
+        rescoring = Rescoring.of(policies, kept, context.seen - lengths, _first_scores(context, policies, source, rank))
+    return CompressedContext(counts, lengths, entries, ring, ring_counts, rescoring=rescoring)
+
+
+def _first_scores(context: ContextLayer, policies: Sequence[EvictionPolicy], source: Tensor, like: Tensor) -> Tensor:
+    """Scores `[B, Hkv, T]` that policies go on adding to, 0 where they begin anew."""
+    assert context.keys is not None
+    exact = torch.promote_types(context.keys.dtype, torch.float32)
+    first = torch.zeros(like.shape, dtype=exact, device=like.device)
+    for policy in dict.fromkeys(policy for policy in policies if policy.adds_scores):
+        rows = torch.tensor([row for row, own in enumerate(policies) if own == policy])
+        for group, scores, _ in context.scores(policy):
+            members = group.indices_of(source[rows])
+            own = (members >= 0).nonzero().squeeze(-1)
+            chosen = scores[members[own].to(scores.device)]
+            first[rows[own].to(first.device), :, group.padding :] = chosen.to(exact)
+    return first
 
 
 def _lengths(context: ContextLayer, source: Tensor) -> Tensor:
@@ -196,18 +154,3 @@ def _rank(
         ranks = torch.empty_like(order).scatter_(-1, order, torch.arange(n, device=order.device).expand_as(order))
         rank[rows[row].to(rank.device), head.to(rank.device), group.padding :] = ranks[back.to(order.device)]
         sinks[rows[row], head] = min(first, n)
-
-
-def _build_ring(rank: Tensor, counts: Tensor, ring_counts: Tensor) -> Tensor:
-    """List the slots to overwrite, cache by cache, least important first.
-
-    `rank` `[N]` is that of every kept entry, slot by slot; the highest is the least important.
-    """
-    device = rank.device
-    caches, slots = slots_of(counts.to(device))
-    turn = counts.to(device)[caches] - 1 - rank
-    free = turn < ring_counts.to(device)[caches]
-    before = before_each(ring_counts).to(device)
-    ring = torch.empty(int(ring_counts.sum()), dtype=torch.int64, device=device)
-    ring[before[caches[free]] + turn[free]] = slots[free]
-    return ring

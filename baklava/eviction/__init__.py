@@ -11,14 +11,17 @@ from baklava.eviction.defensive import Defensive as Defensive
 from baklava.eviction.dropkv import DropKV as DropKV
 from baklava.eviction.expected_attention import ExpectedAttention as ExpectedAttention
 from baklava.eviction.h2o import H2O as H2O
+from baklava.eviction.h2o_d import H2ODecoding as H2ODecoding
 from baklava.eviction.keydiff import KeyDiff as KeyDiff
 from baklava.eviction.keydiff_recent import KeyDiffRecent as KeyDiffRecent
 from baklava.eviction.knorm import Knorm as Knorm
 from baklava.eviction.kvzip import KVzip as KVzip
 from baklava.eviction.lava import Lava as Lava
 from baklava.eviction.layer_ada import LayerAda as LayerAda
+from baklava.eviction.r_kv import RKV as RKV
 from baklava.eviction.random import Random as Random
 from baklava.eviction.snapkv import SnapKV as SnapKV
+from baklava.eviction.snapkv_d import SnapKVDecoding as SnapKVDecoding
 from baklava.eviction.streaming_llm import StreamingLLM as StreamingLLM
 from baklava.eviction.tova import TOVA as TOVA
 from baklava.system.registry import families_of

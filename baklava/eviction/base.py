@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from baklava.decoder.attention_path import AttentionPath
+    from baklava.eviction.held import HeldEntries
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,28 @@ class EvictionPolicy:
         For policies that need all layers; the sum of the budgets `[L, Hkv]` must not change.
         """
         return budgets
+
+    @property
+    def rescores_every(self) -> int | None:
+        """After how many tokens entries are scored anew where later tokens overwrite others; None: never."""
+        return None
+
+    @property
+    def adds_scores(self) -> bool:
+        """Whether `rescore` adds to the scores of the context (`HeldEntries.scores`)."""
+        return False
+
+    def n_queries(self, n_new: int) -> int:
+        """How many of the last queries `rescore` needs, `n_new` tokens after the last time."""
+        return 0
+
+    def rescore(self, held: HeldEntries, queries: Tensor, query_positions: Tensor) -> Tensor:
+        """Score what KV caches hold, `[C, N]`; what has the lowest score is overwritten next.
+
+        `queries` `[C, group, Q, D]` are those of the last tokens after the context, at `query_positions` `[C, Q]`.
+        `protected_first` and `protected_last` apply to what is held. For policies with `rescores_every`.
+        """
+        raise NotImplementedError
 
 
 def raise_protected(scores: Tensor, policy: EvictionPolicy, budget: int) -> Tensor:

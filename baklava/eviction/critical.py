@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
+from baklava.errors import UserError
 from baklava.eviction.base import EvictionPolicy, LayerContext, raise_protected
 from baklava.eviction.snapkv import SnapKV
 from baklava.eviction.wrapper import Wrapper, inner_below
@@ -41,6 +42,11 @@ class Critical(Wrapper):
     inner: Annotated[InstanceOf[EvictionPolicy], BeforeValidator(inner_below(1))] = field(default_factory=SnapKV)
     epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1e-4
     first: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inner.rescores_every is not None:
+            raise UserError(f"critical cannot go over {self.inner.family}, which scores again without its values")
 
     @property
     def needs_projection(self) -> bool:

@@ -14,6 +14,8 @@ from baklava.eviction.base import EvictionPolicy, LayerContext
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from baklava.eviction.held import HeldEntries
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper(EvictionPolicy):
@@ -43,6 +45,20 @@ class Wrapper(EvictionPolicy):
 
     def order(self, scores: Tensor, context: LayerContext) -> Tensor:
         return self.inner.order(scores, context)
+
+    @property
+    def rescores_every(self) -> int | None:
+        return self.inner.rescores_every
+
+    @property
+    def adds_scores(self) -> bool:
+        return self.inner.adds_scores
+
+    def n_queries(self, n_new: int) -> int:
+        return self.inner.n_queries(n_new)
+
+    def rescore(self, held: HeldEntries, queries: Tensor, query_positions: Tensor) -> Tensor:
+        return self.inner.rescore(held, queries, query_positions)
 
 
 def inner_below(level: int) -> Callable[[Any], EvictionPolicy]:

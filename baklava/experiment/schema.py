@@ -113,6 +113,16 @@ class ExperimentConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
+    def _check_decoding(self) -> ExperimentConfig:
+        for name, choice in self.evictions.items():
+            if self.evaluate.decoding == "grow" and choice.build().rescores_every is not None:
+                raise ValueError(
+                    f"evaluate.decoding: {name} evicts while the model writes, and a cache that grows evicts nothing; "
+                    "set evaluate.decoding=fixed"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_claims(self) -> ExperimentConfig:
         for key in ("allocator", "yardstick"):
             name = getattr(self.claims, key)

@@ -302,3 +302,30 @@ def test_fixed_decoding_takes_no_more_than_the_budgets_and_answers_as_the_cache_
     ids = torch.tensor([[*encoded.context, *encoded.question]])
     generated = loaded.model.generate(ids, past_key_values=cache, max_new_tokens=12, do_sample=False)
     assert fixed[0, spec.label].prediction == loaded.decode(generated[0, ids.shape[1] :].tolist()).split("\n")[0]
+
+
+def test_policies_that_score_while_they_write_never_exceed_their_bytes(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {"n_layers": loaded.n_layers, "n_kv_heads": loaded.n_kv_heads}
+    policies = [POLICIES["snapkv_d"](every=4), POLICIES["h2o_d"](), POLICIES["r_kv"](every=3), POLICIES["snapkv"]()]  # type: ignore[call-arg]
+    cells = [
+        CellSpec("uniform", f"{policy.family}", ratio, Budgets.uniform(**shape, ratio=ratio), policy)
+        for policy in policies
+        for ratio in (0.6, 0.8)
+    ]
+    samples = [sample(loaded, index) for index in range(2)]
+    alone = records(loaded, cells, samples, batch_rows=1, decoding="fixed")
+    sizes: list[tuple[int, int]] = []
+    read = BatchState.read
+
+    def watched(self: BatchState, *arguments: Any, **more: Any) -> Any:
+        logits = read(self, *arguments, **more)
+        if isinstance(self.cache, BudgetedCache):
+            sizes.append((self.cache.kv_bytes(), sum(self.row_bytes())))
+        return logits
+
+    monkeypatch.setattr(BatchState, "read", watched)
+    assert records(loaded, cells, samples, decoding="fixed") == alone
+    assert len(sizes) > 8 and all(held == budgeted for held, budgeted in sizes)
+    assert all(record.peak_kv_bytes == record.kv_bytes for record in alone.values())

@@ -47,6 +47,10 @@ class TestConfFolder:
                 complaint = rf"config: {group}s: {group} {name}: {required[0]}: .*{group}s\.{name}\."
                 with pytest.raises(UserError, match=complaint):
                     compose([choice])
+        if group == "eviction" and "decoding=fixed" in (CONF / group / f"{name}.yaml").read_text():
+            with pytest.raises(UserError, match=rf"config: evaluate\.decoding: {name} evicts while the model writes"):
+                compose([choice])
+            given = ["evaluate.decoding=fixed"]
         config = compose([choice, *given])
         chosen = {
             "model": config.models,
