@@ -3,9 +3,12 @@
 from baklava.system.registry import families_of
 from baklava.tasks.base import Sample as Sample
 from baklava.tasks.base import Task as Task
+from baklava.tasks.graphwalks import GraphWalks as GraphWalks
 from baklava.tasks.json_kv import JsonKeyValue as JsonKeyValue
 from baklava.tasks.jsonl import JsonlTask as JsonlTask
 from baklava.tasks.longbench import LongBench as LongBench
+from baklava.tasks.needle_threading import NeedleThreading as NeedleThreading
+from baklava.tasks.path_traversal import PathTraversal as PathTraversal
 from baklava.tasks.perplexity import Continuation as Continuation
 from baklava.tasks.ruler.cwe import CommonWords as CommonWords
 from baklava.tasks.ruler.fwe import FrequentWords as FrequentWords

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, ClassVar
 from uuid import UUID
@@ -15,8 +16,8 @@ from uuid import UUID
 from pydantic import Field
 
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.fit_length import fill_context
-from baklava.tasks.text.noise import draw_positions, insert_needles, spread_positions
+from baklava.tasks.text.noise import insert_needles, positions_at
+from baklava.tasks.text.questions import fill_shared_context, split_index
 
 HEADER = "This is a JSON object.\n\n"
 LOOK_UP = 'What is the value of the key "{key}" in the JSON object above?'
@@ -25,6 +26,8 @@ FOLLOW = (
     "What is the value that you end with?"
 )
 ANSWER_PREFIX = ' The value is "'
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +48,9 @@ class JsonKeyValue(Task):
     max_new_tokens: Count = 64
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
-        context_index, nth_question = divmod(index, self.n_questions)
+        context_index, nth_question = split_index(index, self.n_questions)
         rng = self.random_stream(split=split, seed=seed, index=context_index)
-        threads = [[_draw_uuid(rng) for _ in range(self.n_hops + 1)] for _ in range(self.n_questions)]
+        threads = [[draw_uuid(rng) for _ in range(self.n_hops + 1)] for _ in range(self.n_questions)]
         asked = [pair for thread in threads for pair in pairwise(thread)]
         if self.depth is None:
             rng.shuffle(asked)
@@ -55,31 +58,29 @@ class JsonKeyValue(Task):
 
         def context(n: int) -> str:
             others_rng = random.Random(seed_of_others)
-            others = [(_draw_uuid(others_rng), _draw_uuid(others_rng)) for _ in range(n)]
-            if self.depth is not None:
-                positions = [round(self.depth * n)] * len(asked)
-            elif split == "calibration":
-                positions = spread_positions(len(asked), n, context_index)
-            else:
-                positions = draw_positions(len(asked), n, others_rng)
-            lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in others]
-            needles = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in asked]
-            return HEADER + "{" + ",\n ".join(insert_needles(needles, positions, lines)) + "}\n\n"
+            others = [(draw_uuid(others_rng), draw_uuid(others_rng)) for _ in range(n)]
+            positions = positions_at(self.depth, len(asked), n, split=split, index=context_index, rng=others_rng)
+            return write_object(asked, others, positions)
 
         question = (LOOK_UP if self.n_hops == 1 else FOLLOW).format
-        questions = [question(key=thread[0]) for thread in threads]
         sample = Sample(
             index=index,
             context="",
-            question=max(questions, key=count_tokens),  # all have to fit
-            answer_prefix=ANSWER_PREFIX,
+            question="",
+            answer_prefix="",
             answers=(threads[nth_question][-1],),
             max_new_tokens=self.max_new_tokens,
         )
-        filled = fill_context(
-            sample, context, unit="other pairs", task=self.name, length=length, count_tokens=count_tokens
+        return fill_shared_context(
+            sample,
+            context,
+            [(question(key=thread[0]), ANSWER_PREFIX) for thread in threads],
+            nth_question,
+            unit="other pairs",
+            task=self.name,
+            length=length,
+            count_tokens=count_tokens,
         )
-        return replace(filled, question=questions[nth_question])
 
     def metric_name(self) -> str:
         return "string_match_all"
@@ -88,5 +89,11 @@ class JsonKeyValue(Task):
         return f'{sample.answers[0]}".'
 
 
-def _draw_uuid(rng: random.Random) -> str:
+def draw_uuid(rng: random.Random) -> str:
     return str(UUID(int=rng.getrandbits(128), version=4))
+
+
+def write_object(asked: Sequence[Pair], others: Sequence[Pair], positions: Sequence[int]) -> str:
+    """Write a JSON object of pairs, those that are `asked` for at their positions among the others."""
+    needles, lines = ([f"{json.dumps(key)}: {json.dumps(value)}" for key, value in some] for some in (asked, others))
+    return HEADER + "{" + ",\n ".join(insert_needles(needles, positions, lines)) + "}\n\n"

@@ -6,9 +6,11 @@ from baklava.tasks.metrics.base import Metric, best_of
 from baklava.tasks.metrics.chinese import check_jieba, qa_f1_zh
 from baklava.tasks.metrics.classification import classification
 from baklava.tasks.metrics.code_similarity import code_similarity
+from baklava.tasks.metrics.node_f1 import node_f1
 from baklava.tasks.metrics.numbers import count, make_retrieval
 from baklava.tasks.metrics.qa_f1 import qa_f1
 from baklava.tasks.metrics.rouge import rouge_l, rouge_l_zh
+from baklava.tasks.metrics.route import route
 from baklava.tasks.metrics.string_match import string_match_all, string_match_part
 
 METRICS: dict[str, Metric] = {
@@ -23,6 +25,8 @@ METRICS: dict[str, Metric] = {
     "retrieval_zh": best_of(make_retrieval("段落")),
     "count": best_of(count),
     "code_similarity": best_of(code_similarity),
+    "route": route,
+    "node_f1": node_f1,
 }
 
 # Functions that check for packages of an extra, for the metrics that need them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar, Literal
 from uuid import UUID
@@ -12,8 +12,8 @@ from uuid import UUID
 from baklava.errors import UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
 from baklava.tasks.text.essay import DEPTHS, check_essay, draw_positions_at_depths, read_essay_words, split_sentences
-from baklava.tasks.text.fit_length import fill_context
 from baklava.tasks.text.noise import NOISE_LINE, draw_positions, insert_needles, spread_positions
+from baklava.tasks.text.questions import fill_shared_context, split_index
 from baklava.tasks.text.words import load_words
 
 # What keys and values are, in RULER's words.
@@ -130,7 +130,7 @@ class NeedleInHaystack(Task):
             check_essay(self.essay, task=self.name)
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
-        context_index, nth_question = divmod(index, self.n_questions)
+        context_index, nth_question = split_index(index, self.n_questions)
         rng = self.random_stream(split=split, seed=seed, index=context_index)
         keys = draw_keys(self.n_keys, self.key_kind, rng, n_digits=self.n_digits)
         pairs = [
@@ -154,19 +154,25 @@ class NeedleInHaystack(Task):
             joined = (" " if self.haystack == "essay" else "\n").join(insert_needles(needles, positions, hay))
             return write_header(plural=plural, kind=self.value_kind) + joined + "\n"
 
-        longest = max(questions, key=lambda question: count_tokens("".join(question)))  # all have to fit
         sample = Sample(
             index=index,
             context="",
-            question=longest[0],
-            answer_prefix=longest[1],
+            question="",
+            answer_prefix="",
             answers=select_values(asked_by_question[nth_question], pairs),
             max_new_tokens=self.max_new_tokens,
         )
         unit = {"noise": "noise lines", "needle": "other needles", "essay": "words of the essay"}[self.haystack]
-        filled = fill_context(sample, context, unit=unit, task=self.name, length=length, count_tokens=count_tokens)
-        question, answer_prefix = questions[nth_question]
-        return replace(filled, question=question, answer_prefix=answer_prefix)
+        return fill_shared_context(
+            sample,
+            context,
+            questions,
+            nth_question,
+            unit=unit,
+            task=self.name,
+            length=length,
+            count_tokens=count_tokens,
+        )
 
     def positions(self, n_needles: int, n_pieces: int, *, rng: random.Random, split: str, index: int) -> list[int]:
         """Choose before which pieces of hay needles go, in rising order; few calibration samples cover all depths."""

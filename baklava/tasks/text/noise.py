@@ -36,6 +36,20 @@ def spread_positions(n_needles: int, n_pieces: int, index: int) -> list[int]:
     return sorted(int(depth * (n_pieces + 1)) for depth in depths)
 
 
+def positions_at(
+    depth: float | None, n_needles: int, n_pieces: int, *, split: str, index: int, rng: random.Random
+) -> list[int]:
+    """Choose positions for needles, in rising order: one after the other from `depth` on, or random ones.
+
+    `depth` is the fraction of the pieces before them. Without it, few calibration samples cover all depths.
+    """
+    if depth is not None:
+        return [round(depth * n_pieces)] * n_needles
+    if split == "calibration":
+        return spread_positions(n_needles, n_pieces, index)
+    return draw_positions(n_needles, n_pieces, rng)
+
+
 def hide_in_noise(needles: Sequence[str], n_lines: int, rng: random.Random) -> str:
     """Insert needles in their order at random positions among `n_lines` lines of noise, one line each."""
     positions = draw_positions(len(needles), n_lines, rng)
