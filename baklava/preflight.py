@@ -19,7 +19,7 @@ OLDEST_TRANSFORMERS = (5, 23)
 
 
 def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: bool = True) -> None:
-    """Raise `UserError` for what would fail later: the results folder and, with `models`, each model's files."""
+    """Raise `UserError` for what would fail later: the results folder and, with `models`, models' and tasks' files."""
     if config.name in (DATABASE, ARTIFACTS):
         raise UserError(f"name: {config.name} is what MLflow's part of the results folder is called; choose another")
     _check_transformers()
@@ -30,8 +30,11 @@ def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: b
             "end; set results=FOLDER to one without, or tracking.uri"
         )
     lengths = {"evaluate.length": config.evaluate.length, "calibration.length": config.calibration.length}
-    for model in config.models.values() if models else ():
-        check_model(model, lengths)
+    if models:
+        for model in config.models.values():
+            check_model(model, lengths)
+        for task in config.tasks.values():
+            task.build().check_rows()
 
 
 def _check_transformers() -> None:

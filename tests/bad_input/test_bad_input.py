@@ -58,6 +58,7 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(folder / "latin1.zip", "w") as archive:
         archive.write(folder / "latin1.jsonl", "data/hotpotqa.jsonl")
     (folder / "bad.jsonl").write_text('{"prediction": "x", "answers": ["x"]}\nnonsense\n')
+    (folder / "lacking.jsonl").write_text('{"context": "x", "question": "y", "answers": ["z"]}\n{"context": "x"}')
     (folder / "a-file").write_text("")
     (folder / "dangling").symlink_to(folder / "gone")
     return folder
@@ -122,6 +123,7 @@ SETTINGS = {
     "no allocator": ("allocator=[]", "allocators", "allocator=NAME"),
     "no eviction policy": ("eviction=[]", "evictions", "eviction=NAME"),
     "unknown task": ("task=nothing", "task/nothing"),
+    "unknown task near those in a folder": ("task=ruler_niah", "did you mean ruler/niah_multikey_1 or ruler/niah_"),
     "unknown model": ("model=gpt-9", "model/gpt-9", "tiny-llama"),
     "unknown experiment": ("experiment=nothing", "experiment/nothing", "demo"),
     "task twice": ("task=[vt,vt]", "vt"),
@@ -157,6 +159,11 @@ SETTINGS = {
     ),
     "text that is not there": ("calibration=text calibration.text.data=/nothing.txt", "/nothing.txt", "to a text"),
     "text that is no UTF-8": ("calibration=text calibration.text.data=INVENTED/latin1.txt", "latin1.txt", "UTF-8"),
+    "row without a question": (
+        "task=jsonl tasks.jsonl.data=INVENTED/lacking.jsonl",
+        "lacking.jsonl, line 2: question: missing; the row has context; add the field question",
+    ),
+    "policy that needs another decoding": ("eviction=[snapkv,r_kv]", "evaluate.decoding: r_kv", "decoding=fixed"),
     "rows that are no UTF-8": (
         "task=jsonl tasks.jsonl.data=INVENTED/latin1.jsonl",
         "latin1.jsonl, line 1: not in UTF-8",

@@ -122,3 +122,21 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("\n\n")
     with pytest.raises(UserError, match=r"mine\.jsonl has no rows; set tasks.mine.data"):
         JsonlTask(name="mine", data=str(tmp_path / "mine.jsonl")).n_available()
+
+
+def test_a_row_that_lacks_a_field_is_found_before_the_first_job_except_one_that_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    good, lacking = json.dumps(LINES[0]), json.dumps({**LINES[0], "question": None})
+    task = JsonlTask(name="mine", data=str(path))
+    path.write_text(f"{good}\n{good}")
+    task.check_rows()
+    path.write_text(f"{good}\n{lacking}")
+    with pytest.raises(UserError, match=r"mine\.jsonl, line 2: question: missing"):
+        task.check_rows()
+    monkeypatch.setattr("baklava.tasks.from_file.MAX_CHECKED_BYTES", len(good) + 20)
+    task.check_rows()
+    path.write_text(f"{lacking}\n{good}")
+    with pytest.raises(UserError, match=r"line 1: question: missing"):
+        task.check_rows()

@@ -29,7 +29,8 @@ class Row:
     location: str
     values: Mapping[str, Any]
 
-    def _value(self, field: str) -> Any:
+    def require(self, field: str) -> Any:
+        """The value of a field. Raises `UserError` if it is missing or null."""
         if self.values.get(field) is None:
             existing = ", ".join(sorted(self.values)) or "none"
             raise UserError(f"{self.location}: {field}: missing; the row has {existing}; add the field {field}")
@@ -40,14 +41,14 @@ class Row:
         return self.values.get(field) is not None
 
     def text(self, field: str) -> str:
-        value = self._value(field)
+        value = self.require(field)
         if not isinstance(value, str):
             raise UserError(f"{self.location}: {field}: expected a text, got {_shorten(value)}; put it in quotes")
         return self._encodable(field, value)
 
     def texts(self, field: str) -> tuple[str, ...]:
         """A list of at least one text."""
-        value = self._value(field)
+        value = self.require(field)
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
         if not is_list or not value or not all(isinstance(text, str) for text in value):
             raise UserError(
@@ -68,14 +69,14 @@ class Row:
         return text
 
     def count(self, field: str) -> int:
-        value = self._value(field)
+        value = self.require(field)
         if type(value) is not int or value < 1:
             raise UserError(f"{self.location}: {field}: expected a whole number from 1, got {_shorten(value)}")
         return value
 
     def name(self, field: str) -> str:
         """A text or an integer, as text."""
-        value = self._value(field)
+        value = self.require(field)
         if not isinstance(value, str) and type(value) is not int:
             raise UserError(f"{self.location}: {field}: expected a text or a whole number, got {_shorten(value)}")
         return str(value)
@@ -93,6 +94,10 @@ class Rows(ABC):
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
+    def complete(self) -> Iterator[Row]:
+        """The rows without one that was cut where reading stopped."""
+        return iter(self)
+
 
 class JsonLines(Rows):
     """The lines of a JSONL file that are not blank. Raises `DataError` at once if the file is not in UTF-8."""
@@ -100,10 +105,14 @@ class JsonLines(Rows):
     def __init__(self, file: str, content: bytes, *, complete: bool = True):
         decode(file, content, complete=complete)
         self._file = file
+        self._last_is_cut = not complete and not content.endswith(b"\n")
         self._lines = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
 
     def __len__(self) -> int:
         return len(self._lines)
+
+    def complete(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self) - self._last_is_cut))
 
     def __getitem__(self, index: int) -> Row:
         number, line = self._lines[index]
@@ -166,7 +175,11 @@ def check_text(path: Path) -> None:
 
 def read_jsonl(path: Path, max_bytes: int = ALL_BYTES) -> Rows:
     """Read the rows of a file. With `max_bytes` only that many bytes are read, and the last row may be cut."""
-    return JsonLines(str(path), read_bytes(path, max_bytes), complete=max_bytes == ALL_BYTES)
+    return _json_lines(str(path), read_bytes(path, max_bytes), max_bytes)
+
+
+def _json_lines(file: str, content: bytes, max_bytes: int) -> JsonLines:
+    return JsonLines(file, content, complete=max_bytes == ALL_BYTES or len(content) < max_bytes)
 
 
 def read_zipped(path: Path, file: str, max_bytes: int = ALL_BYTES) -> Rows:
@@ -177,7 +190,7 @@ def read_zipped(path: Path, file: str, max_bytes: int = ALL_BYTES) -> Rows:
             if not members:
                 raise DataError(f"{path}: no {file} in this archive; give the one that holds it")
             with archive.open(members[0]) as lines:
-                return JsonLines(f"{path}/{members[0]}", lines.read(max_bytes), complete=max_bytes == ALL_BYTES)
+                return _json_lines(f"{path}/{members[0]}", lines.read(max_bytes), max_bytes)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable zip archive ({error}); download it again") from None
 
