@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from baklava.cache.prefill import Repetition
 from baklava.budgets import Decoding
+from baklava.cache.prefill import Repetition
 from baklava.evaluation.record_schema import Record
 from baklava.evaluation.sample_to_record import begin_record, fail_out_of_memory, score_answer, score_loss
 from baklava.evaluation.samples import EncodedSample, Request, batches, distinct_contexts, samples_of

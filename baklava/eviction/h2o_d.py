@@ -21,7 +21,7 @@ class H2ODecoding(H2O):
 
     It needs `decoding` "fixed"; with "grow" it is `h2o`. The order in which entries are overwritten follows the sums
     every `every` tokens: 1 is the paper's way, which evicts one entry a step; above it, the attention that the queries
-    since the last time pay is computed over what is still held. kvpress 0.5.4 has no H2O.
+    since the last time pay is computed over what is still held. kvpress 0.5.5 has no H2O.
     """
 
     family: ClassVar[str] = "h2o_d"

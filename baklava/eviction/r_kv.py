@@ -31,7 +31,7 @@ class RKV(Windowed):
     Defaults are those of the authors' code (README: a weight of 0.1); it keeps new tokens in a buffer of 128 beside the
     budget, where here they are part of it, so `every` is less. There a key without a similar one counts as if its
     similarity to the first entry were 0; here nothing is left out. It needs `decoding` "fixed"; with "grow" only the
-    context is compressed so. Similarities are computed in blocks. kvpress 0.5.4 has no R-KV.
+    context is compressed so. Similarities are computed in blocks. kvpress 0.5.5 has no R-KV.
     """
 
     family: ClassVar[str] = "r_kv"

@@ -22,7 +22,7 @@ class SnapKVDecoding(SnapKV):
 
     It needs `decoding` "fixed"; with "grow" it is `snapkv`. Queries are those after the context, up to the last
     `window_size`; their entries are protected. Otherwise scores are those of `snapkv`. This is the baseline that papers
-    on decode-time eviction call SnapKV (arXiv 2505.24133, which compresses every 128 tokens). kvpress 0.5.4's
+    on decode-time eviction call SnapKV (arXiv 2505.24133, which compresses every 128 tokens). kvpress 0.5.5's
     `DecodingPress(SnapKVPress())` rotates all queries of the window as the last one, and averages over neighbours in
     the order of earlier scores, not of the text; with a window and a kernel of 1 both agree.
     """
