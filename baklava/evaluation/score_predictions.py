@@ -8,15 +8,15 @@ from pathlib import Path
 from baklava.errors import UserError
 from baklava.experiment.compose import compose_task
 from baklava.tasks.longbench import LENGTH_CLASSES, LongBench, find_length_class
-from baklava.tasks.metrics import check_metric
+from baklava.tasks.metrics import WITH_CLASSES, check_metric
 from baklava.tasks.text.rows import read_jsonl
 
 
 def score(task: str, predictions: Path) -> None:
     """Print `METRIC MEAN`, and for LongBench-E also a line `METRIC LENGTHS MEAN` per length class; means are in [0, 1].
 
-    `predictions` is a JSONL file with the fields `prediction` and `answers`, `all_classes` for the metric
-    `classification`, and `length` for the length classes of LongBench-E. Raises `UserError` that names file, line and
+    `predictions` is a JSONL file with the fields `prediction` and `answers`, `all_classes` for the metrics
+    `classification` and `mrcr`, and `length` for the length classes of LongBench-E. Raises `UserError` that names file, line and
     field.
     """
     chosen = compose_task(task).build()
@@ -27,7 +27,7 @@ def score(task: str, predictions: Path) -> None:
     groups: dict[str, list[float]] = defaultdict(list)
     for row in read_jsonl(predictions):
         answers = row.texts("answers")
-        classes = row.texts("all_classes") if metric == "classification" else ()
+        classes = row.texts("all_classes") if metric in WITH_CLASSES else ()
         try:
             scores.append(chosen.score(row.text("prediction"), answers, classes))
         except UserError as error:

@@ -39,7 +39,7 @@ class Sample:
     """A prompt, split where compression protocols treat it differently.
 
     The prompt is `context + question + answer_prefix`; the model continues it with the answer. `all_classes` is for the
-    metric `classification`, `id` is the sample's name in its file, and `group` names the samples of the task that are
+    metrics in `WITH_CLASSES`, `id` is the sample's name in its file, and `group` names the samples of the task that are
     averaged together, such as a class of lengths. With `one_line`, generation stops after the first line.
     """
 

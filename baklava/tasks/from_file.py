@@ -16,7 +16,7 @@ from baklava.tasks.text.rows import (
     Rows,
     is_local,
     load_dataset_rows,
-    read_jsonl,
+    read_rows,
     read_zipped,
 )
 
@@ -25,8 +25,9 @@ from baklava.tasks.text.rows import (
 class FileTask(Task):
     """A task over the rows of a file.
 
-    `data` is a JSONL file; a folder or a zip archive that holds the file named by `file_name`; or a path for
-    `datasets.load_dataset`, with `data_name`, `data_split` and `data_revision` as its name, split and revision.
+    `data` is a JSONL or Parquet file, or a JSON array; a folder or a zip archive that holds the file named by
+    `file_name`; or a path for `datasets.load_dataset`, with `data_name`, `data_split` and `data_revision` as its name,
+    split and revision.
 
     Row `index` is sample `index` of the evaluation for every seed; other splits take the rows from the end, so that
     calibration uses other rows if there are enough. Samples have the lengths of their rows.
@@ -96,10 +97,10 @@ class FileTask(Task):
                 raise UserError(f"task {self.name}: data: {path} is an archive; unpack it and name its file")
             return read_zipped(path, file, max_bytes)
         if not path.is_dir():
-            return read_jsonl(path, max_bytes)
+            return read_rows(path, max_bytes)
         for member in (path / (file or ""), path / "data" / (file or "")):
             if member.is_file():
-                return read_jsonl(member, max_bytes)
+                return read_rows(member, max_bytes)
         archive = path / "data.zip"
         return read_zipped(archive, file, max_bytes) if file is not None and archive.is_file() else None
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from baklava.errors import UserError
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.from_file import FileTask
-from baklava.tasks.metrics import METRICS
+from baklava.tasks.metrics import METRICS, WITH_CLASSES
 from baklava.tasks.text.truncate import cut_middle
 
 
@@ -17,7 +17,7 @@ class JsonlTask(FileTask):
     """Samples from a file, scored by the named metric.
 
     The fields of a line are `context`, `question` and `answers` (a list of texts), and optionally `id`, `answer_prefix`
-    (the beginning of the answer), `max_new_tokens`, and `all_classes` for the metric `classification`. The prompt is
+    (the beginning of the answer), `max_new_tokens`, and `all_classes` for the metrics in `WITH_CLASSES`. The prompt is
     context, question and answer prefix without anything between them, so the file must contain the line breaks. A
     prompt that is too long loses its middle, but nothing of the question. `data` may also be a data set with these
     columns that `datasets` loads.
@@ -40,7 +40,7 @@ class JsonlTask(FileTask):
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         row = self.row(split=split, index=index)
-        needs_classes = self.metric == "classification" or row.has("all_classes")
+        needs_classes = self.metric in WITH_CLASSES or row.has("all_classes")
         sample = Sample(
             index=index,
             context=row.text("context"),

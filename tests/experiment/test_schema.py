@@ -43,6 +43,10 @@ class TestConfFolder:
             required = [key for key in ("data", "essay", "curve", "path") if key in values and values[key] is None]
             (there := tmp_path / "given").touch()
             given = [f"{group}s.{name}.{key}={there}" for key in required]
+            if name == "nolima":  # a folder of several files
+                there.unlink()
+                (there / "needlesets" / "needle_set.json").mkdir(parents=True)
+                (there / "haystack" / "rand_shuffle").mkdir(parents=True)
             if required:
                 complaint = rf"config: {group}s: {group} {name}: {required[0]}: .*{group}s\.{name}\."
                 with pytest.raises(UserError, match=complaint):

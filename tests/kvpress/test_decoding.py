@@ -10,8 +10,7 @@ from typing import Any
 import kvpress
 import pytest
 import torch
-from recorded_attention import RECORDER
-from test_kept_positions import positions_of
+from recorded_attention import RECORDER, positions_of
 from tiny_models import random_model, random_tokens
 from torch import Tensor
 from transformers import DynamicCache

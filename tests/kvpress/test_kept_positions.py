@@ -13,7 +13,7 @@ import kvpress
 import pytest
 import torch
 from layer_contexts import kept, order_of, scores_of
-from recorded_attention import RECORDER, path_of
+from recorded_attention import RECORDER, path_of, positions_of
 from tiny_models import random_model, random_tokens
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -106,13 +106,6 @@ def prefill(model: PreTrainedModel, press: Any, ratio: float) -> tuple[DynamicCa
     ]
     assert len(layers) == 2
     return cache, layers
-
-
-def positions_of(some: Tensor, keys: Tensor) -> list[set[int]]:
-    """Where the keys `[1, Hkv, n, D]` that kvpress left are among all `[1, Hkv, S, D]`."""
-    same = (some[0, :, :, None] == keys[0, :, None]).all(-1)  # [Hkv, n, S]
-    assert bool((same.sum(-1) == 1).all())
-    return [set(row) for row in same.int().argmax(-1).tolist()]
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from baklava.evaluation.engine import Engine
-from baklava.evaluation.record_schema import Record
+from baklava.evaluation.record_schema import TIMED, Record
 from baklava.evaluation.samples import CellSpec
 from baklava.experiment.settings import EvaluateConfig
 from baklava.models.load import LoadedModel
@@ -29,11 +29,11 @@ def sample(loaded: LoadedModel, index: int, *, length: int = LENGTH) -> Sample:
 def records(
     loaded: LoadedModel, cells: list[CellSpec], samples: list[Sample], **settings: Any
 ) -> dict[tuple[int, str], Record]:
-    """Records by (sample, label of the cell), without the seconds."""
+    """Records by (sample, label of the cell), without what is timed."""
     engine = Engine(loaded, TASK, config(**settings))
     labels = {spec.identify(loaded.name, TASK.name, engine.settings): spec.label for spec in cells}
     return {
-        (record.sample, labels[record.cell]): replace(record, seconds=0.0)
+        (record.sample, labels[record.cell]): replace(record, **dict.fromkeys(TIMED, 0.0))
         for finished in engine.answer(engine.encode(sample, cells) for sample in samples)
         for record in finished
     }

@@ -36,3 +36,10 @@ def path_of(model: PreTrainedModel, index: int) -> AttentionPath:
     layer = model.model.layers[index]
     projection = layer.self_attn.o_proj
     return AttentionPath(layer, layer.self_attn, projection, torch.zeros(1, 1, projection.in_features))
+
+
+def positions_of(some: Tensor, keys: Tensor) -> list[set[int]]:
+    """Where the keys `[1, Hkv, n, D]` that kvpress left are among all `[1, Hkv, S, D]`."""
+    same = (some[0, :, :, None] == keys[0, :, None]).all(-1)  # [Hkv, n, S]
+    assert bool((same.sum(-1) == 1).all())
+    return [set(row) for row in same.int().argmax(-1).tolist()]

@@ -17,7 +17,17 @@ from baklava.tasks import Sample, Task
 from baklava.tasks.base import SPLITS, CountTokens
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
-READ = ("continuation", "jsonl", "longbench", "ruler_qa")  # families whose samples are those of a file
+READ = (
+    "continuation",
+    "infinitebench",
+    "jsonl",
+    "longbench",
+    "longbench_v2",
+    "math_words",
+    "mrcr",
+    "nolima",
+    "ruler_qa",
+)  # families whose samples are those of a file
 CONFIGURED = [
     path
     for path in sorted(CONF.rglob("[!_]*.yaml"))

@@ -6,6 +6,9 @@ from baklava.tasks.metrics.base import Metric, best_of
 from baklava.tasks.metrics.chinese import check_jieba, qa_f1_zh
 from baklava.tasks.metrics.classification import classification
 from baklava.tasks.metrics.code_similarity import code_similarity
+from baklava.tasks.metrics.exact import boxed, choice, contains, final_number
+from baklava.tasks.metrics.infinitebench import METRICS as INFINITEBENCH
+from baklava.tasks.metrics.mrcr import mrcr
 from baklava.tasks.metrics.node_f1 import node_f1
 from baklava.tasks.metrics.numbers import count, make_retrieval
 from baklava.tasks.metrics.qa_f1 import qa_f1
@@ -27,7 +30,16 @@ METRICS: dict[str, Metric] = {
     "code_similarity": best_of(code_similarity),
     "route": route,
     "node_f1": node_f1,
+    "contains": contains,
+    "choice": best_of(choice),
+    "final_number": best_of(final_number),
+    "boxed": best_of(boxed),
+    "mrcr": mrcr,
+    **INFINITEBENCH,
 }
+
+# Metrics that look at `all_classes`.
+WITH_CLASSES = ("classification", "mrcr")
 
 # Functions that check for packages of an extra, for the metrics that need them.
 _NEEDS: dict[str, Callable[[], None]] = {"qa_f1_zh": check_jieba, "rouge_l_zh": check_jieba}
@@ -39,4 +51,4 @@ def check_metric(name: str) -> None:
         _NEEDS[name]()
 
 
-__all__ = ["METRICS", "Metric", "check_metric"]
+__all__ = ["METRICS", "WITH_CLASSES", "Metric", "check_metric"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-# (prediction, answers, all_classes) -> quality in [0, 1]. Only `classification` looks at the classes.
+# (prediction, answers, all_classes) -> quality in [0, 1]. Few look at the classes (`WITH_CLASSES`).
 Metric = Callable[[str, Sequence[str], Sequence[str]], float]
 
 

@@ -10,11 +10,11 @@ from baklava.errors import UserError
 from baklava.tasks.metrics.qa_f1 import token_f1
 
 # The marks that LongBench removes; the left double angle bracket is not among them.
-_MARKS = (
+MARKS = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟"  # noqa: RUF001
     "〰〾〿–—‘’‛“”„‟…‧﹏."  # noqa: RUF001
 )
-_PUNCTUATION = str.maketrans("", "", string.punctuation + _MARKS)
+_PUNCTUATION = str.maketrans("", "", string.punctuation + MARKS)
 
 
 def check_jieba() -> None:

@@ -130,6 +130,47 @@ class JsonLines(Rows):
         return Row(location, values)
 
 
+class JsonArray(Rows):
+    """The objects of a file that is one JSON array. Raises `DataError` at once if it is none."""
+
+    def __init__(self, file: str, content: bytes):
+        try:
+            values = json.loads(decode(file, content).removeprefix("\ufeff"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}: not JSON ({first_line(error)}); give a list of objects, or one a line") from None
+        if not isinstance(values, list):
+            raise DataError(f"{file}: expected a list of objects, got {_shorten(values)}")
+        self._file, self._values = file, values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: int) -> Row:
+        location, values = f"{self._file}, row {index}", self._values[index]
+        if not isinstance(values, dict):
+            raise UserError(f"{location}: expected an object with named fields, got {_shorten(values)}")
+        return Row(location, values)
+
+
+class ParquetRows(Rows):
+    """The rows of a Parquet file. Raises `DataError` at once if it is none."""
+
+    def __init__(self, path: Path):
+        from pyarrow import ArrowException, parquet
+
+        try:
+            self._table = parquet.read_table(path)
+        except (ArrowException, OSError) as error:
+            raise DataError(f"{path}: not a readable Parquet file ({first_line(error)}); download it again") from None
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Row:
+        return Row(f"{self._path}, row {index}", self._table.slice(index, 1).to_pylist()[0])
+
+
 class DatasetRows(Rows):
     """The rows of a data set of the `datasets` library."""
 
@@ -174,8 +215,20 @@ def check_text(path: Path) -> None:
 
 
 def read_jsonl(path: Path, max_bytes: int = ALL_BYTES) -> Rows:
-    """Read the rows of a file. With `max_bytes` only that many bytes are read, and the last row may be cut."""
+    """Read the rows of a file, one object a line. With `max_bytes`, only as many bytes; the last row may be cut."""
     return _json_lines(str(path), read_bytes(path, max_bytes), max_bytes)
+
+
+def read_rows(path: Path, max_bytes: int = ALL_BYTES) -> Rows | None:
+    """Read the rows of a JSONL or Parquet file, or of a JSON array; None for what `max_bytes` would cut elsewhere."""
+    if path.suffix == ".parquet":
+        return ParquetRows(path)
+    if path.suffix != ".json":
+        return read_jsonl(path, max_bytes)
+    content = read_bytes(path, max_bytes)
+    if not content.lstrip().startswith(b"["):
+        return _json_lines(str(path), content, max_bytes)
+    return None if len(content) == max_bytes else JsonArray(str(path), content)
 
 
 def _json_lines(file: str, content: bytes, max_bytes: int) -> JsonLines:
@@ -216,4 +269,4 @@ def is_local(path: str) -> bool:
     return looks_local or Path(path).exists()
 
 
-_SUFFIXES = (".jsonl", ".json", ".zip", ".txt", ".md")
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".zip", ".txt", ".md")
