@@ -68,21 +68,24 @@ def compress(
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
     counts, rank, sinks = rank_entries(context, policies, counts, source)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
+    bits = settings.bits(budget_index, lengths.tolist())
     entries = RaggedEntries.gather(
         context.keys,
         context.values,
         source.to(device),
         kept.flatten(0, 1),
         share=share,
-        bits=settings.bits(budget_index, lengths.tolist()),
+        bits=bits,
         packing=settings.packing,
     )
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
     ring = build_ring(rank[kept], counts.flatten(), ring_counts)
     rescoring = None
     if scoring := [policy for policy in policies if policy.rescores_every is not None]:
-        if entries.packed:
-            raise UserError(f"{scoring[0].family} scores what KV caches hold, which must not be quantised; leave bits out")
+        if bits is not None:
+            raise UserError(
+                f"{scoring[0].family} scores what KV caches hold, which must not be quantised; leave bits out"
+            )
         rescoring = Rescoring.of(policies, kept, context.seen - lengths, _first_scores(context, policies, source, rank))
     return CompressedContext(counts, lengths, entries, ring, ring_counts, rescoring=rescoring)
 

@@ -16,8 +16,8 @@ def score(task: str, predictions: Path) -> None:
     """Print `METRIC MEAN`, and for LongBench-E also a line `METRIC LENGTHS MEAN` per length class; means are in [0, 1].
 
     `predictions` is a JSONL file with the fields `prediction` and `answers`, `all_classes` for the metrics
-    `classification` and `mrcr`, and `length` for the length classes of LongBench-E. Raises `UserError` that names file, line and
-    field.
+    `classification` and `mrcr`, and `length` for the length classes of LongBench-E. Raises `UserError` that names file,
+    line and field.
     """
     chosen = compose_task(task).build()
     metric = chosen.metric_name()

@@ -220,3 +220,10 @@ def test_the_first_order_and_scores_are_those_of_the_context() -> None:
 def test_values_weigh_nothing_while_the_model_writes_so_critical_is_refused() -> None:
     with pytest.raises(UserError, match="critical cannot go over snapkv_d, which scores again without its values"):
         Critical(inner=SnapKVDecoding())
+
+
+def test_quantised_entries_cannot_be_scored() -> None:
+    model = random_model()
+    cache = BudgetedCache(model.config, uniform(0.5), RKV(), decoding="fixed", compress_above=0, bits=8)
+    with torch.inference_mode(), pytest.raises(UserError, match="r_kv scores what KV caches hold, which must not be"):
+        model(random_tokens(N_CONTEXT), past_key_values=cache)
