@@ -204,7 +204,10 @@ class BudgetedLayer(AttendingLayer):
         if not self.is_initialized:
             assert context.keys is not None and context.values is not None
             self.lazy_initialization(context.keys, context.values)
-        self.compressed = compress(context, self._settings, self._budget_index, counts, source, share=share)
+        fixed = self._decoding == "fixed"
+        self.compressed = compress(
+            context, self._settings, self._budget_index, counts, source, share=share, overwritten=fixed
+        )
         self.seen = context.seen
         self._rotation = context.rotation
         self._context = None

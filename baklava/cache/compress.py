@@ -54,12 +54,13 @@ def compress(
     source: Tensor,
     *,
     share: bool = False,
+    overwritten: bool = False,
 ) -> CompressedContext:
     """Keep the best entries of every row and KV head, as its policy ranks them and `counts` `[B, Hkv]` allow.
 
     Row `b` of the result comes from row `source[b]` of the context. Entries are stored in the bits that the settings
     say for the layer. With `share`, KV caches that are fully kept as they are read the context itself, and cannot be
-    overwritten.
+    overwritten. Where entries will be `overwritten`, policies may score them again.
     """
     assert context.keys is not None and context.values is not None
     n_rows = len(source)
@@ -81,7 +82,7 @@ def compress(
     ring_counts = (counts - torch.minimum(counts, sinks)).flatten()
     ring = build_ring(rank[kept], counts.flatten(), ring_counts)
     rescoring = None
-    if scoring := [policy for policy in policies if policy.rescores_every is not None]:
+    if overwritten and (scoring := [policy for policy in policies if policy.rescores_every is not None]):
         if bits is not None:
             raise UserError(
                 f"{scoring[0].family} scores what KV caches hold, which must not be quantised; leave bits out"

@@ -12,7 +12,7 @@ from baklava.cache.ragged_storage import RaggedEntries
 from baklava.eviction import EvictionPolicy
 from baklava.eviction.held import HeldEntries
 
-MAX_WEIGHTS = 2**25  # attention weights that are held at a time
+MAX_WEIGHTS = 2**25  # attention weights, or numbers in keys and values, that are copied at a time
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Rescoring:
         back = torch.arange(n_queries, device=device).flip(0)
         query_positions = (last_positions.to(device)[rows, None] - back).repeat_interleave(n_kv_heads, 0)
         n = int(entries.layout.counts[caches.cpu()].max())
-        step = max(1, MAX_WEIGHTS // max(1, n * queries.shape[1] * n_queries))
+        step = max(1, MAX_WEIGHTS // max(1, n * max(queries.shape[1] * n_queries, 2 * queries.shape[-1])))
         ranks = torch.empty(len(caches), n, dtype=torch.int64, device=device)
         for block in torch.arange(len(caches) if n else 0, device=device).split(step):
             ranks[block] = self._rank_block(

@@ -72,7 +72,7 @@ class InfiniteBench(FileTask):
         )
 
     def required_fields(self) -> tuple[str, ...]:
-        return "context", "input", "answer"
+        return "context", "answer"
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         row = self.row(split=split, index=index)
@@ -90,8 +90,7 @@ class InfiniteBench(FileTask):
 
     def _fields(self, row: Row) -> dict[str, str]:
         """What stands for the names in braces."""
-        asked = row.text("input")
-        fields = {"input": asked}
+        fields = {"input": row.text("input")} if "{input}" in self.spec.question else {}
         if "{A}" in self.spec.question:
             options = row.texts("options")
             if len(options) != len(LETTERS):

@@ -108,9 +108,12 @@ class NoLiMa(FileTask):
                     f"task {self.name}: {self.books[nth_book]} is too short for length {length}; ask for less"
                 )
             snippet = book[:n]
-            at = snippet.find("\n", round(depth * n))
-            at = len(snippet) if at < 0 else at
-            return f"{system}{before}{snippet[:at]} {needle.text.replace(CHARACTER, name)}\n{snippet[at + 1 :]}"
+            at = round(depth * n)
+            above, below = snippet[:at], snippet[at:]
+            if at:
+                line, _, below = below.partition("\n")
+                above += line
+            return f"{system}{before}{above} {needle.text.replace(CHARACTER, name)}\n{below}"
 
         sample = Sample(
             index=index,

@@ -13,6 +13,7 @@ import pytest
 from baklava.errors import DataError, LengthError, UserError
 from baklava.tasks import MRCR, InfiniteBench, LongBenchV2, MathWords, NoLiMa, Sample, Task
 from baklava.tasks.infinitebench import load_specs
+from baklava.tasks.metrics import METRICS
 
 
 def words(text: str) -> int:
@@ -291,6 +292,13 @@ def test_ways_to_write_an_answer(ours: str, right: str, equal: bool) -> None:
     assert MathWords(name="m", dataset="math_500").score(f"\\boxed{{{ours}}}", (right,)) == float(equal)
 
 
-def test_numbers_that_are_none_are_the_files_fault() -> None:
-    with pytest.raises(UserError, match="answers: expected a number, got 'many'"):
-        MathWords(name="m", dataset="aime").score("", ("many",))
+def test_answers_of_another_kind_are_the_files_fault() -> None:
+    numbers = (
+        "final_number",
+        *(f"infinitebench_{name}" for name in ("first_number", "last_integer", "leading_values")),
+    )
+    for metric in numbers:
+        with pytest.raises(UserError, match="answers: expected a number, got 'many'"):
+            METRICS[metric]("3", ("many",), ())
+    with pytest.raises(UserError, match="answers: expected the name of a function and the letter"):
+        METRICS["infinitebench_find_bug"]("A", ("A",), ())

@@ -6,6 +6,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
+from baklava.errors import UserError
 from baklava.tasks.metrics.base import Metric
 from baklava.tasks.metrics.chinese import MARKS as CHINESE_MARKS
 from baklava.tasks.metrics.qa_f1 import qa_f1, token_f1
@@ -36,22 +37,24 @@ def first_integer(prediction: str, answers: Sequence[str]) -> float:
 
 def first_number(prediction: str, answers: Sequence[str]) -> float:
     """Whether the first number is the answer, an integer or a decimal fraction."""
+    right = _number(answers[0])
     found = re.search(r"\d+\.\d+|\d+", prediction)
-    return float(found is not None and float(found[0]) == float(answers[0]))
+    return float(found is not None and float(found[0]) == right)
 
 
 def last_integer(prediction: str, answers: Sequence[str]) -> float:
     """Whether the last word is an integer, the answer."""
+    right = _number(answers[0])
     words = prediction.strip().translate(_CODE_MARKS).split()
-    return float(bool(words) and re.fullmatch(r"[+-]?\d+", words[-1]) is not None and int(words[-1]) == int(answers[0]))
+    return float(bool(words) and re.fullmatch(r"[+-]?[0-9]+", words[-1]) is not None and int(words[-1]) == right)
 
 
 def leading_values(prediction: str, answers: Sequence[str]) -> float:
     """Fraction of the values that come in the right order before the first other one; signs are not read."""
     found = [int(digits) for digits in re.findall(r"[0-9]+", prediction)]
     n_right = 0
-    for value, answer in zip(found, answers, strict=False):
-        if value != int(answer):
+    for value, right in zip(found, list(map(_number, answers)), strict=False):
+        if value != right:
             break
         n_right += 1
     return n_right / len(answers)
@@ -76,12 +79,23 @@ def choose(prediction: str, answers: Sequence[str]) -> float:
 
 def find_bug(prediction: str, answers: Sequence[str]) -> float:
     """Whether the function with the error is named, or its letter: `answers` are both."""
+    if len(answers) != 2:
+        raise UserError(
+            f"answers: expected the name of a function and the letter of its option, got {len(answers)} texts"
+        )
     text, (name, letter) = prediction.strip(), answers
     if text[:2] in (f"{letter}.", f"{letter}:"):
         return 1.0
     text = re.sub(" +", " ", text.translate(_BUG_MARKS).replace("Option", " ").replace("option", " "))
     after = _after_first(text, ("answer is:", "is:", "answer:"))
     return float(after is not None and after.startswith((letter, name)))
+
+
+def _number(answer: str) -> float:
+    try:
+        return float(answer)
+    except ValueError:
+        raise UserError(f"answers: expected a number, got {answer!r}") from None
 
 
 def _after_first(text: str, announcements: Sequence[str]) -> str | None:

@@ -183,16 +183,43 @@ text = st.text(st.sampled_from("ab 12.,#/`\n\t段落北京。the"), max_size=30)
 def test_every_metric_stays_between_zero_and_one(metric: str, prediction: str, answers: list[str], number: int) -> None:
     if metric.startswith("retrieval"):
         answers = [f"Paragraph {number} 段落{number}"]
-    value = METRICS[metric](prediction, answers, ("a", "ab", "the 1"))
+    if metric in NUMBERS:
+        answers = [str(number)] * len(answers)
+    if metric == "infinitebench_find_bug":
+        answers = [answers[0], "A"]
+    classes = ("a",) if metric == "mrcr" else ("a", "ab", "the 1")
+    value = METRICS[metric](prediction, answers, classes)
     assert type(value) is float
     assert 0.0 <= value <= 1.0
-    assert METRICS[metric](prediction, answers[::-1], ("a", "ab", "the 1")) == pytest.approx(value)
+    if metric != "route" and not metric.startswith("infinitebench"):  # whose answers have an order
+        assert METRICS[metric](prediction, answers[::-1], classes) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("metric", [name for name in METRICS if name != "classification"])
+NUMBERS = (
+    "final_number",
+    "infinitebench_first_integer",
+    "infinitebench_first_number",
+    "infinitebench_last_integer",
+    "infinitebench_leading_values",
+)
+PERFECT = {
+    "retrieval": ("Paragraph 3", "Paragraph 3"),
+    "retrieval_zh": ("段落3", "段落3"),
+    "choice": ("The correct answer is (C)", "C"),
+    "boxed": ("\\boxed{x + 1}", "x+1"),
+    "node_f1": ("three fine words]", "three fine words"),
+    "infinitebench_find_word": ("three fine words", "fine"),
+    "infinitebench_find_name": ("three fine words", "FINE"),
+    **dict.fromkeys(("count", *NUMBERS), ("3", "3")),
+}
+
+
+@pytest.mark.parametrize(
+    "metric", [name for name in METRICS if name not in ("classification", "mrcr", "infinitebench_find_bug")]
+)
 def test_a_perfect_answer_scores_one(metric: str) -> None:
-    answer = {"retrieval": "Paragraph 3", "retrieval_zh": "段落3", "count": "3"}.get(metric, "three fine words")
-    assert score(metric, answer, answer) == pytest.approx(1.0)
+    prediction, answer = PERFECT.get(metric, ("three fine words",) * 2)
+    assert score(metric, prediction, answer) == pytest.approx(1.0)
 
 
 def test_metrics_need_no_torch_to_import() -> None:
