@@ -247,7 +247,7 @@ class TestFixed:
         model = random_model()
         cache = BudgetedCache(model.config, uniform(0.5), decoding="fixed")
         run(model, cache, random_tokens(12), n_context=10, steps=(2,))
-        assert not cache.is_croppable
+        assert not getattr(cache, "is_croppable", False)  # before 5.16 nobody asks
         with pytest.raises(UserError, match='use decoding="grow"'):
             cache.crop(-1)
 

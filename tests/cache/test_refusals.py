@@ -16,6 +16,8 @@ from baklava.decoder.releases import CHUNKS_NEW_TOKENS, CROPS_TO_LENGTH, TAKES_N
 from baklava.errors import UserError
 from baklava.eviction import AdaKV
 
+# Up to 5.22, a pass of tokens that were read before begins, and its mask is refused.
+BY_THE_MASK = "" if CHUNKS_NEW_TOKENS else "|the attention mask shows"
 by_the_mask = pytest.mark.skipif(not TAKES_NEW_TOKENS_ONLY, reason="generate of this transformers fails by itself")
 
 
@@ -43,20 +45,20 @@ class TestRefusals:
 
     def test_assisted_decoding_that_would_read_the_context_again(self) -> None:
         cache, expected = filled(), one()(tiny("llama"), filled())
-        with pytest.raises(UserError, match="read the whole prompt again"):
+        with pytest.raises(UserError, match=f"read the whole prompt again{BY_THE_MASK}"):
             one(**looked_up(3))(tiny("llama"), cache)
         assert one()(tiny("llama"), cache) == expected
 
     @by_the_mask
     def test_a_prompt_with_nothing_new(self) -> None:
         cache = filled(n=17)
-        with pytest.raises(UserError, match="was given 17 tokens, and the cache has read 17"):
+        with pytest.raises(UserError, match=f"was given 17 tokens, and the cache has read 17{BY_THE_MASK}"):
             one()(tiny("llama"), cache)
 
     @by_the_mask
     def test_new_tokens_whose_mask_does_not_tell_of_the_others(self) -> None:
         for n in (5, 12, 1):
-            with pytest.raises(UserError, match="the cache has read 12; give"):
+            with pytest.raises(UserError, match=f"the cache has read 12; give{BY_THE_MASK}"):
                 generate(tiny("llama"), filled(), PROMPT[:, -n:], torch.ones(1, n))
 
     def test_no_cache_and_a_cache(self) -> None:
