@@ -7,8 +7,9 @@ from torch import Tensor
 
 from baklava.eviction.base import LayerContext
 
-# Numbers that are written at a time (128 MiB in float32); they limit a block of entries.
-BLOCK_NUMBERS = 2**25
+# Numbers that are written at a time; they limit a block of entries. On a CPU they then stay in its cache (2 MiB in
+# float32), on other devices a call costs more than the memory does (128 MiB).
+BLOCK_NUMBERS_CPU, BLOCK_NUMBERS = 2**19, 2**25
 
 
 def written_lengths(context: LayerContext) -> Tensor:
@@ -21,7 +22,8 @@ def written_lengths(context: LayerContext) -> Tensor:
     weight = context.output_weight().to(exact).unflatten(0, (n_kv_heads, -1))  # [Hkv, group, hidden, D]
     group = weight.shape[1]
     lengths = context.values.new_empty(batch, n_kv_heads, n_entries, dtype=exact)
-    step = max(1, BLOCK_NUMBERS // (batch * weight.shape[1] * weight.shape[2]))
+    numbers = BLOCK_NUMBERS_CPU if weight.device.type == "cpu" else BLOCK_NUMBERS
+    step = max(1, numbers // (batch * weight.shape[1] * weight.shape[2]))
     for head in range(n_kv_heads):
         columns = weight[head].flatten(0, 1).T.contiguous()  # [D, group * hidden]
         for start in range(0, n_entries, step):

@@ -43,7 +43,7 @@ def naive(scores: Tensor, lengths: Tensor, policy: Critical, budget: int) -> lis
 
 @pytest.mark.parametrize("block", [1, 700, 2**25])
 def test_lengths_are_the_naive_ones_whatever_the_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(written, "BLOCK_NUMBERS", block)
+    monkeypatch.setattr(written, "BLOCK_NUMBERS_CPU", block)
     _, context = random_layer(9, rows=2)
     torch.testing.assert_close(written.written_lengths(context), naive_lengths(context), rtol=1e-6, atol=0)
 
