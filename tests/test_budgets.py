@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from baklava.budgets import Budgets
+from baklava.budgets.bits import EntrySize, parse_bits
 from baklava.errors import UserError
 
 SHARES = arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.floats(0, 1))
@@ -186,7 +187,7 @@ class TestFile:
             ("[]", "schema_version"),
             (json.dumps({key: value for key, value in VALID.items() if key != "schema_version"}), "schema_version"),
             (json.dumps({**VALID, "schema_version": True}), "schema_version"),
-            (json.dumps({**VALID, "schema_version": 2}), "schema 2, from a newer BaKlaVa"),
+            (json.dumps({**VALID, "schema_version": 3}), "schema 3, from a newer BaKlaVa"),
             (json.dumps({**VALID, "schema_version": 0}), "schema 0, from an older BaKlaVa"),
             (json.dumps({"schema_version": 1, "ratio": 0.5}), "'shares' is missing"),
             (json.dumps({"schema_version": 1, "shares": [[0.5]]}), "'ratio' is missing"),
@@ -299,3 +300,59 @@ class TestGroupsAndPages:
     def test_impossible_ones_are_refused(self, shape: dict[str, int], said: str) -> None:
         with pytest.raises(UserError, match=said):
             Budgets.from_shares([[0.5, 0.5, 0.1, 0.1]], **shape)
+
+
+class TestBits:
+    """With bits a budget is bytes, and their sum is exact to one group."""
+
+    @given(
+        st.floats(0.05, 0.97),
+        st.integers(100, 3000),
+        st.lists(st.sampled_from([2, 4, 8, 16]), min_size=6, max_size=6),
+        st.integers(0, 10),
+    )
+    def test_bytes_are_within_a_group_of_the_total(
+        self, ratio: float, length: int, widths: list[int], seed: int
+    ) -> None:
+        bits = np.array(widths).reshape(2, 3)
+        relative = EntrySize().relative(parse_bits(bits, (2, 3)))
+        random = np.random.default_rng(seed).uniform(0.2, 1.0, (2, 3))
+        shares = random * min((1.0 - ratio) / (random * relative).mean(), 1.0 / random.max())
+        budgets = Budgets.from_shares(shares, bits=bits)
+        size = EntrySize(dims=(64, 64))
+        counts = budgets.entries(length, size)
+        taken = size.packing.cache_bytes(counts, parse_bits(bits, (2, 3)), size.dims, size.itemsize).sum()
+        left = (1.0 - budgets.ratio) * 6 * length * size.n_bytes - taken
+        largest = max(size.packing.group_bytes(np.array([width] * 2), size.dims, 2) for width in widths)
+        exact = (size.packing.group + size.packing.sinks) * size.n_bytes  # the last entries, in no group
+        assert left >= 0
+        assert left < max(largest, exact) or (counts == length).all()
+        whole = (counts - 4) % 32 == 0
+        assert (whole | (counts <= 4) | (counts == length) | (bits == 16)).all()
+
+    @pytest.mark.parametrize("width", [16, 8, 4, 2])
+    def test_every_entry_is_kept_where_the_total_allows_it(self, width: int) -> None:
+        budgets = Budgets.from_shares(np.ones((2, 2)), ratio=0.0, bits=width)
+        assert (budgets.entries(1000) == 1000).all()
+
+    def test_files_hold_bits_and_older_files_load(self, tmp_path: Path) -> None:
+        plain, quantised = (Budgets.from_shares(np.full((2, 2), 0.5), bits=bits) for bits in (None, [[2, 4], [16, 8]]))
+        for budgets, schema in ((plain, 1), (quantised, 2)):
+            budgets.save(tmp_path / "b.json")
+            assert json.loads((tmp_path / "b.json").read_text())["schema_version"] == schema
+            loaded = Budgets.load(tmp_path / "b.json")
+            assert loaded.ratio == budgets.ratio
+            assert loaded.width == budgets.width
+            assert (loaded.entries(777) == budgets.entries(777)).all()
+        assert quantised.width == "mixed"
+        assert quantised.ratio > plain.ratio
+
+    def test_bits_that_cannot_be_name_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "b.json"
+        values = {"schema_version": 2, "ratio": 0.5, "shares": [[0.5, 0.5]], "bits": 3}
+        path.write_text(json.dumps(values))
+        with pytest.raises(UserError, match=r"b\.json: bits must be 16, 8, 4 or 2, got 3"):
+            Budgets.load(path)
+        path.write_text(json.dumps({**values, "bits": 4}))
+        with pytest.raises(UserError, match=r"b\.json: budgets: shares and bits must take"):
+            Budgets.load(path)

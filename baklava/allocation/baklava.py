@@ -19,12 +19,14 @@ from baklava.allocation.base import (
     Pool,
     SearchedAllocator,
     SearchPoint,
+    Width,
     kv_importance,
 )
 from baklava.allocation.fitted import Fitted, Grown
 from baklava.allocation.uniform import Uniform
 from baklava.allocation.water_filling import water_fill
 from baklava.budgets import Budgets
+from baklava.budgets.bits import EXACT
 from baklava.errors import UserError
 from baklava.importance import CONTROLS
 
@@ -51,6 +53,10 @@ class Baklava(SearchedAllocator):
     says that memory is worth most (`baklava/search/growth.py`), so the budgets of all ratios are nested. Up to
     `refine` rounds grow the lowest part of the path anew.
 
+    Growth stores all KV caches in `bits`, or in the one of the `widths` that loses least at a ratio's bytes on the
+    prompts held back: shares grow as if nothing were quantised, and only then are the widths compared. That is a
+    choice per ratio, not per KV cache, and budgets of two widths are not nested.
+
     The others are mappings of importance to shares, our reading of the paper. Importance is scaled to [0, 1], head
     and layer importance mixed. The fraction `whole` of the budget keeps caches fully, one after another in order of
     importance; the remainder raises every cache to the `floor` and then in proportion to `importance ** slope`, up
@@ -70,6 +76,11 @@ class Baklava(SearchedAllocator):
     floor: Fraction = 0.02
     whole: Fraction = 0.0
     refine: Annotated[int, Field(ge=0)] = 2
+    widths: tuple[Width, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.widths and (self.search != "growth" or self.bits != EXACT):
+            raise UserError(f"allocator {self.name}: widths are for search: growth, which chooses bits among them")
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
         """Head importance, pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
@@ -95,28 +106,37 @@ class Baklava(SearchedAllocator):
 
     def fit(self, context: FitContext) -> Fitted:
         if self.search == "mapping":
+            self.check_exact()
             return context.search(self)
         if self.search == "none":
             return super().fit(context)
-        grown = context.grow(refine=self.refine, group=self.group(context.profile.n_kv_heads))
+        widths = self.widths or (self.bits,)
+        grown = context.grow(refine=self.refine, group=self.group(context.profile.n_kv_heads), widths=widths)
         return Fitted(
             {ratio: self._budgets(context.profile, ratio, path) for ratio, path in grown.items()},
             [trial for ratio, path in grown.items() for trial in path.trials(ratio)],
         )
 
     def _budgets(self, profile: Profile, ratio: float, grown: Grown) -> Budgets:
-        measured = {key: value for key, value in vars(grown).items() if key != "shares" and not np.isnan(value)}
+        measured = {
+            key: value for key, value in vars(grown).items() if key not in ("shares", "bits") and not np.isnan(value)
+        }
         origin = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
         return Budgets.from_shares(
             grown.shares.reshape(profile.n_layers, profile.n_kv_heads),
             ratio=ratio,
             model=profile.model,
             allocator=self.name,
-            parameters={"search": self.search, "refine": self.refine},
+            parameters={"search": self.search, "refine": self.refine, **self._quantised()},
             provenance={**origin, **measured},
             group=self.group(profile.n_kv_heads),
             page=self.page,
+            bits=None if grown.bits == EXACT else grown.bits,
         )
+
+    def _quantised(self) -> dict[str, Any]:
+        """What is asked for about bits, as parameters of the budgets."""
+        return {key: value for key, value in (("bits", self.bits), ("widths", self.widths)) if value not in (EXACT, ())}
 
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution

@@ -69,6 +69,7 @@ class BaklavaMeasured(Allocator):
     def fit(self, context: FitContext) -> Fitted:
         if not self.rounds:
             return super().fit(context)
+        self.check_exact()
         searched = self._search().fit(context).budgets if self.start == "search" else {}
         starts = {ratio: self._starts(context.profile, ratio, searched.get(ratio)) for ratio in context.ratios}
         group = self.group(context.profile.n_kv_heads)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from baklava.allocation.fitted import Fitted, Grown, Optimum, Shares
 from baklava.budgets import Budgets
+from baklava.budgets.bits import EXACT, WIDTHS, EntrySize, parse_bits
 from baklava.errors import UserError
 from baklava.importance import MODULES
 
@@ -33,6 +34,16 @@ Estimator = Annotated[str, AfterValidator(_known_estimator)]
 Pool = Literal["mean", "max"]
 Granularity = Annotated[str, Field(pattern=r"^(head|layer|group:[1-9]\d{0,4})$")]
 
+
+def _known_width(bits: Any) -> Any:
+    widths = bits if isinstance(bits, tuple) else (bits,)
+    if not (set(widths) <= set(WIDTHS) and len(widths) in (1, 2)):
+        raise ValueError("bits must be 16, 8, 4 or 2, or a pair of them for keys and values")
+    return bits
+
+
+Width = Annotated[int | tuple[int, int], AfterValidator(_known_width)]
+
 SearchPoint = dict[str, Any]  # a value for every parameter of a search space
 
 
@@ -49,11 +60,11 @@ class FitContext(Protocol):
         """The parameters that lose least at each ratio. Raises `UserError` where losses are not finite."""
         ...
 
-    def grow(self, *, refine: int, group: int = 1) -> dict[float, Grown]:
+    def grow(self, *, refine: int, group: int = 1, widths: Sequence[Width] = (EXACT,)) -> dict[float, Grown]:
         """Shares that grow along their measured influence, nested from ratio to ratio; raises as `search` does.
 
         `refine` is the number of rounds in which the lowest rung is shrunk and grown anew; `group` neighbouring KV
-        heads share a budget.
+        heads share a budget. Of several `widths`, all KV caches of a ratio get the one that loses least.
         """
         ...
 
@@ -79,7 +90,8 @@ class Allocator:
 
     Every allocator takes two constraints of paged storage. `granularity`: KV caches have budgets of their own ("head"),
     or the KV heads of a layer share them, all ("layer") or so many neighbours ("group:4"). `page`: budgets are whole
-    blocks of so many entries.
+    blocks of so many entries. `bits` quantises all KV caches, to one width or to one for keys and one for values; a
+    ratio is then the fraction of bytes that is removed.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -90,6 +102,7 @@ class Allocator:
     name: str
     granularity: Granularity = "head"
     page: Annotated[int, Field(ge=1)] = 1
+    bits: Width = EXACT
 
     def group(self, n_kv_heads: int) -> int:
         """How many KV heads share a budget. Raises `UserError` where a layer's heads cannot be grouped so."""
@@ -102,7 +115,7 @@ class Allocator:
 
     def parameters(self, *, without: Sequence[str] = ("name",)) -> dict[str, Any]:
         """The fields as plain values; constraints that constrain nothing are left out."""
-        free = {"granularity": "head", "page": 1}
+        free = {"granularity": "head", "page": 1, "bits": EXACT}
         return {
             key: value for key, value in asdict(self).items() if key not in without and (key, value) not in free.items()
         }
@@ -120,6 +133,11 @@ class Allocator:
     def shares(self, profile: Profile, ratio: float) -> NDArray[np.float64]:
         """Shares `[n_layers, n_kv_heads]` in [0, 1] with mean `1 - ratio`."""
         raise NotImplementedError
+
+    def check_exact(self) -> None:
+        """Raises `UserError` where this allocator is asked for bits that its search does not know."""
+        if self.bits != EXACT:
+            raise UserError(f"allocator {self.name}: bits: its search knows 16 alone; quantise with uniform or growth")
 
     def fit(self, context: FitContext) -> Fitted:
         """Budgets for every ratio of the context; by default those of `shares`."""
@@ -152,8 +170,10 @@ def budgets_of(allocator: Allocator, profile: Profile, ratio: float) -> Budgets:
     """What an allocator's `shares` give at a ratio, with its parameters and where they come from."""
     provenance = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
     shape, group = (profile.n_layers, profile.n_kv_heads), allocator.group(profile.n_kv_heads)
+    removed = entries_removed(ratio, allocator.bits)
+    shares = allocator.shares(profile, removed) if removed or not ratio else np.ones(shape)
     return Budgets.from_shares(
-        np.repeat(mean_of_groups(allocator.shares(profile, ratio), group), group).reshape(shape),
+        np.repeat(mean_of_groups(shares, group), group).reshape(shape),
         ratio=ratio,
         model=profile.model,
         allocator=allocator.name,
@@ -161,7 +181,15 @@ def budgets_of(allocator: Allocator, profile: Profile, ratio: float) -> Budgets:
         provenance=provenance,
         group=group,
         page=allocator.page,
+        bits=None if allocator.bits == EXACT else allocator.bits,
     )
+
+
+def entries_removed(ratio: float, bits: int | tuple[int, int]) -> float:
+    """The fraction of entries to remove, so that with these bits the fraction `ratio` of bytes is; 0: none need be."""
+    if bits == EXACT:
+        return ratio
+    return max(0.0, 1.0 - (1.0 - ratio) / float(EntrySize().relative(parse_bits(bits, (1, 1))[0, 0])))
 
 
 def mean_of_groups(shares: NDArray[np.float64], group: int) -> Shares:

@@ -15,6 +15,7 @@ from baklava.allocation.fitted import Fitted
 from baklava.allocation.formats.base import Options, check_options
 from baklava.allocation.formats.convert import find_format, read_budgets
 from baklava.budgets import Budgets
+from baklava.budgets.bits import EXACT
 from baklava.errors import UserError
 from baklava.system.files import expand_home
 
@@ -78,6 +79,12 @@ class BudgetsFile(Allocator):
         """As of `shares`, with the origin of the file in the provenance."""
         budgets = {}
         for ratio in context.ratios:
-            made, read = budgets_of(self, context.profile, ratio), self._read(context.profile, ratio)
+            read = self._read(context.profile, ratio)
+            if read.bits is not None or self.bits != EXACT:
+                raise UserError(
+                    f"allocator {self.name}: {self.path}: budgets with bits are used as they are (BudgetedCache), not "
+                    "read as shares; give shares of entries, and leave bits out"
+                )
+            made = budgets_of(self, context.profile, ratio)
             budgets[ratio] = replace(made, provenance={**read.provenance, **made.provenance})
         return Fitted(budgets)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baklava.budgets import Budgets
+from baklava.budgets.bits import EXACT
 
 Shares = NDArray[np.float64]  # [N], one per KV cache, or per group of them that share a budget
 
@@ -82,6 +83,7 @@ class Grown:
     """Shares that grew to one ratio, and the losses of them, of uniform ones and of the full cache.
 
     Losses are means over the prompts that growth looked at; `held_back` are means over the others, NaN without any.
+    The uniform ones are in the model's precision, those that grew in `bits`.
     """
 
     shares: Shares
@@ -91,6 +93,7 @@ class Grown:
     held_back_uniform: float
     held_back: float
     n_prompts: int
+    bits: int | tuple[int, int] = EXACT
 
     def trials(self, ratio: float) -> list[Trial]:
         """The uniform allocation and the one that grew."""

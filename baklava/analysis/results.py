@@ -69,7 +69,9 @@ def read_summary(path: Path) -> pd.DataFrame:
 
 def describe_kept_whole(summary: pd.DataFrame) -> list[str]:
     """Say for each task in which cells keep more than their ratio asks for why; no lines where none does."""
-    more = summary[summary["kept_fraction"] > 1.0 - summary["ratio"] + ROUNDING]
+    asked = 1.0 - summary["ratio"] + ROUNDING
+    # Quantised entries are more than their fraction of the bytes.
+    more = summary[(summary["kept_fraction"] > asked) & (summary["kv_bytes"] > asked * summary["kv_bytes_full"])]
     highest = more.sort_values("ratio").groupby("task", sort=False).last()
     return [
         f"{task}: short contexts were kept whole (evaluate.compress_above), so that at r = {row['ratio']:g} "

@@ -42,6 +42,11 @@ class Packing:
         """How many whole groups there are between sinks and newest of KV caches with `counts` entries."""
         return ((counts - self.sinks - self.newest) // self.group).clip(0)
 
+    def whole_groups(self, counts: Any, length: Any) -> Any:
+        """The most entries up to `counts`, of `length`: whole groups beside sinks and newest, or all there are."""
+        some = counts.clip(max=self.sinks + self.newest) + self.group * self.n_groups(counts)
+        return counts * (counts >= length) + some * (counts < length)
+
     def check_dim(self, dim: int) -> None:
         """Raises `UserError` for a head dimension that groups of channels do not divide."""
         if dim % min(self.group, dim):
@@ -68,6 +73,63 @@ class Packing:
         n_groups = np.where(is_packed(bits), self.n_groups(counts), 0)
         exact = (counts - n_groups * self.group) * sum(dims) * itemsize
         return exact + n_groups * self.group_bytes(bits, dims, itemsize)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntrySize:
+    """What an entry's bytes depend on beside its bits: head dimensions of keys and values, bytes of a number, packing.
+
+    The default stands for any head dimension that the packing's group divides, in a model of 16 bits.
+    """
+
+    dims: tuple[int, int] = (128, 128)
+    itemsize: int = 2
+    packing: Packing = Packing()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of an entry in the model's precision."""
+        return sum(self.dims) * self.itemsize
+
+    def relative(self, bits: Bits) -> NDArray[np.float64]:
+        """Bytes of an entry `[...]` at `bits` `[..., 2]` in a whole group, as a fraction of the model's precision."""
+        return self.packing.group_bytes(bits, self.dims, self.itemsize) / (self.packing.group * self.n_bytes)
+
+
+def entries_within(
+    shares: NDArray[np.float64], bits: Bits, n_entries: int, total: float, size: EntrySize
+) -> NDArray[np.int64]:
+    """Entries `[N]` of KV caches with `shares` `[N]` and `bits` `[N, 2]`, in proportion, within `total` bytes.
+
+    A quantised KV cache keeps its sinks and newest and whole groups, or all `n_entries`. Less than one such step of it
+    is left of the total: first all shares are scaled by one factor, then those grow that lack most of a step.
+    """
+    packing, packed = size.packing, is_packed(bits)
+
+    def counts_at(factor: float) -> NDArray[np.int64]:
+        counts = np.minimum(np.floor(factor * shares * n_entries + 1e-9).astype(np.int64), n_entries)
+        return np.where(packed, packing.whole_groups(counts, n_entries), counts)
+
+    def bytes_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        return packing.cache_bytes(counts, bits, size.dims, size.itemsize)
+
+    low, high = 0.0, 1.0 / max(shares[shares > 0].min(initial=1.0), 1e-6)
+    if bytes_of(counts_at(high)).sum() <= total:
+        return counts_at(high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bytes_of(counts_at(middle)).sum() <= total else (low, middle)
+    counts = counts_at(low)
+    left = total - bytes_of(counts).sum()
+    edge = packing.sinks + packing.newest
+    step = np.where(packed, np.where(counts < edge, edge - counts, packing.group), 1)
+    grown = np.where(counts + step > n_entries, n_entries, counts + step) * (shares > 0)
+    price = bytes_of(np.maximum(grown, counts)) - bytes_of(counts)
+    for cache in np.argsort(-(low * shares * n_entries - counts) / step, kind="stable"):
+        if 0 < price[cache] <= left:
+            counts[cache] = grown[cache]
+            left -= price[cache]
+    return counts
 
 
 def is_packed(bits: Bits) -> NDArray[np.bool_]:

@@ -10,11 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from baklava.budgets.bits import Bits, EntrySize, entries_within, is_packed, label_of, parse_bits
 from baklava.errors import UserError
 from baklava.system.files import read_json, write_json
 from baklava.system.hub import download_folder, upload_folder
 
 SCHEMA = 1
+SCHEMA_WITH_BITS = 2  # of files in which a KV cache is quantised; older versions cannot use these
 TOLERANCE = 1e-6
 
 # Contexts of at most so many tokens are kept whole unless asked otherwise. Shares are searched for long prompts, and a
@@ -34,12 +36,16 @@ TYPES: dict[str, tuple[type, ...]] = {
     "provenance": (dict,),
     "group": (int,),
     "page": (int,),
+    "bits": (int, list),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Budgets:
     """One share per KV cache, `[n_layers, n_kv_heads]`, each in [0, 1]; their mean is `1 - ratio`.
+
+    With `bits` `[n_layers, n_kv_heads, 2]`, of keys and values, `ratio` is the fraction of *bytes* that is removed:
+    shares count with the bytes of an entry, and may all be 1 where that takes less than the total.
 
     `model`, `allocator`, `parameters` and `provenance` say where the shares come from; nothing computes with them.
     Where storage asks for it, `group` neighbouring KV heads of a layer always keep equally many entries, and every KV
@@ -54,6 +60,7 @@ class Budgets:
     provenance: dict[str, Any] = field(default_factory=dict)
     group: int = 1
     page: int = 1
+    bits: Bits | None = None
 
     def __post_init__(self) -> None:
         shares = self.shares
@@ -63,10 +70,7 @@ class Budgets:
             raise UserError(f"budgets: shares must be [n_layers, n_kv_heads], got shape {list(shares.shape)}")
         if not (np.isfinite(shares).all() and (shares >= 0).all() and (shares <= 1).all()):
             raise UserError("budgets: every share must be a number in [0, 1]")
-        if abs(shares.mean() - (1.0 - self.ratio)) > TOLERANCE:
-            raise UserError(
-                f"budgets: the mean share must be 1 - ratio = {1.0 - self.ratio:.6f}, got {shares.mean():.6f}"
-            )
+        self._check_total()
         if self.page < 1 or self.group < 1 or shares.shape[1] % self.group:
             raise UserError(
                 f"budgets: group must divide the {shares.shape[1]} KV heads of a layer, and page be at least 1; got "
@@ -76,9 +80,31 @@ class Budgets:
             raise UserError(f"budgets: the shares of each group of {self.group} KV heads must be equal")
         shares.setflags(write=False)
 
+    def _check_total(self) -> None:
+        mean, total = self._mean(), 1.0 - self.ratio
+        if self.bits is None:
+            if abs(mean - total) > TOLERANCE:
+                raise UserError(f"budgets: the mean share must be 1 - ratio = {total:.6f}, got {mean:.6f}")
+            return
+        if mean > total + TOLERANCE or (mean < total - TOLERANCE and self.shares.min() < 1.0):
+            raise UserError(
+                f"budgets: shares and bits must take 1 - ratio = {total:.6f} of the bytes, or keep all, got {mean:.6f}"
+            )
+        if self.page != 1 or self.group != 1:
+            raise UserError(
+                "budgets: group and page must be 1 where there are bits, whose groups are pages of their own"
+            )
+
+    def _mean(self) -> float:
+        """The bytes that shares and bits ask for, as a fraction of all."""
+        return float((self.shares if self.bits is None else self.shares * EntrySize().relative(self.bits)).mean())
+
     @classmethod
-    def from_shares(cls, shares: ArrayLike, *, ratio: float | None = None, **origin: Any) -> Budgets:
-        """Make budgets of explicit shares `[n_layers, n_kv_heads]`; the ratio follows from them unless given."""
+    def from_shares(cls, shares: ArrayLike, *, ratio: float | None = None, bits: Any = None, **origin: Any) -> Budgets:
+        """Make budgets of explicit shares `[n_layers, n_kv_heads]`; the ratio follows from them unless given.
+
+        `bits` are as for a `BudgetedCache`.
+        """
         try:
             array = np.asarray(shares)
         except (TypeError, ValueError, OverflowError):  # ragged, for example
@@ -86,10 +112,14 @@ class Budgets:
         if array is None or array.dtype.kind not in "iuf":
             raise UserError("budgets: shares must be a rectangular array of numbers")
         array = array.astype(np.float64)
+        if bits is not None:
+            bits = parse_bits(bits, array.shape)
+            bits = bits if is_packed(bits).any() else None
         if ratio is None:
-            mean = float(array.mean()) if array.size else math.nan
+            cost = 1.0 if bits is None else EntrySize().relative(bits)
+            mean = float((array * cost).mean()) if array.size else math.nan
             ratio = min(max(1.0 - mean, 0.0), math.nextafter(1.0, 0.0)) if math.isfinite(mean) else math.nan
-        return cls(array, float(ratio), **origin)
+        return cls(array, float(ratio), bits=bits, **origin)
 
     @classmethod
     def uniform(cls, *, n_layers: int, n_kv_heads: int, ratio: float, **origin: Any) -> Budgets:
@@ -101,7 +131,7 @@ class Budgets:
         origin = f" by {self.allocator}" * bool(self.allocator) + f" for {self.model}" * bool(self.model)
         low, high = self.shares.min(), self.shares.max()
         n_layers, n_kv_heads = self.shape
-        caches = f"{n_layers} x {n_kv_heads} KV caches"
+        caches = f"{n_layers} x {n_kv_heads} KV caches" + f" in {self.width} bits" * (self.bits is not None)
         return f"budgets{origin}: r = {self.ratio:g}, shares {low:.3g} to {high:.3g} of {caches}"
 
     @property
@@ -109,13 +139,26 @@ class Budgets:
         """(n_layers, n_kv_heads)."""
         return self.shares.shape[0], self.shares.shape[1]
 
-    def entries(self, n_entries: int) -> NDArray[np.int64]:
+    @property
+    def width(self) -> str:
+        """Its bits in short: 16, 4, 4/2 (keys and values) or mixed."""
+        return label_of(self.bits)
+
+    def entries(self, n_entries: int, size: EntrySize | None = None) -> NDArray[np.int64]:
         """Turn shares into entries `[n_layers, n_kv_heads]` for a context of `n_entries` tokens.
 
         The sum is exactly `round((1 - ratio) * n_layers * n_kv_heads * n_entries)`: every cache gets its share rounded
         down, and those with the largest remainders get one entry more (ties: the earlier cache). With a `group` or a
         `page` the same holds for groups in place of caches, and for blocks (of the last, what the context fills).
+
+        With bits the bytes are within `1 - ratio` of those in the model's precision, and less than a group below it,
+        for entries of the given size.
         """
+        if self.bits is not None:
+            size = size or EntrySize()
+            total = (1.0 - self.ratio) * self.shares.size * n_entries * size.n_bytes
+            counts = entries_within(self.shares.ravel(), self.bits.reshape(-1, 2), n_entries, total, size)
+            return counts.reshape(self.shares.shape)
         counts = self._counts(self.shares.ravel()[:: self.group], -(-n_entries // self.page))
         entries = np.minimum(counts * self.page, n_entries)
         return np.repeat(entries, self.group).reshape(self.shares.shape)
@@ -172,16 +215,17 @@ class Budgets:
                 "parameters": self.parameters,
                 "provenance": self.provenance,
                 **{name: size for name, size in (("group", self.group), ("page", self.page)) if size != 1},
+                **({} if self.bits is None else {"bits": self.bits.tolist()}),
                 "shares": [[round(float(share), 12) for share in row] for row in self.shares],
             },
-            schema=SCHEMA,
+            schema=SCHEMA if self.bits is None else SCHEMA_WITH_BITS,
         )
 
     @classmethod
     def load(cls, path: Path | str) -> Budgets:
         """Read a budgets file. Raises `UserError` (a `ValueError`) that names the file and what is wrong."""
         path = Path(path)
-        values = read_json(path, schema=SCHEMA, what="budgets")
+        values = read_json(path, schema=(SCHEMA, SCHEMA_WITH_BITS), what="budgets")
         for key in ("shares", "ratio"):
             if key not in values:
                 raise UserError(f"{path}: budgets: key {key!r} is missing")

@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from baklava.budgets import Budgets, Decoding, Packing
-from baklava.budgets.bits import EXACT
 from baklava.cache.attended import AttendedCache
 from baklava.cache.attention.dense import check_attention
 from baklava.cache.budgeted_layer import BudgetedLayer, check_decoding, count_bytes
@@ -52,7 +51,7 @@ class BudgetedCache(AttendedCache):
     overwrite those of a short context, too.
 
     `bits` quantises what is kept to 8, 4 or 2 bits a number: one width for all, a pair for keys and values, or one or a
-    pair per KV cache `[L, Hkv(, 2)]`; 16 is the model's own precision. `packing` says how (`baklava.budgets.Packing`).
+    pair per KV cache `[L, Hkv(, 2)]`; 16 is the model's own precision, None: as the budgets say. `packing` says how.
 
     Raises `UserError` for budgets of another shape, unknown policies or bits, and models whose attention is not set.
     """
@@ -64,7 +63,7 @@ class BudgetedCache(AttendedCache):
         eviction: str | EvictionPolicy | Sequence[str | EvictionPolicy] = "streaming_llm",
         decoding: Decoding = "grow",
         compress_above: int | None = None,
-        bits: Any = EXACT,
+        bits: Any = None,
         packing: Packing | None = None,
     ):
         model = config if isinstance(config, PreTrainedModel) else None

@@ -189,7 +189,7 @@ class BudgetedLayer(AttendingLayer):
         if not self._settings.needs_all_layers:
             context = self._context
             assert context is not None
-            counts = self._settings.counts(self._budget_index, context.lengths())
+            counts = self._settings.counts(self._budget_index, context.lengths(), self.dtype.itemsize)
             self.compress(context, counts, rows)
         elif self is self.all_layers[-1]:
             contexts = [layer._context for layer in self.all_layers]

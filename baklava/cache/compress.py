@@ -23,7 +23,9 @@ def counts_of_layers(settings: RowSettings, contexts: Sequence[ContextLayer], so
     Row `b` comes from row `source[b]` of the contexts.
     """
     lengths = _lengths(contexts[0], source).tolist()
-    counts = torch.stack([settings.counts(index, lengths) for index in range(len(contexts))])
+    assert contexts[0].keys is not None
+    itemsize = contexts[0].keys.element_size()
+    counts = torch.stack([settings.counts(index, lengths, itemsize) for index in range(len(contexts))])
     policies = [settings.policy(row, len(source)) for row in range(len(source))]
     return list(compete_over_layers(contexts, policies, counts, source))
 
@@ -68,6 +70,7 @@ def compress(
     device = context.keys.device
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
     counts, rank, sinks = rank_entries(context, policies, counts, source)
+    counts = settings.whole_groups(budget_index, counts, lengths)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
     bits = settings.bits(budget_index, lengths.tolist())
     entries = RaggedEntries.gather(

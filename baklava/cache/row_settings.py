@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from baklava.budgets import COMPRESS_ABOVE, Budgets, Packing
-from baklava.budgets.bits import EXACT, Bits, is_packed, parse_bits
+from baklava.budgets.bits import EXACT, Bits, EntrySize, is_packed, parse_bits
 from baklava.cache.projections import Paths, check_paths, find_paths
 from baklava.decoder.attention_path import AttentionPath
 from baklava.errors import UserError
@@ -34,8 +35,8 @@ class RowSettings:
         self._budgets = budgets
         self.policies = policies
         self._compress_above = compress_above
-        self.packing = Packing()
-        self._bits: Bits | None = None
+        self._size = EntrySize()
+        self._bits: Sequence[Bits] = ()
         self._paths: Paths | None = None
         self._entries: dict[tuple[int, int], NDArray[np.int64]] = {}
 
@@ -63,20 +64,41 @@ class RowSettings:
     def quantise(self, bits: Any, packing: Packing | None, *, shape: tuple[int, int], dim: int) -> None:
         """Store entries in so many bits, as `parse_bits` reads them for (layers, KV heads) and a head dimension.
 
-        Raises `UserError` for bits or a packing that cannot be.
+        Without any, budgets say so themselves. Raises `UserError` for bits or a packing that cannot be.
         """
-        self._bits = parse_bits(bits, shape)
-        self.packing = packing or self.packing
-        if is_packed(self._bits).any():
-            self.packing.check_dim(dim)
+        self._size = EntrySize(dims=(dim, dim), packing=packing or Packing())
+        if bits is not None and any(budgets.bits is not None for budgets in self._budgets):
+            raise UserError("bits: the budgets say already in how many bits entries are stored; leave bits out")
+        asked = parse_bits(EXACT if bits is None else bits, shape)
+        self._bits = [asked if budgets.bits is None else budgets.bits for budgets in self._budgets]
+        if any(is_packed(one).any() for one in self._bits):
+            self._size.packing.check_dim(dim)
+
+    @property
+    def packing(self) -> Packing:
+        return self._size.packing
 
     def bits(self, budget_index: int, lengths: Sequence[int]) -> Tensor | None:
         """Bits `[B * Hkv, 2]` of a layer's KV caches; None where none is quantised. Short contexts stay."""
-        if self._bits is None or not is_packed(self._bits).any():
-            return None
-        kept_whole = np.full_like(self._bits[budget_index], EXACT)
-        rows = [self._bits[budget_index] if length > self._compress_above else kept_whole for length in lengths]
-        return torch.from_numpy(np.concatenate(rows))
+        indices = [row * len(self._bits) // len(lengths) for row in range(len(lengths))]
+        rows = [
+            self._bits[index][budget_index] if length > self._compress_above else np.full_like(self._bits[0][0], EXACT)
+            for index, length in zip(indices, lengths, strict=True)
+        ]
+        per_cache = np.concatenate(rows)
+        return torch.from_numpy(per_cache) if is_packed(per_cache).any() else None
+
+    def whole_groups(self, budget_index: int, counts: Tensor, lengths: Tensor) -> Tensor:
+        """Counts `[B, Hkv]` as policies distribute them, cut to whole groups where budgets count bytes."""
+        if all(budgets.bits is None for budgets in self._budgets):
+            return counts
+        result = counts.clone()
+        for row, length in enumerate(lengths.tolist()):
+            budgets = self._budgets_of(row * len(self._budgets) // len(counts), length)
+            if budgets.bits is not None:
+                packed = torch.from_numpy(is_packed(budgets.bits[budget_index]))
+                result[row] = torch.where(packed, self.packing.whole_groups(counts[row], length), counts[row])
+        return result
 
     def find_projections(self, model: PreTrainedModel) -> None:
         """Find the output projections of a model, if a policy needs them."""
@@ -115,13 +137,14 @@ class RowSettings:
         """Return the policy of a batch row out of `n_rows`."""
         return self.policies[row * len(self.policies) // n_rows]
 
-    def counts(self, budget_index: int, lengths: Sequence[int]) -> Tensor:
-        """Budgets `[B, Hkv]` of a layer in entries, for contexts of `lengths` tokens per row."""
+    def counts(self, budget_index: int, lengths: Sequence[int], itemsize: int) -> Tensor:
+        """Budgets `[B, Hkv]` of a layer in entries, for contexts of `lengths` tokens per row, in `itemsize` bytes."""
+        self._size = replace(self._size, itemsize=itemsize)
         rows = []
         for row, length in enumerate(lengths):
             index = row * len(self._budgets) // len(lengths)
             if (index, length) not in self._entries:  # all layers ask for the same
-                self._entries[index, length] = self._budgets_of(index, length).entries(length)
+                self._entries[index, length] = self._budgets_of(index, length).entries(length, self._size)
             rows.append(self._entries[index, length][budget_index])
         return torch.from_numpy(np.stack(rows))
 

@@ -55,13 +55,17 @@ class CellSpec:
 
     @property
     def label(self) -> str:
-        return FULL if self.allocator == FULL else f"{self.allocator}/{self.eviction} r={self.ratio:g}"
+        if self.allocator == FULL:
+            return FULL
+        bits = f" {self.budgets.width} bits" * (self.budgets.bits is not None)
+        return f"{self.allocator}/{self.eviction} r={self.ratio:g}{bits}"
 
     def fingerprint(self, *more: Any) -> str:
         """A fingerprint of what this cell contributes to an answer, together with `more`."""
         shares = [[round(float(share), 12) for share in row] for row in self.budgets.shares]
         policy = [self.policy.family, asdict(self.policy)] if self.budgets.ratio else None
-        return fingerprint(VERSION, shares, self.budgets.ratio, policy, *more)
+        bits = [] if self.budgets.bits is None else [self.budgets.bits.tolist()]
+        return fingerprint(VERSION, shares, self.budgets.ratio, policy, *bits, *more)
 
 
 def cell_specs(

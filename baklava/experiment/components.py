@@ -110,7 +110,7 @@ class AllocatorConfig(_Family):
     @classmethod
     def _without_defaults(cls, values: Any) -> Any:
         """Constraints that constrain nothing are left out: jobs of before there were any are the same jobs still."""
-        free = {"granularity": "head", "page": 1}
+        free = {"granularity": "head", "page": 1, "bits": 16}
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if key not in free or value != free[key]}

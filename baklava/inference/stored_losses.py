@@ -71,7 +71,9 @@ class LossStore:
         if not budgets:
             return np.empty(0)
         shares = hashlib.sha256(np.stack([one.shares for one in budgets]).tobytes()).hexdigest()
-        key = fingerprint(self._name, asdict(prompt), shares)
+        bits = [None if one.bits is None else one.bits.tolist() for one in budgets]
+        quantised = [bits, [one.ratio for one in budgets]] if any(bits) else []
+        key = fingerprint(self._name, asdict(prompt), shares, *quantised)
         losses = self._stored(
             key, "losses", lambda measured: [_finite(loss) for loss in measured.losses(prompt, budgets)]
         )

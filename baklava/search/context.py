@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cache, cached_property
@@ -12,7 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from baklava.allocation import Allocator, Fitted, SearchedAllocator
+from baklava.allocation.base import Width, entries_removed
 from baklava.allocation.fitted import CAPPED, Grown, Optimum, Shares
+from baklava.budgets.bits import EXACT
 from baklava.calibration.prompts import Calibration, Prompt
 from baklava.experiment.jobs import AllocateJob
 from baklava.importance.profile import Profile
@@ -147,34 +149,46 @@ class SearchContext:
             ratio: search.optimum(loss_full=float(loss_full), n_prompts=n_prompts) for ratio, search in searches.items()
         }
 
-    def grow(self, *, refine: int, group: int = 1) -> dict[float, Grown]:
+    def grow(self, *, refine: int, group: int = 1, widths: Sequence[Width] = (EXACT,)) -> dict[float, Grown]:
         if not self.ratios:
             return {}
         from baklava.inference.continuation_loss import check_losses
         from baklava.search.growth import Growth
 
         model, shape = self._job.model.name, (self.profile.n_layers, self.profile.n_kv_heads)
+        n = shape[0] * shape[1] // group
+        options = [(ratio, width, 1.0 - entries_removed(ratio, width)) for ratio in self.ratios for width in widths]
         with Progress(desc=f"grow {model} {self._job.allocator.name}", unit="prompt") as progress:
             growth = Growth(self._losses, self._prompts, shape, progress, self._allowance, group)
-            growth.climb(1.0 - min(self.ratios), refine=refine)
-            n = shape[0] * shape[1] // group
-            grown = [growth.shares(1.0 - ratio) for ratio in self.ratios]
-            rungs = growth.measure([np.ones(n), *(np.full(n, 1.0 - ratio) for ratio in self.ratios), *grown])
+            if below := [total for _, _, total in options if total < 1.0]:
+                growth.climb(max(below), refine=refine)
+            shares = [growth.shares(total) if total < 1.0 else np.ones(n) for *_, total in options]
+            even = [np.full(n, 1.0 - ratio) for ratio in self.ratios]
+            candidates = [np.ones(n), *even, *shares]
+            stored = [growth.budgets(one) for one in candidates[: 1 + len(even)]]
+            for (ratio, width, _), one in zip(options, shares, strict=True):
+                quantised = {} if width == EXACT else {"ratio": ratio, "bits": width}
+                stored.append(growth.budgets(one, **quantised))
+            rungs = growth.measure(candidates, stored)
         check_losses([rung.loss for rung in rungs], model=model)
         self._n_refined += growth.n_refined
-        full, uniform, found = rungs[0], rungs[1 : 1 + len(grown)], rungs[1 + len(grown) :]
-        return {
-            ratio: Grown(
-                np.repeat(shares, group),
+        full, uniform = rungs[0], dict(zip(self.ratios, rungs[1:], strict=False))
+        found = list(zip(options, rungs[1 + len(even) :], strict=True))
+        best: dict[float, Grown] = {}
+        for ratio in self.ratios:
+            own = [(rung, width) for (other, width, _), rung in found if other == ratio]
+            rung, width = min(own, key=lambda one: one[0].loss if np.isnan(one[0].held_back) else one[0].held_back)
+            best[ratio] = Grown(
+                np.repeat(rung.shares, group),
                 full.loss,
-                even.loss,
-                own.loss,
-                even.held_back,
-                own.held_back,
+                uniform[ratio].loss,
+                rung.loss,
+                uniform[ratio].held_back,
+                rung.held_back,
                 len(self._prompts),
+                width,
             )
-            for ratio, shares, even, own in zip(self.ratios, grown, uniform, found, strict=True)
-        }
+        return best
 
     def cost(self) -> Cost:
         """What all searches so far took."""

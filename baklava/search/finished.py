@@ -51,6 +51,7 @@ class FinishedSearches:
         for ratio, budgets in fitted.budgets.items():
             trials = [asdict(trial) for trial in fitted.trials if trial.ratio == ratio]
             values = {**vars(budgets), "shares": budgets.shares.tolist()}
+            values["bits"] = None if budgets.bits is None else budgets.bits.tolist()
             # As a text of its own, because losses may be infinite, for which a line of the log has no number.
             entry = {"budgets": values, "trials": trials, "search": search, "cost": asdict(cost)}
             entries[self._key(ratio)] = json.dumps(entry)

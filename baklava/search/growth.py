@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,9 +94,9 @@ class Growth:
         weight = (total - means[below]) / (means[above] - means[below])
         return np.clip(rungs[below] + weight * (rungs[above] - rungs[below]), 0.0, 1.0)
 
-    def measure(self, candidates: Sequence[Shares]) -> list[Rung]:
-        """Candidates with their losses, all from one prefill of each prompt."""
-        budgets = [self._budgets(shares) for shares in candidates]
+    def measure(self, candidates: Sequence[Shares], stored: Sequence[Budgets] | None = None) -> list[Rung]:
+        """Candidates with their losses, all from one prefill of each prompt; `stored` are their budgets in bits."""
+        budgets = [self.budgets(shares) for shares in candidates] if stored is None else stored
         losses = np.array([self.source.losses(prompt, budgets) for prompt in self.prompts])
         self.allowance.spend(self.prompts, len(budgets), of=len(self.prompts))
         self.progress.update(len(self.prompts))
@@ -103,8 +104,8 @@ class Growth:
         held_back = losses[n:].mean(0) if n < len(losses) else np.full(len(candidates), np.nan)
         return [Rung(*values) for values in zip(candidates, losses[:n].mean(0), held_back, strict=True)]
 
-    def _budgets(self, shares: Shares) -> Budgets:
-        return Budgets.from_shares(np.repeat(shares, self.group).reshape(self.shape))
+    def budgets(self, shares: Shares, **stored: Any) -> Budgets:
+        return Budgets.from_shares(np.repeat(shares, self.group).reshape(self.shape), **stored)
 
     @property
     def _looked_at(self) -> Sequence[Prompt]:
@@ -139,7 +140,7 @@ class Growth:
 
     def _grow(self, shares: Shares, total: float, gain: float) -> Shares:
         """Shares that grow to the mean `total`, no KV cache by more than `gain`."""
-        influence = self.source.influence(self._looked_at, self._budgets(shares))
+        influence = self.source.influence(self._looked_at, self.budgets(shares))
         self.allowance.spend(self._looked_at, GRADIENT_ROWS, of=len(self.prompts))
         self.progress.update(len(self._looked_at))
         flat = influence.reshape(len(LEVELS), -1, self.group).sum(-1)

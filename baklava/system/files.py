@@ -117,8 +117,8 @@ def _to_key(name: Any) -> Any:
     return os.fspath(name) if isinstance(name, os.PathLike) else name.item() if hasattr(name, "item") else name
 
 
-def read_json(path: Path, *, schema: int, what: str) -> dict[str, Any]:
-    """Read what `write_json` wrote. Raises `UserError` for a missing, broken or newer file.
+def read_json(path: Path, *, schema: int | tuple[int, ...], what: str) -> dict[str, Any]:
+    """Read what `write_json` wrote. Raises `UserError` for a missing or broken file, or another schema.
 
     A file without a checksum is accepted, so that people can write one by hand.
     """
@@ -132,9 +132,10 @@ def read_json(path: Path, *, schema: int, what: str) -> dict[str, Any]:
         raise UserError(f"{path}: not a {what} file: it has no schema_version")
     checksum = values.pop("sha256", None)
     version = values["schema_version"]
-    if version != schema:
-        newer = "a newer" if version > schema else "an older"
-        raise UserError(f"{path}: {what} schema {version}, from {newer} BaKlaVa; this one reads schema {schema}")
+    known = (schema,) if isinstance(schema, int) else schema
+    if version not in known:
+        newer = "a newer" if version > max(known) else "an older"
+        raise UserError(f"{path}: {what} schema {version}, from {newer} BaKlaVa; this one reads schema {max(known)}")
     if checksum is not None and checksum != _checksum(values):
         raise UserError(
             f"{path}: the {what} file does not match its checksum; remove it and make it again, or remove its key "

@@ -233,3 +233,19 @@ def test_budgets_of_no_entries_have_no_groups() -> None:
     model, ids = random_model(dtype=torch.float32), random_tokens(100)
     cache = BudgetedCache(model.config, Budgets.from_shares([[0.0, 1.0], [0.02, 0.5]]), bits=4)
     assert read(model, cache, ids, 90).isfinite().all()
+
+
+@pytest.mark.parametrize("eviction", ["streaming_llm", "adakv"])
+def test_budgets_with_bits_are_bytes(eviction: str) -> None:
+    model, ids = random_model(dtype=torch.float32), random_tokens(500)
+    bits = MIXED if eviction == "streaming_llm" else 4
+    budgets = Budgets.from_shares([[0.9, 0.5], [0.3, 0.4]], bits=bits)
+    cache = BudgetedCache(model.config, budgets, eviction)
+    cache.prefill(model, ids)
+    total = (1 - budgets.ratio) * 4 * 500 * 2 * 8 * 4
+    assert cache.kv_bytes() <= total
+    if eviction == "streaming_llm":  # others move entries between heads, where they may fill no group
+        assert cache.kv_bytes() > total - 36 * 2 * 8 * 4
+    assert len(set(cache.kept_entries().flatten().tolist())) > 1
+    with pytest.raises(UserError, match="the budgets say already"):
+        BudgetedCache(model.config, budgets, eviction, bits=4)

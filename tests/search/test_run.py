@@ -362,3 +362,23 @@ def test_an_experiment_that_compresses_nothing_searches_nothing(
     allocate(one)
     assert read_trace(one.trace).empty
     assert loads == []
+
+
+def test_growth_takes_the_width_that_loses_least_at_the_same_bytes(
+    tmp_path: Path, profile: Profile, loads: list[int]
+) -> None:
+    """At 2 bits the same bytes hold several times as many entries; which loses less, the prompts held back decide."""
+    chosen = {}
+    for widths in ([16], [2], [16, 2], [2, 16]):
+        folder = tmp_path / str(widths)
+        folder.mkdir()
+        allocator = AllocatorConfig(name="baklava", family="baklava", refine=0, widths=widths)
+        one = job(folder, profile, allocator=allocator, search=SearchConfig())
+        allocate(one)
+        chosen[tuple(widths)] = [Budgets.load(path) for path in one.budgets.values()]
+    for both in (chosen[16, 2], chosen[2, 16]):
+        for budgets, exact, coarse in zip(both, chosen[16,], chosen[2,], strict=True):
+            losses = {one.width: one.provenance["held_back"] for one in (exact, coarse)}
+            assert budgets.width == min(losses, key=losses.__getitem__)
+            assert budgets.provenance["held_back"] == min(losses.values())
+            assert coarse.shares.mean() > exact.shares.mean()

@@ -55,6 +55,7 @@ class Format:
     name: ClassVar[str]
     reads: ClassVar[frozenset[str] | None] = None
     writes: ClassVar[frozenset[str] | None] = None
+    keeps_bits: ClassVar[bool] = False  # whether quantised budgets can be written
 
     def read(self, path: Path, options: Options) -> Budgets:
         """The budgets in a file. Raises `UserError` that names the file and what is wrong with it."""

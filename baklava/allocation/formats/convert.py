@@ -45,6 +45,8 @@ def export_budgets(path: Path, name: str, output: Path, options: Options) -> Exp
     kind = find_format(name, verb="written")
     check_options(kind, options, used=kind.writes, verb="written")
     budgets = Budgets.load(path)
+    if budgets.bits is not None and not kind.keeps_bits:
+        raise UserError(f"{path}: these budgets are quantised ({budgets.width} bits), which format {name} cannot say")
     expressed = kind.write(budgets, output, options)
     print("\n".join([f"{output}: {name}", *expressed.lines(budgets)]))
     return expressed

@@ -14,6 +14,7 @@ class Json(Format):
     """Exact in both directions. Budgets of one ratio say nothing of another, so no other is made of them."""
 
     name = "json"
+    keeps_bits = True
     reads = frozenset({"ratio"})
     writes = frozenset()
 
