@@ -144,6 +144,11 @@ class Budgets:
         """Its bits in short: 16, 4, 4/2 (keys and values) or mixed."""
         return label_of(self.bits)
 
+    def constraints(self) -> list[dict[str, int]]:
+        """Group and page, by which fingerprints of equal shares differ; empty where they constrain nothing."""
+        sizes = {name: size for name, size in (("group", self.group), ("page", self.page)) if size != 1}
+        return [sizes] if sizes else []
+
     def entries(self, n_entries: int, size: EntrySize | None = None) -> NDArray[np.int64]:
         """Turn shares into entries `[n_layers, n_kv_heads]` for a context of `n_entries` tokens.
 

@@ -65,7 +65,8 @@ class CellSpec:
         shares = [[round(float(share), 12) for share in row] for row in self.budgets.shares]
         policy = [self.policy.family, asdict(self.policy)] if self.budgets.ratio else None
         bits = [] if self.budgets.bits is None else [self.budgets.bits.tolist()]
-        return fingerprint(VERSION, shares, self.budgets.ratio, policy, *bits, *more)
+        constraints = self.budgets.constraints()
+        return fingerprint(VERSION, shares, self.budgets.ratio, policy, *bits, *constraints, *more)
 
 
 def cell_specs(

@@ -73,7 +73,9 @@ class LossStore:
         shares = hashlib.sha256(np.stack([one.shares for one in budgets]).tobytes()).hexdigest()
         bits = [None if one.bits is None else one.bits.tolist() for one in budgets]
         quantised = [bits, [one.ratio for one in budgets]] if any(bits) else []
-        key = fingerprint(self._name, asdict(prompt), shares, *quantised)
+        constraints = [one.constraints() for one in budgets]
+        constrained = [constraints] if any(constraints) else []
+        key = fingerprint(self._name, asdict(prompt), shares, *quantised, *constrained)
         losses = self._stored(
             key, "losses", lambda measured: [_finite(loss) for loss in measured.losses(prompt, budgets)]
         )
@@ -82,7 +84,8 @@ class LossStore:
     def influence(self, prompts: Sequence[Prompt], budgets: Budgets) -> NDArray[np.float64]:
         """First-order change of the mean loss `[K, L, Hkv]`, if one KV cache kept one of `influence.LEVELS`."""
         shares = hashlib.sha256(budgets.shares.tobytes()).hexdigest()
-        key = fingerprint(self._name, "influence", LEVELS, [asdict(prompt) for prompt in prompts], shares)
+        asked = [asdict(prompt) for prompt in prompts]
+        key = fingerprint(self._name, "influence", LEVELS, asked, shares, *budgets.constraints())
         return np.array(self._stored(key, "influence", lambda measured: measured.influence(prompts, budgets).tolist()))
 
     def _stored(self, key: str, name: str, measure: Callable[[ContinuationLosses], list[Any]]) -> list[Any]:

@@ -198,6 +198,9 @@ def test_budgets_policy_and_engine_version_are_part_of_the_key(tmp_path: Path, m
     Budgets.from_shares(shares, ratio=0.5).save(one.cells[0].path)
     assert run(one, monkeypatch)[0] == compressed
     assert run(one, monkeypatch)[0] == []
+    Budgets.from_shares(shares, ratio=0.5, page=16).save(one.cells[0].path)  # equal shares, other entries
+    assert run(one, monkeypatch)[0] == compressed
+    assert run(one, monkeypatch)[0] == []
     with monkeypatch.context() as patch:
         patch.setattr(samples_module, "VERSION", samples_module.VERSION + 1)
         assert len(run(one, monkeypatch)[0]) == 2
