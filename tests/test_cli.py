@@ -56,7 +56,7 @@ class TestStartUp:
     def test_public_names_are_there_when_asked_for(self) -> None:
         import baklava
 
-        assert baklava.Budgets.__module__ == "baklava.budgets"
+        assert baklava.Budgets.__module__ == "baklava.budgets.budgets"
         assert baklava.reference_model_path.__module__ == "baklava.models"
         with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
             _ = baklava.Nothing

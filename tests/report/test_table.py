@@ -85,7 +85,8 @@ def test_short_contexts_that_were_kept_whole_are_named(printed, monkeypatch):
 
     def read_short(path):
         summary = read_summary(path)
-        summary.loc[summary["task"] == "vt", "kept_fraction"] = 1.0
+        whole = summary["task"] == "vt"
+        summary.loc[whole, "kept_fraction"], summary.loc[whole, "kv_bytes"] = 1.0, summary.loc[whole, "kv_bytes_full"]
         return summary
 
     monkeypatch.setattr("baklava.report.table.read_summary", read_short)

@@ -62,6 +62,8 @@ def cell_records(
         "length": 1024,
         "decoding": "grow",
         "context": [f"context {i}" for i in range(n)],
+        "question": "",
+        "turn": 0,
         "context_tokens": CONTEXT,
         "prediction": [f"answer {i}" for i in range(n)],
         "answers": [[f"answer {i}"] for i in range(n)],

@@ -294,8 +294,9 @@ def test_an_experiment_that_compresses_nothing_has_a_page(tmp_path):
 
 def test_short_contexts_that_were_kept_whole_are_named(tmp_path):
     full = cell_records([1.0, 1.0])
-    total = full["total_entries"][0]
-    half_short = cell_records([1.0, 0.0], allocator="uniform", ratio=0.9, kept_entries=[total, total // 10])
+    total, n_bytes = full["total_entries"][0], full["kv_bytes_full"][0]
+    kept = {"kept_entries": [total, total // 10], "kv_bytes": [n_bytes, n_bytes // 10]}
+    half_short = cell_records([1.0, 0.0], allocator="uniform", ratio=0.9, **kept)
     page = page_of(tmp_path, pd.concat([full, half_short]))
     assert "vt: short contexts were kept whole (evaluate.compress_above), so that at r = 0.9 55.0% of" in page.text
 
