@@ -11,7 +11,7 @@ from torch import Tensor
 from baklava.budgets.bits import EXACT, Packing
 from baklava.cache.attention.precision import MAX_CONVERTED, MAX_CONVERTED_CPU
 from baklava.cache.quantised import Quantised
-from baklava.cache.ragged_layout import RaggedLayout, slots_of
+from baklava.cache.ragged_layout import RaggedLayout
 
 BLOCK_ENTRIES = 512  # that one product is over, where a KV cache has so many
 
@@ -78,10 +78,7 @@ class PackedEntries:
     def select(self, caches: Tensor) -> PackedEntries:
         """Copy these KV caches `[C']`, in this order; a cache may occur more than once."""
         layout = lay_out(self.layout.counts[caches.cpu()], self.layout.device, self.packing)
-        new, slots = slots_of(layout.counts.to(self.layout.device))
-        source = torch.empty_like(new)
-        chosen = caches.to(self.layout.device)
-        source[layout.positions(new, slots)] = self.layout.positions(chosen[new], slots)
+        source = self.layout.sources(caches, layout)
         return PackedEntries(self.keys.take(source), self.values.take(source), layout, self.packing)
 
     def write(self, caches: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:

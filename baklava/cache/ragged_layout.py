@@ -104,6 +104,13 @@ class RaggedLayout:
             n_entries,
         )
 
+    def sources(self, caches: Tensor, copy: RaggedLayout) -> Tensor:
+        """Find where the entries of a copy of KV caches `[C']` lie here, in the order in which `copy` lays them out."""
+        new, slots = slots_of(copy.counts.to(self.device))
+        source = torch.empty_like(new)
+        source[copy.positions(new, slots)] = self.positions(caches.to(self.device)[new], slots)
+        return source
+
     def positions(self, caches: Tensor, slots: Tensor) -> Tensor:
         """Find where slots `[M]` of KV caches `[M]` lie in storage; the slots of a cache count from 0."""
         position = torch.empty_like(slots)

@@ -102,10 +102,7 @@ class RaggedEntries:
     def select(self, caches: Tensor) -> RaggedEntries:
         """Copy these KV caches `[C']`, in this order; a cache may occur more than once."""
         layout = RaggedLayout.of(self.layout.counts[caches.cpu()], self.keys.device)
-        new, slots = slots_of(layout.counts.to(self.keys.device))
-        chosen = caches.to(self.keys.device)
-        source = torch.empty_like(new)
-        source[layout.positions(new, slots)] = self.layout.positions(chosen[new], slots)
+        source, chosen = self.layout.sources(caches, layout), caches.to(self.keys.device)
         shared = [
             SharedEntries(entries.keys, entries.values, torch.isin(chosen, entries.owners).nonzero().squeeze(-1))
             for entries in self.shared

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from baklava.eviction.base import LayerContext
-from baklava.eviction.window import KernelSize, Windowed, WindowSize
+from baklava.eviction.window import KernelSize, Windowed, WindowSize, score_before_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,20 +47,16 @@ class Lava(Windowed):
 
     def score(self, context: LayerContext, state: Tensor) -> Tensor:
         import torch
-        from torch.nn import functional
 
-        from baklava.eviction.observed import received_attention
+        n_kv_heads = context.keys.shape[1]
 
-        n_kv_heads, n_entries = context.keys.shape[1:3]
-        window = state.shape[2]
-        received = received_attention(state, context)  # [B, Hkv, group, S]
-        if window == n_entries:
-            return torch.zeros_like(received[:, :, 0])
-        before = received[..., :-window].flatten(1, 2) / window  # [B, Hq, S - window]
-        highest = functional.max_pool1d(before, self.kernel_size, stride=1, padding=self.kernel_size // 2)
-        lengths = torch.linalg.vector_norm(context.values[:, :, :-window], ord=1, dim=-1, dtype=received.dtype)
-        scores = highest.unflatten(1, (n_kv_heads, -1)).amax(2) * lengths.amax(-1, keepdim=True)
-        return functional.pad(scores, (0, window))
+        def weighted(before: Tensor) -> Tensor:
+            highest = torch.nn.functional.max_pool1d(before, self.kernel_size, stride=1, padding=self.kernel_size // 2)
+            values = context.values[:, :, : before.shape[-1]]
+            lengths = torch.linalg.vector_norm(values, ord=1, dim=-1, dtype=before.dtype)
+            return highest.unflatten(1, (n_kv_heads, -1)).amax(2) * lengths.amax(-1, keepdim=True)
+
+        return score_before_window(context, state, weighted)
 
     def distribute_over_layers(self, scores: Sequence[Tensor], budgets: Tensor) -> Tensor:
         import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from baklava.eviction.base import LayerContext
-from baklava.eviction.window import KernelSize, Windowed, WindowSize
+from baklava.eviction.window import KernelSize, WindowedDecoding, WindowSize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ MAX_SIMILARITIES = 2**24  # held at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class RKV(Windowed):
+class RKV(WindowedDecoding):
     """Scores an entry by `weight * importance - (1 - weight) * redundancy`, at the end of the context and every `every`
     tokens after it.
 
@@ -40,14 +40,6 @@ class RKV(Windowed):
     kernel_size: KernelSize = 7
     weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.07
     threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.5
-    every: Annotated[int, Field(ge=1)] = 16
-
-    @property
-    def rescores_every(self) -> int:
-        return self.every
-
-    def n_queries(self, n_new: int) -> int:
-        return self.window_size
 
     def score(self, context: LayerContext, state: Tensor) -> Tensor:
         import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from baklava.eviction.base import LayerContext
-from baklava.eviction.window import KernelSize, Windowed, WindowSize
+from baklava.eviction.window import KernelSize, Windowed, WindowSize, average_neighbours, score_before_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,16 +30,9 @@ class SnapKV(Windowed):
     kernel_size: KernelSize = 5
 
     def score(self, context: LayerContext, state: Tensor) -> Tensor:
-        import torch
-        from torch.nn import functional
+        n_kv_heads = context.keys.shape[1]
 
-        from baklava.eviction.observed import received_attention
+        def pooled(before: Tensor) -> Tensor:
+            return average_neighbours(before, self.kernel_size).unflatten(1, (n_kv_heads, -1)).mean(2)
 
-        n_kv_heads, n_entries = context.keys.shape[1:3]
-        window = state.shape[2]
-        received = received_attention(state, context)  # [B, Hkv, group, S]
-        if window == n_entries:
-            return torch.zeros_like(received[:, :, 0])
-        before = received[..., :-window].flatten(1, 2) / window  # [B, Hq, S - window]
-        pooled = functional.avg_pool1d(before, self.kernel_size, stride=1, padding=self.kernel_size // 2)
-        return functional.pad(pooled.unflatten(1, (n_kv_heads, -1)).mean(2), (0, window))
+        return score_before_window(context, state, pooled)

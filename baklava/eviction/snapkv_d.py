@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar
 
 from baklava.eviction.snapkv import SnapKV
-from baklava.eviction.window import average_neighbours
+from baklava.eviction.window import WindowedDecoding, average_neighbours
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapKVDecoding(SnapKV):
+class SnapKVDecoding(SnapKV, WindowedDecoding):
     """`snapkv` at the end of the context, and again every `every` tokens after it, over all that is held by then.
 
     It needs `decoding` "fixed"; with "grow" it is `snapkv`. Queries are those after the context, up to the last
@@ -28,15 +26,6 @@ class SnapKVDecoding(SnapKV):
     """
 
     family: ClassVar[str] = "snapkv_d"
-
-    every: Annotated[int, Field(ge=1)] = 16
-
-    @property
-    def rescores_every(self) -> int:
-        return self.every
-
-    def n_queries(self, n_new: int) -> int:
-        return self.window_size
 
     def rescore(self, held: HeldEntries, queries: Tensor, query_positions: Tensor) -> Tensor:
         received = held.weights(queries, query_positions).mean(2)  # [C, group, N]

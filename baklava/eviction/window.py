@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,36 @@ class Windowed(EvictionPolicy):
         from baklava.eviction.observed import last_queries
 
         return last_queries(state, queries, self.window_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowedDecoding(Windowed):
+    """Scores what is held anew every `every` tokens, by the last `window_size` queries."""
+
+    every: Annotated[int, Field(ge=1)] = 16
+
+    @property
+    def rescores_every(self) -> int:
+        return self.every
+
+    def n_queries(self, n_new: int) -> int:
+        return self.window_size
+
+
+def score_before_window(context: LayerContext, state: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Scores `[B, Hkv, S]`, 0 in the window and before it what `score` makes of the mean attention from it.
+
+    It takes `[B, Hq, S - window]`, of at least one entry, and returns `[B, Hkv, S - window]`.
+    """
+    import torch
+
+    from baklava.eviction.observed import received_attention
+
+    window = state.shape[2]
+    received = received_attention(state, context)  # [B, Hkv, group, S]
+    if window == context.keys.shape[2]:
+        return torch.zeros_like(received[:, :, 0])
+    return torch.nn.functional.pad(score(received[..., :-window].flatten(1, 2) / window), (0, window))
 
 
 def average_neighbours(values: Tensor, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -46,14 +47,12 @@ def draw_consistency(table: pd.DataFrame) -> Figure:
         f"{table['model'].iloc[0]}: would another profile rank the KV caches alike?",
         f"at least {table['n_prompts'].min()} prompts for each; a control that looks at nothing agrees with itself",
     )
-    left, right = figure.subplots(1, 2)
-    for axes, column, title in ((left, "spearman", "rank correlation"), (right, "top_overlap", "overlap of the top")):
+
+    def values_of(column: str) -> pd.DataFrame:
         values = table.pivot(index="estimator", columns=["between", "pair"], values=column)
-        mesh = draw_heat_map(axes, values.loc[estimators, comparisons].to_numpy(), low=0.0, high=1.0, text=".2f")
-        set_panel_title(axes, title, "negative drawn as 0" if column == "spearman" else "")
-        _label_cells(axes, [pair or between for between, pair in comparisons], estimators)
-        add_colour_bar(axes, mesh)
-    right.set_yticklabels([])
+        return values.loc[estimators, comparisons]
+
+    _draw_agreement(figure, values_of, [pair or between for between, pair in comparisons])
     return figure
 
 
@@ -95,14 +94,11 @@ def draw_policies(table: pd.DataFrame) -> Figure:
         f"{table['model'].iloc[0]}: {question}",
         "where they do not, budgets belong to the policy that they were made for",
     )
-    left, right = figure.subplots(1, 2)
-    for axes, column, title in ((left, "spearman", "rank correlation"), (right, "top_overlap", "overlap of the top")):
-        values = table.pivot(index="ranking", columns="pair", values=column).loc[rankings].reindex(columns=pairs)
-        mesh = draw_heat_map(axes, values.to_numpy(), low=0.0, high=1.0, text=".2f")
-        set_panel_title(axes, title, "negative drawn as 0" if column == "spearman" else "")
-        _label_cells(axes, pairs, rankings)
-        add_colour_bar(axes, mesh)
-    right.set_yticklabels([])
+
+    def values_of(column: str) -> pd.DataFrame:
+        return table.pivot(index="ranking", columns="pair", values=column).loc[rankings].reindex(columns=pairs)
+
+    _draw_agreement(figure, values_of, pairs)
     return figure
 
 
@@ -134,6 +130,18 @@ def draw_regret(table: pd.DataFrame) -> Figure:
 
 def _unique(column: pd.Series) -> list[Any]:
     return list(dict.fromkeys(column))
+
+
+def _draw_agreement(figure: Figure, values_of: Callable[[str], pd.DataFrame], labels: list[str]) -> None:
+    """Draw rank correlation on the left and overlap on the right, with a label per column of their values."""
+    left, right = figure.subplots(1, 2)
+    for axes, column, title in ((left, "spearman", "rank correlation"), (right, "top_overlap", "overlap of the top")):
+        values = values_of(column)
+        mesh = draw_heat_map(axes, values.to_numpy(), low=0.0, high=1.0, text=".2f")
+        set_panel_title(axes, title, "negative drawn as 0" if column == "spearman" else "")
+        _label_cells(axes, labels, list(values.index))
+        add_colour_bar(axes, mesh)
+    right.set_yticklabels([])
 
 
 def _draw_bars(axes: Axes, table: pd.DataFrame, *, legend: str | None) -> None:
