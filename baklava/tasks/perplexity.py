@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from baklava.errors import LengthError, UserError
 from baklava.tasks.base import Count, CountTokens, Sample, Task
-from baklava.tasks.text.documents import Documents, check_source, cut_pieces, open_documents, split_tokens
-from baklava.tasks.text.essay import STAND_IN
+from baklava.tasks.text.documents import BUILT_IN, Documents, check_source, cut_pieces, open_documents, split_tokens
 
 
 class _Reader:
@@ -60,10 +59,11 @@ class Continuation(Task):
         return {"who": f"task {self.name}", "key": f"tasks.{self.name}.data"}
 
     def check(self) -> None:
-        if check_source(self, **self._names) == STAND_IN and STAND_IN not in self.name:
+        data = check_source(self, **self._names)
+        if data in BUILT_IN and data not in self.name:
             raise UserError(
-                f"task {self.name}: data: {STAND_IN} is the CPython language reference, so the name of the task must "
-                f"contain {STAND_IN!r}; choose the task continuation_{STAND_IN}"
+                f"task {self.name}: data: {data} is a text that comes with Python, so the name of the task must "
+                f"contain {data!r}; choose the task continuation_{data}"
             )
 
     @cached_property

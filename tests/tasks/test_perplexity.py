@@ -14,6 +14,7 @@ from baklava.errors import UserError
 from baklava.models.encoder import Encoder
 from baklava.tasks.base import CountTokens, Sample
 from baklava.tasks.perplexity import Continuation
+from baklava.tasks.text.python_docs import load_docstrings, load_english_text
 
 N = 16
 LENGTH = 100
@@ -101,7 +102,8 @@ def test_more_samples_than_pieces_are_refused_with_their_number(tmp_path: Path) 
     [
         ("mine", None, r"task mine: data: none given; set tasks\.mine\.data to a text or JSONL file"),
         ("mine", "/no/such.txt", r"task mine: data: no such file or folder: /no/such\.txt; set tasks\.mine\.data"),
-        ("mine", "standin", "task mine: data: standin is the CPython language reference, so the name"),
+        ("mine", "standin", "task mine: data: standin is a text that comes with Python, so the name"),
+        ("mine", "docstrings", "choose the task continuation_docstrings"),
     ],
 )
 def test_what_is_missing_is_said_before_the_first_job(name: str, data: str | None, said: str) -> None:
@@ -113,6 +115,13 @@ def test_the_stand_in_is_named_as_such() -> None:
     task = Continuation(name="continuation_standin", data="standin", max_new_tokens=N)
     task.check()
     assert draw(task).context
+
+
+def test_docstrings_are_another_text_than_the_language_reference() -> None:
+    paragraphs = [text for text in load_docstrings().split("\n\n") if len(text) > 100]
+    assert len(paragraphs) > 1000
+    assert not [text for text in paragraphs[::50] if text in load_english_text()]
+    assert draw(Continuation(name="continuation_docstrings", data="docstrings", max_new_tokens=N)).context
 
 
 def test_a_malformed_row_names_its_line(tmp_path: Path) -> None:

@@ -14,9 +14,13 @@ from baklava.system.files import expand_home
 from baklava.tasks.base import CountTokens
 from baklava.tasks.text.essay import STAND_IN
 from baklava.tasks.text.fit_length import largest_fitting
+from baklava.tasks.text.python_docs import load_docstrings, load_english_text
 from baklava.tasks.text.rows import Rows, check_text, is_local, load_dataset_rows, read_jsonl, read_text
 
 WANTED = "a text or JSONL file, a folder of text files, or a path that `datasets` loads"
+
+# Texts that every Python brings along, by the word that stands for them in `data`.
+BUILT_IN: dict[str, Callable[[], str]] = {STAND_IN: load_english_text, "docstrings": load_docstrings}
 
 # Documents are cut into stretches of this many characters per token of a piece. Each stretch gives one piece or none,
 # so only the stretches that are drawn need to be tokenized.
@@ -50,7 +54,7 @@ def check_source(source: Source, *, who: str, key: str) -> str:
     """Check the `data` of a source. Raises `UserError` that names the setting `key` if it is missing or not a text."""
     if source.data is None:
         raise UserError(f"{who}: data: none given; set {key} to {WANTED}")
-    if source.data != STAND_IN and is_local(source.data):
+    if source.data not in BUILT_IN and is_local(source.data):
         path = expand_home(source.data)
         if not path.exists():
             raise UserError(f"{who}: data: no such file or folder: {source.data}; set {key} to {WANTED}")
@@ -61,10 +65,8 @@ def check_source(source: Source, *, who: str, key: str) -> str:
 def open_documents(source: Source, *, who: str, key: str) -> Documents:
     """Open the documents of a text. Raises `UserError` if it is missing, empty or unreadable."""
     data = check_source(source, who=who, key=key)
-    if data == STAND_IN:
-        from baklava.tasks.text.python_docs import load_english_text
-
-        return Documents(lambda _: load_english_text(), 1)
+    if data in BUILT_IN:
+        return Documents(lambda _: BUILT_IN[data](), 1)
     path = expand_home(data)
     if not is_local(data) or (path.is_dir() and not _text_files(path)):
         name, split, revision = source.data_name, source.data_split, source.data_revision
