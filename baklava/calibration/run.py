@@ -51,7 +51,10 @@ def draw_task_prompts(settings: CalibrationConfig, tokenizer: PreTrainedTokenize
                 f"calibration.tasks: task {task.name}: its sample {index} has no {lacking}; leave such samples out, or "
                 "choose another task"
             )
-        yield Prompt(task.name, index, sample.context, question, answer)
+        context = sample.context
+        if settings.protocol == "question_aware":
+            context, question = context + sample.question, sample.answer_prefix
+        yield Prompt(task.name, index, context, question, answer)
         index += 1
 
 

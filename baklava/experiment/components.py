@@ -158,6 +158,11 @@ class CalibrationConfig(FrozenModel):
     n_profile: int = Field(ge=1)
     n_search: int = Field(ge=1)
     seed: int = 0
+    protocol: Literal["question_agnostic", "question_aware"] = Field(
+        default="question_agnostic",
+        description="whether a task's question is compressed with its context",
+        exclude_if=lambda value: value == "question_agnostic",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> CalibrationConfig:

@@ -45,6 +45,18 @@ def test_tasks_take_turns_and_answers_belong_to_their_context(tmp_path):
             assert part in prompt.context
 
 
+def test_question_aware_prompts_have_their_question_in_the_context(tmp_path):
+    plain, aware = (
+        written(tmp_path / protocol, f"calibration.protocol={protocol}")[1].search
+        for protocol in ("question_agnostic", "question_aware")
+    )
+    for prompt, moved in zip(plain, aware, strict=True):
+        assert moved.context.startswith(prompt.context)
+        assert moved.context + moved.question == prompt.context + prompt.question
+        assert 0 < len(moved.question) < len(prompt.question)
+        assert moved.answer == prompt.answer
+
+
 def test_a_task_without_a_question_is_refused(tmp_path):
     task = "{name: plain, family: continuation, data: standin, max_new_tokens: 32}"
     with pytest.raises(UserError, match=r"^calibration\.tasks: task plain asks nothing"):
