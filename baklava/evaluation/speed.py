@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from baklava.budgets import Decoding
 from baklava.cache.budgeted import BudgetedCache
 from baklava.decoder.length_dependent_rope import fixed_rotation
 from baklava.evaluation.measurements import COLUMNS, SCHEMA
@@ -35,8 +36,8 @@ def measure(job: MeasureJob) -> None:
     ids = torch.randint(vocabulary, (settings.batch, settings.context), generator=random).to(loaded.device)
     rows = []
     for cell in Progress(cells, desc=f"measure {job.model.name}", unit="cell"):
-        runs = [_time_run(loaded, cell, ids, settings.tokens) for _ in range(settings.repeats + 1)][1:]  # warm-up first
-        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        runs = [_time_run(loaded, cell, ids, settings.tokens, job.decoding) for _ in range(settings.repeats + 1)]
+        medians = {name: statistics.median(run[name] for run in runs[1:]) for name in runs[0]}  # without the warm-up
         rows.append(
             {
                 "model": job.model.name,
@@ -54,13 +55,14 @@ def measure(job: MeasureJob) -> None:
 
 
 @torch.inference_mode()
-def _time_run(loaded: LoadedModel, cell: CellSpec, ids: Tensor, n_tokens: int) -> dict[str, Any]:
+def _time_run(loaded: LoadedModel, cell: CellSpec, ids: Tensor, n_tokens: int, decoding: Decoding) -> dict[str, Any]:
     """Prefill `ids` `[B, T]` and decode `n_tokens` per row; returns the measured columns."""
     cuda = loaded.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(loaded.device)
     before = torch.cuda.memory_allocated(loaded.device) if cuda else 0
-    cache = BudgetedCache(loaded.model, cell.budgets, cell.policy, compress_above=0)
+    decoding = decoding if cell.budgets.ratio else "grow"  # the full cache keeps everything
+    cache = BudgetedCache(loaded.model, cell.budgets, cell.policy, decoding, compress_above=0)
 
     def step(tokens: Tensor) -> Tensor:
         with fixed_rotation(loaded.model, ids.shape[1] + n_tokens):

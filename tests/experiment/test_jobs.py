@@ -175,6 +175,10 @@ class TestWhatAChangeReaches:
     def test_measuring_is_apart_from_answering(self) -> None:
         assert self.reached("measure.batch=4") == {"measure"}
 
+    def test_the_decoding_is_measured_too(self) -> None:
+        assert self.reached("evaluate.decoding=fixed") == {"evaluate", "measure"}
+        assert "decoding" not in all_jobs(compose())["measure"][0].model_dump_json()  # measured before it was a field
+
     def test_summary_settings_evaluate_nothing_again(self) -> None:
         assert self.reached("summary.confidence=0.9") == {"summarize", "claims"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from baklava.budgets import Decoding
 from baklava.experiment.components import EvictionConfig, ModelConfig, TaskConfig
 from baklava.experiment.fields import FrozenModel
 from baklava.experiment.jobs.base import Job, MethodBudgets, compressed_cells, without_template
@@ -102,6 +103,7 @@ class MeasureJob(Job):
     model: ModelConfig
     evictions: dict[str, EvictionConfig]
     measure: MeasureConfig
+    decoding: Decoding = Field(default="grow", exclude_if=lambda decoding: decoding == "grow")  # as before it existed
     cells: tuple[MethodBudgets, ...]
     output: Path
 
@@ -111,6 +113,7 @@ class MeasureJob(Job):
             model=without_template(config.models[model]),
             evictions=config.evictions,
             measure=config.measure,
+            decoding=config.evaluate.decoding,
             cells=compressed_cells(config, paths, model),
             output=paths.measurements(model),
         )
