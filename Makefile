@@ -11,8 +11,9 @@ INSTALLED := $(VENV)/.installed
 SNAKEFMT_LINE := 120
 KVPRESS := .venv-kvpress
 LM_EVAL := .venv-lm-eval
-# Each in an environment of its own, which takes all but transformers from .venv. The newest is that of constraints.txt.
-OLDER_TRANSFORMERS := 5.0.0 5.8.1 5.15.1
+# The oldest, two in the middle and the newest, each in an environment of its own, which takes all but transformers from
+# .venv; the release of constraints.txt is tested too.
+OTHER_TRANSFORMERS := 5.0.0 5.8.1 5.15.1 5.24.0
 # What is not here needs no model, belongs to experiments, or is about what older releases do wrong (docs/own_project.md).
 TRANSFORMERS_TESTS := $(wildcard tests/cache/test_*.py) tests/cache/attention/test_towers.py tests/decoder/test_config.py \
   tests/decoder/test_releases.py tests/decoder/test_rotary.py tests/eviction/test_expected_attention.py \
@@ -78,8 +79,8 @@ test-kvpress: $(KVPRESS)/.installed ## compare the eviction policies with kvpres
 test-lm-eval: $(LM_EVAL)/.installed ## run lm-evaluation-harness on compressed caches, in an environment of its own
 	HF_HUB_OFFLINE=1 $(LM_EVAL)/bin/python -m pytest tests/lm_eval
 
-test-transformers: $(OLDER_TRANSFORMERS:%=.venv-transformers-%/.installed) ## the library's tests with older releases of transformers, then with the newest
-	@for python in $(OLDER_TRANSFORMERS:%=.venv-transformers-%/bin/python) $(BIN)/python; do \
+test-transformers: $(OTHER_TRANSFORMERS:%=.venv-transformers-%/.installed) ## the library's tests with the oldest and newest release of transformers, and with some between
+	@for python in $(OTHER_TRANSFORMERS:%=.venv-transformers-%/bin/python) $(BIN)/python; do \
 	  $$python -c 'import transformers; print("transformers", transformers.__version__)' && \
 	  HF_HUB_OFFLINE=1 $$python -m pytest -rs $(TRANSFORMERS_TESTS) || exit 1; done
 
