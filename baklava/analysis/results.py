@@ -80,8 +80,12 @@ def describe_kept_whole(summary: pd.DataFrame) -> list[str]:
     ]
 
 
-def describe_repetitions(timings: pd.DataFrame) -> list[str]:
-    """Say for each policy that had contexts repeated what that took, and where it failed; no lines where none did."""
+def describe_repetitions(path: Path) -> list[str]:
+    """Say for each policy that had contexts repeated what that took, and where it failed; no lines where none did.
+
+    `path` is the `timings.csv` of the experiment, which older results lack.
+    """
+    timings = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     if "repetition_loss" not in timings:  # made by an earlier version
         return []
     repeated = timings[timings["repetition_loss"].notna()]

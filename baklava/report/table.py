@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
@@ -43,7 +42,7 @@ def print_table(overrides: Sequence[str], form: Form = "text") -> None:
         overrides = read_written(paths.experiment_json).get("overrides", overrides)
     headline = Headline.load(paths.headline)
     grid = tabulate_scores(headline, intervals=form != "text")
-    repetitions = _describe_repetitions(paths)
+    repetitions = describe_repetitions(paths.timings_csv)
     if form != "text":
         print(grid.markdown() if form == "markdown" else grid.latex())
         for line in repetitions:
@@ -142,10 +141,6 @@ def estimator_lines(headline: Headline, paths: ExperimentPaths) -> list[str]:
                 choices = "; ".join(f"{choice} at r = {', '.join(chosen_at)}" for choice, chosen_at in ratios.items())
                 lines.append(f"  {model}, {method.allocator} / {method.eviction}: {choices}")
     return ["Estimator that the search chose", *lines] if lines else []
-
-
-def _describe_repetitions(paths: ExperimentPaths) -> list[str]:
-    return describe_repetitions(pd.read_csv(paths.timings_csv)) if paths.timings_csv.is_file() else []
 
 
 def _check_results(paths: ExperimentPaths, overrides: Sequence[str]) -> None:

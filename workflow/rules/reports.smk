@@ -44,6 +44,7 @@ rule report:
 rule page:
     input:
         rules.report.input,
+        page_job.timings_csv,
     output:
         page=page_job.output,
         headline_table=report(

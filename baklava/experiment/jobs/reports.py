@@ -45,6 +45,7 @@ class PageJob(ResultFiles):
 
     experiment: str
     models: dict[str, ModelConfig]
+    timings_csv: Path
     output: Path
     headline_table: Path
 
@@ -54,6 +55,7 @@ class PageJob(ResultFiles):
             **_result_files(config, paths),
             experiment=config.name,
             models=config.models,
+            timings_csv=paths.timings_csv,
             output=paths.page,
             headline_table=paths.headline_table,
         )

@@ -8,7 +8,7 @@ import pandas as pd
 
 import baklava
 from baklava.analysis.headline import Headline
-from baklava.analysis.results import describe_kept_whole
+from baklava.analysis.results import describe_kept_whole, describe_repetitions
 from baklava.analysis.verdict import describe_rule
 from baklava.evaluation.record_schema import FULL
 from baklava.experiment.jobs import PageJob
@@ -26,7 +26,10 @@ def describe_run(job: PageJob, results: Results) -> list[tuple[str, list[str]]]:
         ("tasks", [_task(str(task), rows) for task, rows in summary.groupby("task")]),
         ("methods", methods or ["none: full caches alone"]),
         ("compression ratios", [", ".join(f"{ratio:g}" for ratio in sorted(set(summary["ratio"])))]),
-        ("evaluation", [_evaluation(summary), *describe_kept_whole(summary)]),
+        (
+            "evaluation",
+            [_evaluation(summary), *describe_kept_whole(summary), *describe_repetitions(job.timings_csv)],
+        ),
         ("statistics", [_statistics(headline)]),
         ("calibration", list(_calibration(profiles))),
         ("software", _software(profiles.values())),

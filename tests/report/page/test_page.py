@@ -270,10 +270,10 @@ def page_of(tmp_path: Path, records: pd.DataFrame, **changed: Any) -> Html:
     cells, settings = read_cells([write_records(layout.records("m", "t"), records)]), SummaryConfig(n_bootstrap=100)
     write_parquet(layout.summary_parquet, summarize_cells(cells, settings), schema=SCHEMA)
     compute_headline(cells, settings).save(layout.headline)
-    nothing = {"profiles": {}, "budgets": (), "measurements": {}, "needle_grids": {}, "models": {}}
-    files = {"summary": layout.summary_parquet, "headline": layout.headline, "experiment": "e"}
+    nothing = {"profiles": {}, "budgets": (), "measurements": {}, "needle_grids": {}}
+    files = {"summary": layout.summary_parquet, "headline": layout.headline, "timings_csv": layout.timings_csv}
     outputs = {"output": layout.page, "headline_table": layout.headline_table}
-    write_page(PageJob(**{**nothing, **files, **outputs, **changed}))
+    write_page(PageJob(**{"experiment": "e", "models": {}, **nothing, **files, **outputs, **changed}))
     return Html(layout.page.read_text(encoding="utf-8"))
 
 
@@ -299,6 +299,16 @@ def test_short_contexts_that_were_kept_whole_are_named(tmp_path):
     half_short = cell_records([1.0, 0.0], allocator="uniform", ratio=0.9, **kept)
     page = page_of(tmp_path, pd.concat([full, half_short]))
     assert "vt: short contexts were kept whole (evaluate.compress_above), so that at r = 0.9 55.0% of" in page.text
+
+
+def test_repetitions_that_failed_are_named(tmp_path):
+    timings = ExperimentPaths(tmp_path, "e").timings_csv
+    losses = {"repetition_loss": 2.25, "highest_repetition_loss": 3.0, "failed_repetitions": 0.75}
+    timings.parent.mkdir(parents=True)
+    pd.DataFrame([{"model": "m", "eviction": "kvzip", "repetition_seconds": 0.5, **losses}]).to_csv(timings)
+    page = page_of(tmp_path, cell_records([1.0, 0.5]))
+    assert "m, kvzip: reading a context twice took 0.50 s more" in page.text
+    assert "75% FAILED (above 1): the scores mean little there" in page.text
 
 
 def test_a_method_that_keeps_nothing_leaves_the_axis_of_memory_finite(tmp_path):
