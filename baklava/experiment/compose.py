@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -40,6 +41,23 @@ _NO_TEXT = ("string_type", "path_type")  # what pydantic says of another value w
 
 _NO_LIST = ("tuple_type", "list_type")
 _LISTS = {"ratios": "[0,0.5]", "validate.lengths": "[512,1024]", "profile.estimators": "[eviction_shift]"}
+
+
+def _free_mappings(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Patterns for the settings that are mappings with keys of the user's own, such as `claims.gain_at`."""
+    patterns = []
+    for name, field in model.model_fields.items():
+        key = prefix + re.escape(field.alias or name)
+        for kind in get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,):
+            inner = get_args(kind)[1] if get_origin(kind) is dict else kind
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                patterns += _free_mappings(inner, key + (r"\." if inner is kind else r"\..+\."))
+            elif get_origin(kind) is dict:
+                patterns.append(key)
+    return patterns
+
+
+MAPPINGS = re.compile("|".join(_free_mappings(ExperimentConfig)))
 
 
 def _hydra_message(error: Exception) -> str:
@@ -136,12 +154,12 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> Any:
     from omegaconf.errors import GrammarParseError, InterpolationResolutionError
 
     GlobalHydra.instance().clear()
-    overrides, for_names = named(readable(overrides, folder), SECTIONS)
+    overrides, for_names = named(readable(overrides, folder), SECTIONS, MAPPINGS)
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="baklava"):
             composed = hydra_compose(name, overrides=overrides)
         for override in for_names:
-            apply(override, composed, SECTIONS)
+            apply(override, composed, SECTIONS, MAPPINGS)
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OverrideParseException as error:
         raise UserError(f"config: {error.override}: {_hydra_message(error)}") from None

@@ -79,8 +79,16 @@ def _to_file(name: str, overrides: Sequence[Parts], config: ExperimentConfig) ->
             within = settings
             for key in above:
                 within = within.setdefault(key, {})
-            within[last] = value
+            within[last] = _replacing(parts, value, overrides) if above == ["claims"] else value
     return {**({"defaults": defaults} if defaults else {}), "name": name, **settings}
+
+
+def _replacing(parts: Parts, value: Any, overrides: Sequence[Parts]) -> Any:
+    """Add null for the keys that a mapping of criteria replaces: overrides do, but files are merged."""
+    if not isinstance(value, dict):
+        return value
+    claims = compose([str(other) for other in overrides if other != parts]).claims
+    return {**dict.fromkeys(getattr(claims, parts.key.removeprefix("claims."))), **value}
 
 
 def _path(key: str, config: ExperimentConfig) -> list[str]:

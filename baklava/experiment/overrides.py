@@ -151,18 +151,26 @@ def _parsed(value: str) -> Any:
     return Ellipsis if parsed.is_sweep_override() else parsed.value()
 
 
-def named(overrides: Sequence[str], sections: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate the overrides inside one of the sections (`models.NAME.path=...`), returned second, from all others.
+def named(overrides: Sequence[str], sections: Sequence[str], mappings: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """Separate the overrides that Hydra cannot apply, returned second, from all others.
 
-    A name may hold dots or look like a number, which Hydra's grammar of keys cannot express.
+    They are those inside one of the sections (`models.NAME.path=...`), as a name may hold dots or look like a number,
+    which Hydra's grammar of keys cannot express, and those that set one of `mappings`, whose keys are the user's own.
     """
     below = tuple(f"{section}." for section in sections)
-    inside = [override for override in overrides if override.lstrip("+~").startswith(below)]
+    inside = [
+        override
+        for override in overrides
+        if override.lstrip("+~").startswith(below) or mappings.fullmatch(override.partition("=")[0])
+    ]
     return [override for override in overrides if override not in inside], inside
 
 
-def apply(override: str, config: DictConfig, sections: Sequence[str]) -> None:
-    """Apply an override whose key goes through a name in a section, as Hydra would, to a composed configuration."""
+def apply(override: str, config: DictConfig, sections: Sequence[str], mappings: re.Pattern[str]) -> None:
+    """Apply an override that `named` returns second, as Hydra would, to a composed configuration.
+
+    A mapping whose keys are the user's own is replaced, where Hydra would refuse a new key, and keep the old ones.
+    """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf, open_dict
@@ -170,18 +178,23 @@ def apply(override: str, config: DictConfig, sections: Sequence[str]) -> None:
     match = re.fullmatch(rf"({_SIGN})([^=]*)(=.*)?", override, re.DOTALL)
     assert match is not None  # its sections begin with letters
     sign, key, value = match.groups()
-    section = next(section for section in sections if key.startswith(f"{section}."))
+    section = next((section for section in sections if key.startswith(f"{section}.")), key.rpartition(".")[0])
     below = key.removeprefix(f"{section}.")
     names = [name for name in OmegaConf.select(config, section) or () if isinstance(name, str)]
     known = [name for name in names if f"{below}.".startswith(f"{name}.")]
     parsed = OverridesParser.create().parse_override(f"{sign}key{value or ''}")
-    name = max(known, key=len, default=below if isinstance(parsed.value(), dict) else "")  # a new one is a mapping
+    is_free = mappings.fullmatch(key) is not None
+    is_new = isinstance(parsed.value(), dict) and not is_free  # what comes under a new name is a mapping
+    name = max(known, key=len, default=below if is_new else "")
     if sign == "~" and below == name:
         with open_dict(config):
             del OmegaConf.select(config, section)[name]
         return
     if "." in name:
         key = f"{section}[{name}]{below.removeprefix(name)}"
+    if is_free and not sign and OmegaConf.select(config, key.rpartition(".")[0]) is not None:
+        OmegaConf.update(config, key, parsed.value(), merge=False, force_add=True)
+        return
     ConfigLoaderImpl._apply_overrides_to_config([replace(parsed, key_or_group=key, input_line=override)], config)
 
 

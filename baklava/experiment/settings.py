@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from baklava.budgets import COMPRESS_ABOVE, Decoding
 from baklava.experiment.chat_settings import DATE, Date
@@ -152,6 +152,14 @@ class ValidateConfig(FrozenModel):
     )
 
 
+def _without_null(gains: Any) -> Any:
+    """Leave out ratios that an experiment sets to null, as files are merged and cannot leave out one of another's."""
+    return {key: gain for key, gain in gains.items() if gain is not None} if isinstance(gains, dict) else gains
+
+
+Gains = Annotated[dict[Ratio, float], BeforeValidator(_without_null)]
+
+
 class ClaimsConfig(FrozenModel):
     """Criteria that an allocator is held to, per model, on the mean of the tasks; lossless is as in the summary."""
 
@@ -160,8 +168,8 @@ class ClaimsConfig(FrozenModel):
     yardstick: Name | None = Field(default=None, description="the reference allocator to which its gap is shown")
     evictions: tuple[Name, ...] = Field(default=("streaming_llm",), description="with which it is lossless and gains")
     lossless_at: tuple[Ratio, ...] = (0.7,)
-    gain_at: dict[Ratio, float] = Field(default={0.8: 4.0}, description="least score / uniform's score, per ratio")
-    gain_up_to: dict[Ratio, float] = Field(default={0.95: 10.0}, description="the same, at some ratio up to this one")
+    gain_at: Gains = Field(default={0.8: 4.0}, description="least score / uniform's score, per ratio; null: none")
+    gain_up_to: Gains = Field(default={0.95: 10.0}, description="the same, at some ratio up to this one")
     no_worse_at: tuple[Ratio, ...] = Field(default=(0.5, 0.7, 0.8), description="than all others, for all evictions")
     no_worse_margin: float = Field(default=0.01, ge=0, description="loss of score that counts as no worse")
 

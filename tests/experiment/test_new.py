@@ -23,7 +23,7 @@ def conf(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> P
     [
         [],
         ["model=[tiny-llama,tiny-qwen2]", "task=[vt,ruler/cwe]", "evaluate.length=2k", "ratios=[0, 0.5]"],
-        ["experiment=demo", "task=vt", "claims.gain_at={0.8: 3}", "models.tiny-qwen2.dtype=bfloat16"],
+        ["experiment=demo", "task=vt", "claims.gain_at={0.7: 3}", "models.tiny-qwen2.dtype=bfloat16"],
         ["model=qwen2.5-7b", "models.qwen2.5-7b.path=a=b/c (1)", "calibration=mixed"],
     ],
 )

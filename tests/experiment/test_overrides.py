@@ -188,6 +188,30 @@ class TestPaths:
                 path_of([f"models.tiny-llama.path={value}"])
 
 
+class TestMappings:
+    """Mappings with keys of the user's own: an override replaces them, a file adds to them and leaves out with null."""
+
+    def test_an_override_replaces(self) -> None:
+        overrides = ["experiment=smollm2", "claims.gain_at={0.7: 2}", "model=qwen2.5-7b"]
+        overrides.append("models.qwen2.5-7b.chat_template_kwargs={enable_thinking: false}")
+        for some in (overrides, on_snakemakes_line(overrides)):
+            config = compose(some)
+            assert config.claims.gain_at == {0.7: 2}
+            assert config.models["qwen2.5-7b"].chat_template_kwargs == {"enable_thinking": False}
+        assert compose([*overrides, "models.qwen2.5-7b.chat_template_kwargs={a: b}"]).models[
+            "qwen2.5-7b"
+        ].chat_template_kwargs == {"a": "b"}
+        with pytest.raises(UserError, match=r"models\.none-such.* there is no such key"):
+            compose(["models.none-such.chat_template_kwargs={a: b}"])
+
+    def test_null_leaves_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.copytree(CONF, tmp_path / "conf")
+        monkeypatch.chdir(tmp_path)
+        mine = "# @package _global_\ndefaults: [smollm2]\nclaims: {gain_at: {0.8: null, 0.7: 2}}\n"
+        (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(mine)
+        assert compose(["experiment=mine"]).claims.gain_at == {0.7: 2, 0.95: 8}
+
+
 class TestSplit:
     @pytest.mark.parametrize(
         ("text", "expected"),
