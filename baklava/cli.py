@@ -272,7 +272,8 @@ def _run(options: argparse.Namespace) -> int:
         else:
             options.run(options)
     except UserError as error:
-        print(f"baklava {options.command}: error: {error}", file=sys.stderr)
+        line = str(error).replace("\n", "\\n")  # of a file's name
+        print(f"baklava {options.command}: error: {line}", file=sys.stderr)
         return 2
     except OSError as error:  # no permission, no space, ...
         print(f"baklava {options.command}: error: {error}", file=sys.stderr)

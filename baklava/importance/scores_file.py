@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baklava.errors import UserError, first_line
-from baklava.system.foreign_files import check_file, checked_numbers, read_json_value
+from baklava.system.foreign_files import MAX_BYTES, check_file, check_zip, checked_numbers, read_json_value
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 READERS = "a .pt file with one tensor, .safetensors with one tensor, or .json"
 
@@ -32,6 +35,8 @@ def read_scores(path: Path, n_layers: int, n_kv_heads: int, n_q_heads: int) -> N
             f"{path}: scores: {list(scores.shape)} are neither [layers, KV heads] {[n_layers, n_kv_heads]} nor "
             f"[layers, query heads] {[n_layers, n_q_heads]} of this model"
         )
+    if scores.max() > np.finfo(np.float32).max:
+        raise UserError(f"{path}: scores: {scores.max():g} is too large for float32; scale them")
     return np.repeat(scores, n_q_heads // scores.shape[1], axis=1).astype(np.float32)
 
 
@@ -43,12 +48,27 @@ def _read_tensor(path: Path) -> Any:
             f"{path}: a pickle of another kind than torch.save makes today, which is not read; save it anew"
         )
     try:
+        check_zip(path)
         tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # of many kinds, for files of any content
         raise UserError(f"{path}: not a tensor that can be read without executing it ({first_line(error)})") from None
-    if not isinstance(tensor, torch.Tensor) or tensor.is_complex() or tensor.layout != torch.strided:
+    if not isinstance(tensor, torch.Tensor):
         raise UserError(f"{path}: scores: expected one tensor, got {type(tensor).__name__}")
-    return tensor.detach().float().numpy()
+    return _to_numbers(tensor, path)
+
+
+def _to_numbers(tensor: Tensor, path: Path) -> Any:
+    is_dense = str(tensor.layout) == "torch.strided" and not (tensor.is_nested or tensor.is_meta)
+    if not is_dense or tensor.is_complex() or tensor.is_quantized:
+        raise UserError(f"{path}: scores: expected one tensor of real numbers, each in its place")
+    if tensor.numel() > MAX_BYTES // 8:  # of a few numbers that are repeated
+        raise UserError(f"{path}: scores: {tensor.numel()} are too many; at most {MAX_BYTES // 8}")
+    try:
+        return tensor.detach().float().numpy()
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: scores: not to be read as numbers ({first_line(error)})") from None
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -61,7 +81,7 @@ def _read_safetensors(path: Path) -> Any:
         raise UserError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
     if len(tensors) != 1:
         raise UserError(f"{path}: scores: expected one tensor, got {len(tensors)} ({', '.join(sorted(tensors)[:5])})")
-    return next(iter(tensors.values())).float().numpy()
+    return _to_numbers(next(iter(tensors.values())), path)
 
 
 def _read_json(path: Path) -> Any:

@@ -109,10 +109,17 @@ class TestImport:
         [
             ("duo", Options(context=100), "does not say how much is kept in total; give ratio"),
             ("duo", Options(ratio=0.5), "of a context of unknown length; give context"),
+            (
+                "duo",
+                Options(ratio=0.5, context=25),
+                "sinks and window are 25 of 25 tokens; lower them or raise context",
+            ),
+            ("duo", Options(ratio=0.5, context=10**13), "context: must be a number of tokens"),
             ("compaction", Options(), "give ratio"),
             ("compaction", Options(ratio=1.0), r"ratio: must be a number in \[0, 1\), got 1.0"),
             ("compaction", Options(ratio=0.5, context=9), "context has no effect when it is read"),
             ("tangram", Options(ratio=0.5), "give context"),
+            ("tangram", Options(ratio=0.5, context=10), "sinks and window are 10 of 10 tokens"),
             ("lu-kv", Options(), "give ratio"),
             ("kvzip", Options(), r"not budgets; .*profile.estimators=\[file\]"),
             ("trtllm-windows", Options(), "it cannot be read; known: json, duo, compaction, tangram, lu-kv"),
@@ -222,6 +229,24 @@ def bomb() -> bytes:
     return content.getvalue()
 
 
+def profile(**changed: Any) -> bytes:
+    """A profile of TANGRAM that says how many tokens are sinks and window, but for what is changed."""
+    meta = np.frombuffer(b'{"window_size": 6}', np.uint8)
+    return npz(**{"ratio_per_head": GATES[None], "sample_meta": np.array([[100, 4]]), "meta": meta, **changed})
+
+
+def zipped(name: str, content: bytes, compression: int = zipfile.ZIP_STORED, *, damaged: bool = False) -> bytes:
+    """An archive of one member, whose compressed content may be damaged."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", compression) as written:
+        written.writestr(name, content)
+    made = bytearray(archive.getvalue())
+    start = 30 + len(name) + 9  # after the header of the member, and that of LZMA
+    for place in range(start, start + 40 * damaged):
+        made[place] ^= 0x5A
+    return bytes(made)
+
+
 def claiming(shape: str) -> bytes:
     """The header of an array of another size than what follows it."""
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
@@ -253,11 +278,37 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "negative": ("tangram", npz(ratio_per_head=-GATES[None]), r"ratio_per_head: every value must be .* in \[0, 1\]"),
     "two ratios": ("tangram", npz(ratio_per_head=np.stack([GATES, GATES])), "2 base ratios; leave the one"),
     "no window": ("tangram", npz(ratio_per_head=GATES[None]), "does not say how many tokens are its window"),
+    "no number of sinks": ("tangram", profile(sample_meta=np.array([[1, np.nan]])), "tokens are its sinks; give sinks"),
+    "sinks are no array": ("tangram", zipped("sample_meta", b"4"), "sample_meta: expected an array, got other content"),
+    "huge window": (
+        "tangram",
+        profile(meta=np.frombuffer(b'{"window_size": 1' + b"0" * 400 + b"}", np.uint8)),
+        "tokens are its window; give window",
+    ),
+    "damaged lzma": (
+        "tangram",
+        zipped("ratio_per_head.npy", bytes(range(256)), zipfile.ZIP_LZMA, damaged=True),
+        "not a readable .npz file",
+    ),
+    "open brackets": ("tangram", zipped("ratio_per_head.npy", claiming("(" * 60)), "not a readable .npz file"),
+    "huge number": (
+        "tangram",
+        profile(ratio_per_head=np.full((1, 2, 2), np.longdouble("1e4000"))),
+        "ratio_per_head: every value must be a finite number",
+    ),
+    "halves of members": (
+        "tangram",
+        npz(**{**GOOD_MAP, "cluster_members": MEMBERS + 0.5}),
+        "cluster_members: expected whole numbers",
+    ),
     "members": ("tangram", npz(**{**GOOD_MAP, "cluster_members": MEMBERS * 2}), "is not in rank_score"),
     "members twice": ("tangram", npz(**{**GOOD_MAP, "cluster_members": MEMBERS * 0}), "every KV cache must be in one"),
     "no npy": ("lu-kv", b"nonsense", "not a readable .npy file"),
     "claims": ("lu-kv", claiming("(99, 1000000, 1000000)"), "not a readable .npy file"),
+    "open curve": ("lu-kv", claiming("(" * 60), "not a readable .npy file"),
     "flat curve": ("lu-kv", claiming("(8,)"), r"expected \[99, layers, KV heads\], got shape \[8\]"),
+    "no gates": ("duo", b"\n", "gates: expected"),
+    "a comment": ("duo", b"# gates\n", "not a table of numbers separated by tabs"),
     "no table": ("duo", b"a\tb\n", "not a table of numbers separated by tabs"),
     "ragged": ("duo", b"1\t2\n1\n", "not a table of numbers separated by tabs"),
     "gates": ("duo", b"0.5\t1.5\n", r"gates: every value must be a finite number in \[0, 1\]"),
@@ -266,6 +317,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
 }
 
 
+@pytest.mark.filterwarnings("error")  # they would be lines of their own
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_is_one_line_that_names_it_and_writes_nothing(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -274,7 +326,7 @@ def test_a_bad_file_is_one_line_that_names_it_and_writes_nothing(
     path, out = tmp_path / "given", tmp_path / "out.json"
     path.write_bytes(content)
     context = {"duo": ["--context", "100"], "tangram": ["--context", "100"]}.get(name, [])
-    context = [] if case.startswith("members") else context
+    context = [] if "members" in case else context
     ratio = [] if name == "json" else ["--ratio", "0.5"]
     assert main(["import", str(path), "--from", name, *ratio, *context, "--output", str(out)]) == 2
     shown = capsys.readouterr()
@@ -283,6 +335,17 @@ def test_a_bad_file_is_one_line_that_names_it_and_writes_nothing(
     with pytest.raises(UserError, match=said):
         raise UserError(shown.err)
     assert not out.exists()
+
+
+def test_a_name_of_two_lines_is_shown_on_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["import", str(tmp_path / "a\nb"), "--from", "compaction", "--output", str(tmp_path / "out.json")]
+    assert main(command) == 2
+    assert capsys.readouterr().err == f"baklava import: error: {tmp_path}/a\\nb: no such file\n"
+
+
+def test_a_model_of_an_unprintable_name_is_nameless(tmp_path: Path) -> None:
+    path = write_duo(tmp_path, model_name="a\ud800")
+    assert read_budgets(path, "duo", Options(ratio=0.5, context=100)).model == ""
 
 
 @pytest.mark.parametrize("kind", ["missing", "loop", "folder"])

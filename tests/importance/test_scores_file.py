@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def saved(value: Any) -> Any:
     return lambda path: torch.save(value, path)
 
 
+def save_bomb(path: Path) -> None:
+    torch.save(torch.zeros(65 * 2**18), path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
 BAD = {
     "shape.pt": (saved(torch.ones(2, 3)), r"\[2, 3\] are neither \[layers, KV heads\] \[2, 2\] nor .* \[2, 4\]"),
     "axes.pt": (saved(torch.ones(4)), r"scores: expected \[layers, heads\], got shape \[4\]"),
@@ -58,6 +68,12 @@ BAD = {
     "code.pt": (saved(Bomb()), "not a tensor that can be read without executing it"),
     "pickle.pt": (lambda path: path.write_bytes(pickle.dumps(Bomb())), "which is not read; save it anew"),
     "pickle.pkl": (lambda path: path.write_bytes(pickle.dumps(Bomb())), "scores of heads are read from a .pt file"),
+    "expanded.pt": (saved(torch.zeros(1).expand(10**5, 10**5)), "scores: 10000000000 are too many"),
+    "meta.pt": (saved(torch.ones(2, 2, device="meta")), "expected one tensor of real numbers"),
+    "sparse.pt": (saved(SCORES.to_sparse()), "expected one tensor of real numbers"),
+    "bomb.pt": (save_bomb, "too many for budgets"),
+    "complex.safetensors": (lambda path: save_file({"a": SCORES * 1j}, path), "expected one tensor of real numbers"),
+    "huge.json": (lambda path: path.write_text("[[1e39, 1], [1, 1]]"), "scores: 1e.39 is too large for float32"),
     "cut.safetensors": (lambda path: path.write_bytes(b"\x10" + bytes(20)), "not a readable safetensors file"),
     "two.safetensors": (lambda path: save_file({"a": SCORES, "b": SCORES + 1}, path), r"got 2 \(a, b\)"),
     "key.json": (lambda path: path.write_text('{"L0H0": 1}'), "'L0H0': expected keys such as 0-0"),

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from baklava.budgets import Budgets
 from baklava.errors import UserError
 
+MAX_TOKENS = 10**12  # beyond it a number is a mistake, not a context
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -75,13 +77,20 @@ class Format:
     def ratio(self, options: Options, path: Path) -> float:
         return self.needs(options, "ratio", path, "the file does not say how much is kept in total")
 
+    def check_tokens(self, kept: int, context: int, path: Path) -> None:
+        """Raise `UserError` where sinks and window take the whole context."""
+        if kept >= context:
+            raise UserError(
+                f"{path}: {self.name}: sinks and window are {kept} of {context} tokens; lower them or raise context"
+            )
+
     def imported(self, path: Path, shares: NDArray[np.float64], options: Options, *, model: Any = "") -> Budgets:
         """Budgets with the file they come from in their provenance."""
         try:
             return Budgets.from_shares(
                 shares,
                 ratio=options.ratio,
-                model=model if isinstance(model, str) else "",
+                model=model if isinstance(model, str) and model.isprintable() else "",
                 allocator=self.name,
                 parameters=options.given(),
                 provenance={"imported": {"format": self.name, "file": path.name, "sha256": sha256_of(path)}},
@@ -99,7 +108,7 @@ def check_options(kind: Format, options: Options, *, used: frozenset[str] | None
             raise UserError(f"format {kind.name}: {name} has no effect when it is {verb}; leave it out")
         if name == "ratio" and not 0.0 <= value < 1.0:
             raise UserError(f"ratio: must be a number in [0, 1), got {value}")
-        if name != "ratio" and value < (1 if name == "context" else 0):
+        if name != "ratio" and not (1 if name == "context" else 0) <= value <= MAX_TOKENS:
             raise UserError(f"{name}: must be a number of tokens, got {value}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from baklava.allocation.duo import greedy_shares
-from baklava.allocation.formats.base import Expressed, Format, Options
+from baklava.allocation.formats.base import MAX_TOKENS, Expressed, Format, Options
 from baklava.budgets import Budgets
 from baklava.errors import UserError, first_line
 from baklava.system.files import atomic, write_plain_json
@@ -33,10 +33,9 @@ class DuoFormat(Format):
 
     def read(self, path: Path, options: Options) -> Budgets:
         gates = path / GATES if path.is_dir() else path
+        text = read_text(gates)
         try:
-            values = np.loadtxt(io.StringIO(read_text(gates)), delimiter="\t", ndmin=2)
-        except UserError:
-            raise
+            values: Any = np.loadtxt(io.StringIO(text), delimiter="\t", ndmin=2, comments=None) if text.strip() else []
         except ValueError as error:
             raise UserError(f"{gates}: not a table of numbers separated by tabs ({first_line(error)})") from None
         scores = checked_numbers(values, gates, "gates", high=1.0)
@@ -47,7 +46,8 @@ class DuoFormat(Format):
             self._tokens(options, config, gates, *names)
             for names in (("sinks", "sink_size"), ("window", "recent_size"))
         )
-        shares = greedy_shares(scores, ratio, floor=min(1.0 - 1e-9, kept / context))
+        self.check_tokens(kept, context, gates)
+        shares = greedy_shares(scores, ratio, floor=kept / context)
         return self.imported(gates, shares, options, model=config.get("model_name", ""))
 
     def _config(self, gates: Path, options: Options) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class DuoFormat(Format):
     def _tokens(self, options: Options, config: dict[str, Any], gates: Path, name: str, key: str) -> int:
         given = getattr(options, name)
         value = config.get(key) if given is None else given
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value <= MAX_TOKENS:
             raise UserError(f"{gates.with_name('config.json')}: {key}: expected a number of tokens, got {value!r}")
         return value
 

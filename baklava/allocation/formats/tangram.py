@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baklava.allocation.formats.base import Expressed, Format, Options
+from baklava.allocation.formats.base import MAX_TOKENS, Expressed, Format, Options
 from baklava.allocation.water_filling import water_fill
 from baklava.budgets import Budgets
 from baklava.errors import UserError
@@ -62,22 +62,25 @@ class Tangram(Format):
         context = self.needs(options, "context", path, "sinks and window are tokens, of a context of unknown length")
         window = meta.get("window_size") if options.window is None else options.window
         rows = arrays.get("sample_meta", np.empty((0, 0)))
-        known = rows.ndim == 2 and rows.shape[1] > 1 and len(rows) > 0
+        known = rows.dtype.kind in "iu" and rows.ndim == 2 and rows.shape[1] > 1 and len(rows) > 0
         sinks = options.sinks if options.sinks is not None else int(rows[0, 1]) if known else None
         kept = 0
         for name, value in (("window", window), ("sinks", sinks)):
-            if type(value) is not int or value < 0:
+            if type(value) is not int or not 0 <= value <= MAX_TOKENS:
                 raise UserError(f"{path}: tangram: the file does not say how many tokens are its {name}; give {name}")
             kept += value
-        return min(1.0, kept / context)
+        self.check_tokens(kept, context, path)
+        return kept / context
 
     def _of_groups(self, arrays: dict[str, NDArray[Any]], path: Path) -> NDArray[np.float64]:
         scores = checked_numbers(_array(arrays, "rank_score", path), path, "rank_score")
         axes = ("groups", "KV caches", "layer and head")
         members = checked_numbers(_array(arrays, "cluster_members", path), path, "cluster_members", axes=axes)
-        flat = members.astype(np.int64)
-        if members.shape[2] != 2 or flat[..., 0].max() >= scores.shape[0] or flat[..., 1].max() >= scores.shape[1]:
+        if members.shape[2] != 2 or (members >= scores.shape).any():
             raise UserError(f"{path}: cluster_members: a layer or KV head is not in rank_score {list(scores.shape)}")
+        flat = members.astype(np.int64)
+        if (flat != members).any():
+            raise UserError(f"{path}: cluster_members: expected whole numbers")
         places = flat[..., 0] * scores.shape[1] + flat[..., 1]
         if not np.array_equal(np.sort(places, axis=None), np.arange(scores.size)):
             raise UserError(f"{path}: cluster_members: every KV cache must be in one group")
