@@ -48,6 +48,9 @@ def _memory(config: ExperimentConfig) -> Iterator[ReportFigure]:
         return {"figure": figure, "model": model, "method": _method(config)}
 
     yield ReportFigure("score_vs_kv_bytes", "Memory", "score_vs_kv_bytes", labels("score against KV bytes", ALL))
+    yield ReportFigure(
+        "score_vs_peak_kv_bytes", "Memory", "score_vs_peak_kv_bytes", labels("score against peak KV bytes", ALL)
+    )
     if config.measure.enabled:
         for model in config.models:
             yield ReportFigure(f"measured/{model}", "Memory", "measured", labels("measured memory and speed", model))

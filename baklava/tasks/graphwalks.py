@@ -35,8 +35,9 @@ class GraphWalks(Task):
     order, or one after the other from `depth` on, the fraction of the other edges before them. Other edges join nodes
     that the search does not reach, or lead to those that it does.
 
-    Nodes are ten hexadecimal digits, operations and score (F1 of the set) are those published; the published prompts
-    show solved examples and ask in other words, so scores compare with no publication's.
+    Nodes are ten hexadecimal digits, operations and score (F1 of the set) are those published, but for empty lines
+    after the answer, which do not count here; the published prompts show solved examples and ask in other words, so
+    scores compare with no publication's.
     """
 
     family: ClassVar[str] = "graphwalks"

@@ -43,8 +43,9 @@ class InfiniteBench(FileTask):
     """One set of InfiniteBench; of its twelve, the summaries are left out.
 
     Prompts are those of the published runs of local models, without system message, and scores those published, for
-    any model the same (GPT-4's first value of `math_calc` was skipped). A prompt that is too long loses its middle.
-    `max_new_tokens` 0 means the published number, which is very large for `math_calc`.
+    any model the same (GPT-4's first value of `math_calc` was skipped); white space around a prediction does not count.
+    A prompt that is too long loses its middle. `max_new_tokens` 0 means the published number, which is very large for
+    `math_calc`.
     """
 
     family: ClassVar[str] = "infinitebench"

@@ -27,7 +27,8 @@ class MathWords(FileTask):
     that fills the cache, so `evaluate.decoding=fixed` is what there is to see. `evaluate.length` has to hold
     problem and answer. The request to reason and to box the answer is the usual one, not part of the sets, and no
     solved examples come before; scores of other prompts differ. Numbers are compared for GSM8K and AIME
-    (`final_number`), expressions for MATH-500 (`boxed`).
+    (`final_number`; published scores of GSM8K take no number without `####` before it), expressions for MATH-500
+    (`boxed`; graders that compute, as PRM800K's, accept more).
     """
 
     family: ClassVar[str] = "math_words"

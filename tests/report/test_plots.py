@@ -210,6 +210,16 @@ def test_score_against_memory_is_in_units_that_read_well(headline, summary):
         assert list(x * 2**20) == pytest.approx(expected)
 
 
+def test_the_peak_is_that_of_the_whole_answer(headline, summary):
+    rows = summary[summary["model"] == "tiny-llama"]
+    of_task = {"niah_single_1": 10, "niah_multikey_1": 20, "vt": 30}  # MiB of the full cache, half of it with a method
+    peaks = rows["task"].map(of_task) * 2**20 * (1.0 - 0.5 * (rows["ratio"] > 0))
+    changed = summary.assign(peak_kv_bytes=peaks.reindex(summary.index, fill_value=2**20))
+    panel = panels(draw_score_vs_kv_bytes(changed, headline, peak=True))["tiny-llama"]
+    for x, _ in lines_of(panel):
+        assert list(x) == pytest.approx([20.0, *[10.0] * (len(x) - 1)])
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_importance_has_a_panel_per_estimator_with_layer_0_at_the_top(layout, model):
     profile = Profile.load(layout.profile(model))

@@ -17,6 +17,7 @@ from baklava.tasks.metrics import METRICS
 
 EXPECTED = Path(__file__).parent / "expected"
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "json_kv": [{}, {"n_hops": 2}, {"n_hops": 3, "depth": 0.5}, {"n_questions": 5}],
     "needle_threading": [
         {"n_threads": 1, "n_hops": 3, "direction": "forward"},
         {"n_threads": 3, "n_hops": 2, "direction": "backward"},
@@ -78,6 +79,7 @@ def nodes_of(sample: Sample, variant: dict[str, Any]) -> list[str]:
 
 
 SOLVERS: dict[str, Callable[[Sample, dict[str, Any]], list[str]]] = {
+    "json_kv": needles_of,
     "needle_threading": needles_of,
     "path_traversal": route_of,
     "graphwalks": nodes_of,

@@ -247,7 +247,14 @@ MATH: dict[str, tuple[dict[str, Any], str, dict[str, float]]] = {
     "gsm8k": (
         {"question": "How many?", "answer": "She has 1,000+20.\n#### 1,020"},
         "1,020",
-        {"1020": 1, "so 5 and 1,020.00": 1, "\\boxed{1020\\text{ eggs}}": 1, "#### 1020\n": 1, "1020 or 7": 0, "": 0},
+        {"1020": 1, "so 5 and 1,020.00": 1, "\\boxed{1020\\text{ eggs}}": 1, "#### 1020\n": 1, "1020 or 7": 0, "": 0}
+        | {"#### 1,020 eggs in 2 days": 1, "#### 1020\n\nNext: #### 7": 1, "\\boxed{7} #### 1020.": 1, "#### ,": 0}
+        | {
+            "\\boxed{1020 eggs}": 1,
+            "\\boxed{1{,}020}": 1,
+            "\\boxed{\\frac{2040}{1020}}": 0,
+            "\\boxed{\\sqrt{1020}}": 0,
+        },
     ),
     "math_500": (
         {"problem": "What is it?", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)", "unique_id": "test/1.json"},
@@ -284,6 +291,18 @@ def test_reasoning_is_scored_by_its_end(dataset: str, tmp_path: Path) -> None:
         ("\\sqrt3", "\\sqrt{3}", True),
         ("50\\%", "50", True),
         (".25", "0.25", True),
+        ("\\frac1{72}", "\\dfrac{1}{72}", True),
+        ("\\frac{90^\\circ}{2}", "\\frac{90}{2}", True),
+        ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}", True),
+        ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix}12\\end{pmatrix}", False),
+        ("12", "1,2", False),
+        ("2,1", "1,2", False),
+        ("1{,}234", "1,\\!234", True),
+        ("12\\text{ m\nand}", "12", True),
+        ("\\$18.90", "18.9", True),
+        ("\\text{(A)}", "(A)", True),
+        ("y = x+1", "x+1", True),
+        ("{1, 2", "12", False),
         ("2x+1", "1+2x", False),
         ("\\frac{1}{3}", "\\frac{1}{2}", False),
     ],

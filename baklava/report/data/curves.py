@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from baklava.report.data.looks import Method, uniform_first
 
 MEAN = "mean of all tasks"  # in place of a task's name
 
+_COLUMNS = ("ratio", "score", "ci_low", "ci_high", "kept_fraction", "kv_bytes", "peak_kv_bytes")  # of the summary
 _NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
@@ -30,6 +32,7 @@ class CurvePoint:
     delta_uniform: Interval
     kept_fraction: float
     kv_bytes: float
+    peak_kv_bytes: float
     samples: str  # how many, in words
 
 
@@ -54,7 +57,7 @@ class Curves:
         """Curves from the rows of one model and task of the summary."""
         points = {
             (str(row["allocator"]), str(row["eviction"]), row["ratio"]): CurvePoint(
-                **{name: row[name] for name in ("ratio", "score", "ci_low", "ci_high", "kept_fraction", "kv_bytes")},
+                **{name: row[name] for name in _COLUMNS},
                 delta_full=Interval(row["delta_full"], row["delta_full_low"], row["delta_full_high"]),
                 delta_uniform=Interval(row["delta_uniform"], row["delta_uniform_low"], row["delta_uniform_high"]),
                 samples=f"{row['n']} samples" + (f", {row['n_failed']} more failed" if row["n_failed"] else ""),
@@ -71,7 +74,8 @@ class Curves:
     @classmethod
     def of_mean(cls, figures: ModelFigures, rows: pd.DataFrame) -> Curves:
         """Curves of a model's means over its tasks; `rows` are the model's in the summary."""
-        kept = rows.groupby(["allocator", "eviction", "ratio"])["kept_fraction"].mean()
+        of_cells = rows.groupby(["allocator", "eviction", "ratio"])[["kept_fraction", "peak_kv_bytes"]].mean()
+        means: dict[Any, Any] = of_cells.to_dict("index")
         samples = f"mean of {len(figures.n)} tasks, {sum(figures.n.values())} samples"
         full = CurvePoint(
             ratio=0.0,
@@ -82,13 +86,14 @@ class Curves:
             delta_uniform=_NOTHING,
             kept_fraction=1.0,
             kv_bytes=figures.kv_bytes_full,
+            peak_kv_bytes=float(rows.loc[rows["allocator"] == FULL, "peak_kv_bytes"].mean()),
             samples=samples,
         )
         by_method = {
             (method.allocator, method.eviction): [
                 full,
                 *(
-                    _mean_point(ratio, float(kept[method.allocator, method.eviction, ratio.ratio]), samples)
+                    _mean_point(ratio, means[method.allocator, method.eviction, ratio.ratio], samples)
                     for ratio in method.ratios
                 ),
             ]
@@ -97,7 +102,7 @@ class Curves:
         return cls(full, {method: by_method[method] for method in uniform_first(by_method)})
 
 
-def _mean_point(figures: RatioFigures, kept_fraction: float, samples: str) -> CurvePoint:
+def _mean_point(figures: RatioFigures, means: dict[str, float], samples: str) -> CurvePoint:
     uniform = (figures.delta_uniform, figures.delta_uniform_low, figures.delta_uniform_high)
     return CurvePoint(
         ratio=figures.ratio,
@@ -106,8 +111,9 @@ def _mean_point(figures: RatioFigures, kept_fraction: float, samples: str) -> Cu
         ci_high=figures.ci_high,
         delta_full=Interval(figures.delta_full, figures.delta_full_low, figures.delta_full_high),
         delta_uniform=Interval(*(math.nan if value is None else value for value in uniform)),
-        kept_fraction=kept_fraction,
+        kept_fraction=means["kept_fraction"],
         kv_bytes=figures.kv_bytes,
+        peak_kv_bytes=means["peak_kv_bytes"],
         samples=samples,
     )
 

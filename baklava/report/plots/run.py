@@ -30,6 +30,7 @@ def draw_report(job: ReportJob) -> None:
     figures: dict[str, Callable[[], Figure]] = {
         "score_vs_ratio": partial(draw_score_vs_ratio, summary, headline),
         "score_vs_kv_bytes": partial(draw_score_vs_kv_bytes, summary, headline),
+        "score_vs_peak_kv_bytes": partial(draw_score_vs_kv_bytes, summary, headline, peak=True),
     }
     for (model, task), rows in summary.groupby(["model", "task"]):
         figures[f"score_vs_ratio/{model}/{task}"] = partial(draw_score_vs_ratio_of_task, rows, headline)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from baklava.analysis.headline import Headline, ModelFigures
-from baklava.report.data.curves import Curves
+from baklava.report.data.curves import CurvePoint, Curves
 from baklava.report.data.looks import INK, MAX_UNCROWDED, MUTED, Look, Method, assign_looks, list_methods
 from baklava.report.data.ticks import format_tick, log_ticks
 from baklava.report.plots.curves import draw_curve
@@ -19,8 +19,11 @@ from baklava.report.plots.style import FULL_CACHE, add_headings, add_method_lege
 from baklava.system.units import choose_unit
 
 
-def draw_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> Figure:
-    """Draw memory on a logarithmic axis, with the compression ratio above it; the diamond is the full cache."""
+def draw_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline, *, peak: bool = False) -> Figure:
+    """Draw memory on a logarithmic axis, with the compression ratio above it; the diamond is the full cache.
+
+    It is that of the compressed context, or with `peak` the most that the whole answer took.
+    """
     looks = assign_looks(list_methods(headline))
     n_models = len(headline.models)
     columns = min(3, n_models)
@@ -29,13 +32,14 @@ def draw_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> Figure:
     figure = Figure(figsize=(width, 3.9 * lines + 0.75), layout="constrained")
     add_headings(
         figure,
-        "Score against KV cache memory",
-        f"means over tasks, per sample; bands: {100 * headline.confidence:g}% bootstrap intervals",
+        "Score against peak KV cache memory" if peak else "Score against KV cache memory",
+        f"decoding: {', '.join(sorted(summary['decoding'].unique()))}; " * peak
+        + f"means over tasks, per sample; bands: {100 * headline.confidence:g}% bootstrap intervals",
     )
     add_method_legend(figure, looks.values())
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for panel, (model, figures) in zip(axes.ravel(), headline.models.items(), strict=False):
-        _draw_panel(panel, model, figures, Curves.of_mean(figures, summary[summary["model"] == model]), looks)
+        _draw_panel(panel, model, figures, Curves.of_mean(figures, summary[summary["model"] == model]), looks, peak)
     for unused in axes.ravel()[n_models:]:
         unused.set_axis_off()
     for first in axes[:, 0]:
@@ -43,17 +47,23 @@ def draw_score_vs_kv_bytes(summary: pd.DataFrame, headline: Headline) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, model: str, figures: ModelFigures, curves: Curves, looks: dict[Method, Look]) -> None:
-    unit, size = choose_unit(figures.kv_bytes_full)
+def _draw_panel(
+    axes: Axes, model: str, figures: ModelFigures, curves: Curves, looks: dict[Method, Look], peak: bool
+) -> None:
+    def bytes_of(point: CurvePoint) -> float:
+        return point.peak_kv_bytes if peak else point.kv_bytes
+
+    unit, size = choose_unit(bytes_of(curves.full))
     axes.axhline(figures.full, **FULL_CACHE)
     for method, points in curves.by_method.items():
-        memory = [point.kv_bytes / size for point in points]
+        memory = [bytes_of(point) / size for point in points]
         draw_curve(axes, memory, points, looks[method], crowded=len(looks) > MAX_UNCROWDED)
-    axes.plot([figures.kv_bytes_full / size], [figures.full], marker="D", markersize=7, color=INK, linestyle="none")
+    axes.plot([bytes_of(curves.full) / size], [figures.full], marker="D", markersize=7, color=INK, linestyle="none")
     axes.set_title(model, fontweight="bold", fontsize=12)
-    if len(figures.methods) <= MAX_UNCROWDED:
+    if not peak and len(figures.methods) <= MAX_UNCROWDED:
         _draw_gain(axes, figures, size)
-    _set_memory_axis(axes, figures, unit, size)
+    at_ratio = {point.ratio: bytes_of(point) / size for point in curves.points if bytes_of(point) > 0}
+    _set_memory_axis(axes, at_ratio, unit)  # a logarithmic axis has no 0
     set_score_axis(axes, max(point.score for point in curves.points))
 
 
@@ -81,10 +91,7 @@ def _draw_gain(axes: Axes, figures: ModelFigures, size: int) -> None:
     axes.annotate(text, position, (-8, 0), textcoords="offset points", bbox=box, **style)
 
 
-def _set_memory_axis(axes: Axes, figures: ModelFigures, unit: str, size: int) -> None:
-    memory = {0.0: figures.kv_bytes_full / size}
-    points = (r for method in figures.methods for r in method.ratios)
-    memory.update((r.ratio, r.kv_bytes / size) for r in points if r.kv_bytes > 0)  # a logarithmic axis has no 0
+def _set_memory_axis(axes: Axes, memory: dict[float, float], unit: str) -> None:
     low, high = min(memory.values()), max(memory.values())
     axes.set_xscale("log")
     axes.set_xlim(low / 1.15, high * 1.15)

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from baklava.errors import UserError
 
 CHOICES = "ABCD"
-_UNITS = re.compile(r"\\text\{ .*|\\(?:%|\$)|%|\$|\^\{?\\circ\}?|\\[!,;: ]|\\left|\\right|\s")
-_FRACTION = re.compile(r"\\frac(\w)(\w)")
+_IGNORED = re.compile(r"\\text\{ .*|\\?[%$]|\^\{\\circ\}|\^\\circ|(?<!\\)\\[!,;: ]|\\left|\\right|\s", re.DOTALL)
+_MARKED = re.compile(r"#### (-?[0-9.,]+)")
+_NUMBER = r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _SIMPLE_FRACTION = re.compile(r"(-?)(\d+)/(\d+)")
 
 
@@ -26,23 +28,32 @@ def choice(prediction: str, answer: str) -> float:
 
 
 def final_number(prediction: str, answer: str) -> float:
-    """1 where the number of the final answer is the right one, as for GSM8K (arXiv 2110.14168).
+    """1 where the number of the final answer is the right one.
 
-    It comes after the last `####`, or in the last `\\boxed{}`; where there is neither, it is the last number.
+    It comes after the first `#### `, as for GSM8K (arXiv 2110.14168); else the last `\\boxed{}` holds it, perhaps with
+    a word after it; where there is neither, it is the last number. Numbers compare by value.
     """
     try:
         right = _number(answer)
     except ValueError:
         raise UserError(f"answers: expected a number, got {answer!r}") from None
-    text = _after_marks(prediction) or find_boxed(prediction) or prediction
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", text)
-    return float(bool(numbers) and _number(numbers[-1]) == right)
+    marked, box = _MARKED.search(prediction), find_boxed(prediction)
+    if marked is None and box is not None:
+        found = re.fullmatch(rf"({_NUMBER})[a-zA-Z]*", normalise(box))
+        text = found[1] if found else ""
+    else:
+        text = marked[1] if marked else (re.findall(_NUMBER, prediction) or [""])[-1]
+    try:
+        return float(_number(text) == right)
+    except ValueError:
+        return 0.0
 
 
 def boxed(prediction: str, answer: str) -> float:
     """1 where the last `\\boxed{}` is the answer, as the authors of MATH compare them (arXiv 2103.03874).
 
-    Spaces, units, signs of the typesetting and ways to write a fraction do not count; numbers compare by value.
+    Spaces, units, signs of the typesetting and ways to write a fraction do not count. Where they compare texts, numbers
+    compare by value here, and `$`, a full stop at the end and `\\text{}` around words do not count either.
     """
     found = find_boxed(prediction)
     if found is None:
@@ -51,7 +62,7 @@ def boxed(prediction: str, answer: str) -> float:
     if ours == right:
         return 1.0
     try:
-        return float(_number(ours) == _number(right))
+        return float(_value(ours) == _value(right))
     except ValueError:
         return 0.0
 
@@ -73,21 +84,23 @@ def find_boxed(text: str) -> str | None:
 def normalise(answer: str) -> str:
     """An answer in TeX without what does not change it."""
     text = answer.strip().rstrip(".").replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac")
-    text = _UNITS.sub("", text)
+    text = _IGNORED.sub("", text.replace("{,}", ",")).replace("\\\\", "\\")
     text = re.sub(r"\\(?:text|mathrm|textbf)\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"^[a-zA-Z]\w?=", "", text)
+    text = re.sub(r"^[a-zA-Z]\w?=(?=[^=]*$)", "", text)
     text = re.sub(r"\\sqrt(\w)", r"\\sqrt{\1}", text)
     text = re.sub(r"(^|[{(,])\.(\d)", r"\g<1>0.\2", text)
-    text = _FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac(\w)(\w)", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac(\w)\{", r"\\frac{\1}{", text)
     text = "\\frac{1}{2}" if text == "0.5" else text
     whole = _SIMPLE_FRACTION.fullmatch(text)
     return f"{whole[1]}\\frac{{{whole[2]}}}{{{whole[3]}}}" if whole else text
 
 
-def _after_marks(text: str) -> str:
-    return text.rpartition("####")[2] if "####" in text else ""
-
-
 def _number(text: str) -> float:
-    """A number, with or without commas between its thousands."""
+    """A number whose commas do not count."""
     return float(text.replace(",", ""))
+
+
+def _value(text: str) -> float:
+    """A number, perhaps with commas between its thousands; `1,2` is none but two."""
+    return _number(text) if _THOUSANDS.fullmatch(text) else float(text)
