@@ -22,6 +22,7 @@ from baklava.cache.attention.ragged_attention import ragged_attention
 from baklava.cache.ragged_storage import RaggedEntries
 
 
+@torch.inference_mode()
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--context", type=int, default=32768)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from baklava.budgets.bits import EXACT, Packing
-from baklava.cache.attention.precision import MAX_CONVERTED, MAX_CONVERTED_CPU
 from baklava.cache.quantised import Quantised
 from baklava.cache.ragged_layout import RaggedLayout
 
@@ -51,11 +50,6 @@ class PackedEntries:
         return self.keys.group_bytes + self.values.group_bytes
 
     @property
-    def dim(self) -> int:
-        """The head dimension of the keys or the values, the greater of the two."""
-        return max(self.keys.codes.shape[-1], self.values.codes.shape[-1])
-
-    @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (*self.keys.tensors, *self.values.tensors)
 
@@ -88,19 +82,11 @@ class PackedEntries:
         self.keys = self.keys.write(groups, slots % size, keys)
         self.values = self.values.write(groups, slots % size, values)
 
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield KV caches `[P]` and their keys and values `[P, n, D]`, dequantised some blocks at a time."""
-        on_cpu = self.layout.device.type == "cpu"
-        most = MAX_CONVERTED_CPU if on_cpu else MAX_CONVERTED
+    def blocks(self) -> Iterator[tuple[Tensor, Quantised, Quantised]]:
+        """Yield KV caches `[P]` and views of the keys and values of equally many groups of each, in their order."""
         for blocks in self.layout.blocks():
-            step = max(1, most // (blocks.length * self.packing.group * self.dim))
-            for first in range(0, len(blocks.owners), step):
-                owners = blocks.owners[first : first + step]
-                start = blocks.start + first * blocks.length
-                end = start + len(owners) * blocks.length
-                numbers = (tensor.dequantise(start, end) for tensor in (self.keys, self.values))
-                keys, values = (tensor.reshape(len(owners), -1, tensor.shape[-1]) for tensor in numbers)
-                yield owners, keys, values
+            groups = slice(blocks.start, blocks.start + len(blocks.owners) * blocks.length)
+            yield blocks.owners, self.keys[groups], self.values[groups]
 
 
 def lay_out(n_groups: Tensor, device: torch.device, packing: Packing) -> RaggedLayout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,16 +56,41 @@ class Quantised:
         return 1 if self.bits == EXACT else 8 // self.bits
 
     @property
+    def group_size(self) -> int:
+        """Vectors of a group."""
+        return self.codes.shape[1] * self.per_byte
+
+    @property
     def group_bytes(self) -> int:
         """Bytes of one group: codes, scales and zero points."""
         return sum(tensor.shape[1] * tensor.shape[2] * tensor.element_size() for tensor in self.tensors)
 
-    def dequantise(self, start: int = 0, end: int | None = None) -> Tensor:
-        """The vectors `[end - start, G, D]` of some groups, in float32; with 16 bits as they are stored."""
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, groups: slice) -> Quantised:
+        """View some groups."""
+        return self._with(tensor[groups] for tensor in self.tensors)
+
+    def split(self, n: int) -> Iterator[Quantised]:
+        """View `n` groups at a time."""
+        return (self._with(tensors) for tensors in zip(*(tensor.split(n) for tensor in self.tensors), strict=True))
+
+    def numbers(self, n: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Yield the codes `[n, G, D]` of `n` groups at a time, not scaled, each in place of the last."""
+        codes = None
+        for packed in self.codes.split(n):
+            if codes is None or len(packed) != len(codes):
+                codes = packed.new_empty(len(packed), self.group_size, packed.shape[-1])
+                buffer = torch.empty_like(codes, dtype=dtype)
+            yield buffer.copy_(_unpack(packed, self.bits, codes))
+
+    def dequantise(self) -> Tensor:
+        """The vectors `[P, G, D]`, in float32; with 16 bits as they are stored."""
         if self.bits == EXACT:
-            return self.codes[start:end]
-        numbers = _unpack(self.codes[start:end], self.bits)
-        scale, zero = self.scale[start:end].float(), self.zero[start:end].float()
+            return self.codes
+        numbers = next(self.numbers(max(1, len(self)), torch.float32))
+        scale, zero = self.scale.float(), self.zero.float()
         if not self.span:
             return torch.addcmul(zero, numbers, scale, out=numbers)
         numbers.unflatten(-1, (-1, self.span)).mul_(scale[..., None]).add_(zero[..., None])
@@ -146,11 +171,12 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
     return packed
 
 
-def _unpack(packed: Tensor, bits: int) -> Tensor:
-    """Undo `_pack`; codes `[P, G, D]` in float32."""
-    n_parts = 8 // bits
-    codes = packed.new_empty(len(packed), n_parts, *packed.shape[1:], dtype=torch.float32)
-    for nth in range(n_parts):
-        part = packed >> (nth * bits) if nth else packed
-        codes[:, nth] = part & (2**bits - 1) if nth < n_parts - 1 else part  # above the last there are no others
-    return codes.flatten(1, 2)
+def _unpack(packed: Tensor, bits: int, codes: Tensor) -> Tensor:
+    """Undo `_pack`: write codes `[P, G, D]` in a byte each."""
+    *lower, highest = codes.unflatten(1, (8 // bits, -1)).unbind(1)
+    torch.bitwise_right_shift(packed, 8 - bits, out=highest)
+    for nth, part in enumerate(lower):
+        torch.bitwise_and(
+            torch.bitwise_right_shift(packed, nth * bits, out=part) if nth else packed, 2**bits - 1, out=part
+        )
+    return codes

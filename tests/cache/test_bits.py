@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -79,13 +80,18 @@ def test_what_is_written_is_off_by_half_a_step_and_the_others_stay(span: int) ->
     torch.testing.assert_close(now[others], before[others], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("pair", [(8, 8), (4, 4), (2, 2), (4, 2), (16, 4)])
-def test_attention_is_that_to_the_exact_entries_within_what_the_bits_allow(pair: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("pair", "n_queries"), [((8, 8), 1), ((4, 4), 1), ((2, 2), 2), ((4, 2), 20), ((16, 4), 2), ((4, 16), 20)]
+)
+def test_attention_is_that_to_the_exact_entries_within_what_the_bits_allow(
+    pair: tuple[int, int], n_queries: int
+) -> None:
     counts, length, dim = [0, 3, 36, 700, 1300, 65], 1300, 32
     random = torch.Generator().manual_seed(1)
     keys, values = torch.randn(2, 2, 3, length, dim, generator=random)
     kept = torch.rand(6, length, generator=random).argsort(-1) < torch.tensor(counts)[:, None]
-    query, suffix = torch.randn(2, 6, 2, dim, generator=random), torch.randn(2, 2, 3, 4, dim, generator=random)
+    query = torch.randn(2, 9, n_queries, dim, generator=random)
+    suffix = torch.randn(2, 2, 3, max(4, n_queries), dim, generator=random)
     bits = torch.tensor(pair).expand(6, 2).clone()
     bits[4] = 16
     rows = torch.arange(2)
@@ -98,19 +104,27 @@ def test_attention_is_that_to_the_exact_entries_within_what_the_bits_allow(pair:
     result = attend(packed, torch.float32)
     error = (result - exact).norm(dim=-1) / exact.norm(dim=-1)
     assert error.max() < MAX_ERROR[min(pair)]
-    assert (error[1, 2:4] < 1e-5).all()  # KV cache 4, at 16 bits
-    assert error[0, 0:4].max() < 1e-5  # too few entries for a group
-    assert error[1, 0:2].max() > 1e-4  # what is compared is quantised
+    assert (error[1, 3:6] < 1e-5).all()  # KV cache 4, at 16 bits
+    assert error[0, 0:6].max() < 1e-5  # too few entries for a group
+    assert error[1, 0:3].max() > 1e-4  # what is compared is quantised
     dequantised = attend(RaggedEntries.gather(keys.double(), values.double(), rows, kept, bits=bits), torch.float64)
     torch.testing.assert_close(result.double(), dequantised, rtol=1e-4, atol=1e-5)
 
 
-def test_no_more_than_a_block_is_dequantised_at_a_time() -> None:
-    keys = random_vectors(1, 4, 8192, 64)
-    entries = RaggedEntries.gather(
-        keys, keys, torch.zeros(1, dtype=torch.int64), torch.ones(4, 8192, dtype=torch.bool), bits=torch.full((4, 2), 4)
-    )
-    sizes = [block.numel() for _, block, _ in entries.packed[0].blocks()]
+def test_no_more_than_a_block_is_expanded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, everything = random_vectors(1, 4, 8192, 64), torch.ones(4, 8192, dtype=torch.bool)
+    rows = torch.zeros(1, dtype=torch.int64)
+    entries = RaggedEntries.gather(keys, keys, rows, everything, bits=torch.full((4, 2), 4))
+    sizes: list[int] = []
+    numbers = Quantised.numbers
+
+    def counted(quantised: Quantised, n: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        for block in numbers(quantised, n, dtype):
+            sizes.append(block.numel())
+            yield block
+
+    monkeypatch.setattr(Quantised, "numbers", counted)
+    ragged_attention(keys[:, :, :1], entries, keys[:, :, :1], keys[:, :, :1], scaling=0.1)
     assert max(sizes) <= MAX_CONVERTED_CPU < sum(sizes)
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from baklava.cache.attention import packed_products
 from baklava.cache.attention.backend import Backend, choose_backend
 from baklava.cache.attention.dense import soft_cap
 from baklava.cache.attention.precision import at_least_float32, max_converted, multiply
+from baklava.cache.quantised import Quantised
 from baklava.cache.ragged_storage import RaggedEntries
 
 # Scores `[C, group * q, n]` that are held at a time; longer questions are split.
@@ -29,14 +31,14 @@ class _Partial:
     def of(cls, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, softcap: float | None) -> _Partial:
         """Attend with scaled queries `[P, R, D]`, in float32 at least, to entries `[P, n, D]` that are not `hidden`."""
         scores = multiply(query, keys.transpose(-1, -2))  # [P, R, n]
-        if softcap is not None:
-            scores = soft_cap(scores, softcap)
-        if hidden is not None:
-            scores = scores.masked_fill_(hidden, float("-inf"))
-        # A query that sees nothing here keeps a finite maximum, so that its weights are 0 and not NaN.
-        highest = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
-        weights = scores.sub_(highest).exp_()
+        weights, highest = _softmax_weights(scores, hidden, softcap)
         return cls(multiply(weights, values), weights.sum(-1, keepdim=True), highest)
+
+    @classmethod
+    def of_packed(cls, query: Tensor, keys: Quantised, values: Quantised, softcap: float | None) -> _Partial:
+        """Attend with scaled queries `[P, R, D]`, in float32 at least, to a block of groups of each KV cache."""
+        weights, highest = _softmax_weights(packed_products.scores(query, keys), None, softcap)
+        return cls(packed_products.weigh(weights, values), weights.sum(-1, keepdim=True), highest)
 
     @classmethod
     def concatenate(cls, partials: Sequence[_Partial]) -> _Partial:
@@ -45,6 +47,17 @@ class _Partial:
     def unflatten(self, n: int) -> _Partial:
         """Reshape `[1, P * n, D]` to `[P, n, D]`."""
         return _Partial(*(tensor[0].unflatten(0, (-1, n)) for tensor in (self.weighted, self.total, self.highest)))
+
+
+def _softmax_weights(scores: Tensor, hidden: Tensor | None, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """Turn scores `[P, R, n]` into weights, in place, and find the highest score `[P, R, 1]`."""
+    if softcap is not None:
+        scores = soft_cap(scores, softcap)
+    if hidden is not None:
+        scores = scores.masked_fill_(hidden, float("-inf"))
+    # A query that sees nothing here keeps a finite maximum, so that its weights are 0 and not NaN.
+    highest = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
+    return scores.sub_(highest).exp_(), highest
 
 
 def ragged_attention(
@@ -128,8 +141,7 @@ def _attend_to_context(
             yield shared.owners, partial.unflatten(query.shape[1])
     for stored in entries.packed:  # one block after another, never all of them in full
         for owners, keys, values in stored.blocks():
-            queries = query.index_select(0, owners)
-            yield owners, _Partial.of(queries, keys.to(query.dtype), values.to(query.dtype), None, softcap)
+            yield owners, _Partial.of_packed(query.index_select(0, owners), keys, values, softcap)
     for blocks in entries.layout.blocks():
         queries = query.index_select(0, blocks.owners)
         yield blocks.owners, _Partial.of(queries, *entries.view_blocks(blocks), None, softcap)
