@@ -53,9 +53,10 @@ class Baklava(SearchedAllocator):
     says that memory is worth most (`baklava/search/growth.py`), so the budgets of all ratios are nested. Up to
     `refine` rounds grow the lowest part of the path anew.
 
-    Growth stores all KV caches in `bits`, or in the one of the `widths` that loses least at a ratio's bytes on the
-    prompts held back: shares grow as if nothing were quantised, and only then are the widths compared. That is a
-    choice per ratio, not per KV cache, and budgets of two widths are not nested.
+    Growth stores all KV caches in `bits`, or in the one of the `widths` that loses least at a ratio's bytes: shares
+    grow as if nothing were quantised, and only then are the widths compared, on all prompts. With `per_cache` the keys
+    and the values of each KV cache get bits of their own (`baklava/search/widths.py`), where that loses less on the
+    prompts that growth looked at and not more on those held back. Budgets of several widths are not nested.
 
     The others are mappings of importance to shares, our reading of the paper. Importance is scaled to [0, 1], head
     and layer importance mixed. The fraction `whole` of the budget keeps caches fully, one after another in order of
@@ -77,10 +78,13 @@ class Baklava(SearchedAllocator):
     whole: Fraction = 0.0
     refine: Annotated[int, Field(ge=0)] = 2
     widths: tuple[Width, ...] = ()
+    per_cache: bool = False
 
     def __post_init__(self) -> None:
         if self.widths and (self.search != "growth" or self.bits != EXACT):
             raise UserError(f"allocator {self.name}: widths are for search: growth, which chooses bits among them")
+        if self.per_cache and len(self.widths) < 2:
+            raise UserError(f"allocator {self.name}: per_cache: bits per KV cache are chosen among two widths or more")
 
     def importance(self, profile: Profile) -> NDArray[np.float64]:
         """Head importance, pooled over the GQA group and mixed with layer importance, in [0, 1], `[L, Hkv]`."""
@@ -111,7 +115,8 @@ class Baklava(SearchedAllocator):
         if self.search == "none":
             return super().fit(context)
         widths = self.widths or (self.bits,)
-        grown = context.grow(refine=self.refine, group=self.group(context.profile.n_kv_heads), widths=widths)
+        group = self.group(context.profile.n_kv_heads)
+        grown = context.grow(refine=self.refine, group=group, widths=widths, per_cache=self.per_cache)
         return Fitted(
             {ratio: self._budgets(context.profile, ratio, path) for ratio, path in grown.items()},
             [trial for ratio, path in grown.items() for trial in path.trials(ratio)],
@@ -119,7 +124,9 @@ class Baklava(SearchedAllocator):
 
     def _budgets(self, profile: Profile, ratio: float, grown: Grown) -> Budgets:
         measured = {
-            key: value for key, value in vars(grown).items() if key not in ("shares", "bits") and not np.isnan(value)
+            key: value
+            for key, value in vars(grown).items()
+            if key not in ("shares", "bits", "others") and not np.isnan(value)
         }
         origin = {"calibration": profile.meta.get("calibration"), "profiled": profile.meta.get("path")}
         return Budgets.from_shares(
@@ -131,12 +138,13 @@ class Baklava(SearchedAllocator):
             provenance={**origin, **measured},
             group=self.group(profile.n_kv_heads),
             page=self.page,
-            bits=None if grown.bits == EXACT else grown.bits,
+            bits=grown.bits,
         )
 
     def _quantised(self) -> dict[str, Any]:
         """What is asked for about bits, as parameters of the budgets."""
-        return {key: value for key, value in (("bits", self.bits), ("widths", self.widths)) if value not in (EXACT, ())}
+        asked = {"bits": self.bits, "widths": self.widths, "per_cache": self.per_cache}
+        return {key: value for key, value in asked.items() if value not in (EXACT, (), False)}
 
     def space(self, profile: Profile) -> dict[str, BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution

@@ -60,11 +60,14 @@ class FitContext(Protocol):
         """The parameters that lose least at each ratio. Raises `UserError` where losses are not finite."""
         ...
 
-    def grow(self, *, refine: int, group: int = 1, widths: Sequence[Width] = (EXACT,)) -> dict[float, Grown]:
+    def grow(
+        self, *, refine: int, group: int = 1, widths: Sequence[Width] = (EXACT,), per_cache: bool = False
+    ) -> dict[float, Grown]:
         """Shares that grow along their measured influence, nested from ratio to ratio; raises as `search` does.
 
         `refine` is the number of rounds in which the lowest rung is shrunk and grown anew; `group` neighbouring KV
-        heads share a budget. Of several `widths`, all KV caches of a ratio get the one that loses least.
+        heads share a budget. Of several `widths`, all KV caches of a ratio get the one that loses least, or with
+        `per_cache` each its own where that loses less.
         """
         ...
 

@@ -83,7 +83,8 @@ class Grown:
     """Shares that grew to one ratio, and the losses of them, of uniform ones and of the full cache.
 
     Losses are means over the prompts that growth looked at; `held_back` are means over the others, NaN without any.
-    The uniform ones are in the model's precision, those that grew in `bits`.
+    The uniform ones are in the model's precision, those that grew in `bits`. `others` are what else was tried: how it
+    came about, and its losses.
     """
 
     shares: Shares
@@ -93,11 +94,16 @@ class Grown:
     held_back_uniform: float
     held_back: float
     n_prompts: int
-    bits: int | tuple[int, int] = EXACT
+    bits: Any = EXACT
+    others: Sequence[tuple[str, float, float]] = ()
 
     def trials(self, ratio: float) -> list[Trial]:
-        """The uniform allocation and the one that grew."""
-        outcomes = (("uniform", self.loss_uniform, self.held_back_uniform), (GROWN, self.loss, self.held_back))
+        """The uniform allocation, the one that grew, and what else was tried."""
+        outcomes = (
+            ("uniform", self.loss_uniform, self.held_back_uniform),
+            (GROWN, self.loss, self.held_back),
+            *self.others,
+        )
         return [
             Trial(
                 ratio=ratio,

@@ -22,12 +22,12 @@ def counts_of_layers(settings: RowSettings, contexts: Sequence[ContextLayer], so
 
     Row `b` comes from row `source[b]` of the contexts.
     """
-    lengths = _lengths(contexts[0], source).tolist()
+    lengths = _lengths(contexts[0], source)
     assert contexts[0].keys is not None
     itemsize = contexts[0].keys.element_size()
-    counts = torch.stack([settings.counts(index, lengths, itemsize) for index in range(len(contexts))])
+    counts = torch.stack([settings.counts(index, lengths.tolist(), itemsize) for index in range(len(contexts))])
     policies = [settings.policy(row, len(source)) for row in range(len(source))]
-    return list(compete_over_layers(contexts, policies, counts, source))
+    return list(settings.within_bytes(compete_over_layers(contexts, policies, counts, source), counts, lengths))
 
 
 def compete_over_layers(
@@ -69,8 +69,8 @@ def compress(
     lengths = _lengths(context, source)
     device = context.keys.device
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
-    counts, rank, sinks = rank_entries(context, policies, counts, source)
-    counts = settings.whole_groups(budget_index, counts, lengths)
+    distributed, rank, sinks = rank_entries(context, policies, counts, source)
+    counts = settings.within_bytes(distributed, counts, lengths, budget_index)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
     bits = settings.bits(budget_index, lengths.tolist())
     entries = RaggedEntries.gather(

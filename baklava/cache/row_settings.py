@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from baklava.budgets import COMPRESS_ABOVE, Budgets, Packing
-from baklava.budgets.bits import EXACT, Bits, EntrySize, is_packed, parse_bits
+from baklava.budgets.bits import EXACT, Bits, EntrySize, entries_within, is_packed, parse_bits
 from baklava.cache.projections import Paths, check_paths, find_paths
 from baklava.decoder.attention_path import AttentionPath
 from baklava.errors import UserError
@@ -88,16 +88,27 @@ class RowSettings:
         per_cache = np.concatenate(rows)
         return torch.from_numpy(per_cache) if is_packed(per_cache).any() else None
 
-    def whole_groups(self, budget_index: int, counts: Tensor, lengths: Tensor) -> Tensor:
-        """Counts `[B, Hkv]` as policies distribute them, cut to whole groups where budgets count bytes."""
+    def within_bytes(self, counts: Tensor, before: Tensor, lengths: Tensor, layer: int | None = None) -> Tensor:
+        """Counts `[B, Hkv]` of a layer, or `[L, B, Hkv]`, as policies distribute those `before`, in the same bytes.
+
+        Where budgets count bytes, they are cut to whole groups, or where entries moved between KV caches of different
+        bits, scaled by one factor to the bytes of those before.
+        """
         if all(budgets.bits is None for budgets in self._budgets):
             return counts
         result = counts.clone()
         for row, length in enumerate(lengths.tolist()):
-            budgets = self._budgets_of(row * len(self._budgets) // len(counts), length)
-            if budgets.bits is not None:
-                packed = torch.from_numpy(is_packed(budgets.bits[budget_index]))
-                result[row] = torch.where(packed, self.packing.whole_groups(counts[row], length), counts[row])
+            budgets = self._budgets_of(row * len(self._budgets) // len(lengths), length)
+            if budgets.bits is None:
+                continue
+            bits = (budgets.bits if layer is None else budgets.bits[layer]).reshape(-1, 2)
+            own, old = (some[..., row, :].flatten().numpy() for some in (counts, before))
+            if (bits != bits[0]).any() and (own != old).any():
+                total = self.packing.cache_bytes(old, bits, self._size.dims, self._size.itemsize).sum()
+                own = entries_within(own / length, bits, length, float(total), self._size)
+            else:
+                own = np.where(is_packed(bits), self.packing.whole_groups(own, length), own)
+            result[..., row, :] = torch.from_numpy(own).view(result[..., row, :].shape)
         return result
 
     def find_projections(self, model: PreTrainedModel) -> None:

@@ -129,7 +129,17 @@ class ContinuationLosses:
         with self._enough_memory(1):
             return np.mean([self._influence(self._prefill(prompt), budgets) for prompt in prompts], 0)
 
-    def _influence(self, prefilled: _PrefilledPrompt, budgets: Budgets) -> NDArray[np.float64]:
+    def precision(self, prompts: Sequence[Prompt], budgets: Budgets, widths: Sequence[int]) -> NDArray[np.float64]:
+        """First-order change of the mean loss `[2, W, L, Hkv]`, if a KV cache's keys, or values, had another width.
+
+        All are in the bits of the budgets.
+        """
+        with self._enough_memory(1):
+            return np.mean([self._influence(self._prefill(prompt), budgets, widths) for prompt in prompts], 0)
+
+    def _influence(
+        self, prefilled: _PrefilledPrompt, budgets: Budgets, widths: Sequence[int] = ()
+    ) -> NDArray[np.float64]:
         if self._objective == "divergence" and prefilled.reference is None:
             full = Budgets.uniform(n_layers=budgets.shape[0], n_kv_heads=budgets.shape[1], ratio=0.0)
             tokens = [*prefilled.question, *prefilled.answer][:-1]
@@ -146,6 +156,7 @@ class ContinuationLosses:
             prefilled.question,
             prefilled.answer,
             prefilled.reference,
+            widths,
         )
 
     def _prefill(self, prompt: Prompt) -> _PrefilledPrompt:
@@ -195,6 +206,13 @@ class InfluenceSource(LossSource, Protocol):
 
     def influence(self, prompts: Sequence[Prompt], budgets: Budgets) -> NDArray[np.float64]:
         """First-order change of the mean loss `[K, L, Hkv]`, if one KV cache kept one of `influence.LEVELS`."""
+        ...
+
+    def precision(self, prompts: Sequence[Prompt], budgets: Budgets, widths: Sequence[int]) -> NDArray[np.float64]:
+        """First-order change of the mean loss `[2, W, L, Hkv]`, if a KV cache's keys, or values, had another width.
+
+        All are in the bits of the budgets.
+        """
         ...
 
 

@@ -88,6 +88,16 @@ class LossStore:
         key = fingerprint(self._name, "influence", LEVELS, asked, shares, *budgets.constraints())
         return np.array(self._stored(key, "influence", lambda measured: measured.influence(prompts, budgets).tolist()))
 
+    def precision(self, prompts: Sequence[Prompt], budgets: Budgets, widths: Sequence[int]) -> NDArray[np.float64]:
+        """First-order change of the mean loss `[2, W, L, Hkv]`, if a KV cache's keys, or values, had another width."""
+        shares = hashlib.sha256(budgets.shares.tobytes()).hexdigest()
+        bits = None if budgets.bits is None else budgets.bits.tolist()
+        asked = [asdict(prompt) for prompt in prompts]
+        key = fingerprint(self._name, "precision", list(widths), asked, shares, bits)
+        return np.array(
+            self._stored(key, "precision", lambda measured: measured.precision(prompts, budgets, widths).tolist())
+        )
+
     def _stored(self, key: str, name: str, measure: Callable[[ContinuationLosses], list[Any]]) -> list[Any]:
         """What the store holds under a key, measured now where it holds nothing; its seconds count from here on."""
         if key not in self._log:

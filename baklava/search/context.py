@@ -149,46 +149,24 @@ class SearchContext:
             ratio: search.optimum(loss_full=float(loss_full), n_prompts=n_prompts) for ratio, search in searches.items()
         }
 
-    def grow(self, *, refine: int, group: int = 1, widths: Sequence[Width] = (EXACT,)) -> dict[float, Grown]:
+    def grow(
+        self, *, refine: int, group: int = 1, widths: Sequence[Width] = (EXACT,), per_cache: bool = False
+    ) -> dict[float, Grown]:
         if not self.ratios:
             return {}
-        from baklava.inference.continuation_loss import check_losses
         from baklava.search.growth import Growth
+        from baklava.search.widths import search_widths
 
         model, shape = self._job.model.name, (self.profile.n_layers, self.profile.n_kv_heads)
-        n = shape[0] * shape[1] // group
-        options = [(ratio, width, 1.0 - entries_removed(ratio, width)) for ratio in self.ratios for width in widths]
+        totals = [1.0 - entries_removed(ratio, width) for ratio in self.ratios for width in widths]
+        below = max((total for total in totals if total < 1.0), default=0.0)
         with Progress(desc=f"grow {model} {self._job.allocator.name}", unit="prompt") as progress:
             growth = Growth(self._losses, self._prompts, shape, progress, self._allowance, group)
-            if below := [total for _, _, total in options if total < 1.0]:
-                growth.climb(max(below), refine=refine)
-            shares = [growth.shares(total) if total < 1.0 else np.ones(n) for *_, total in options]
-            even = [np.full(n, 1.0 - ratio) for ratio in self.ratios]
-            candidates = [np.ones(n), *even, *shares]
-            stored = [growth.budgets(one) for one in candidates[: 1 + len(even)]]
-            for (ratio, width, _), one in zip(options, shares, strict=True):
-                quantised = {} if width == EXACT else {"ratio": ratio, "bits": width}
-                stored.append(growth.budgets(one, **quantised))
-            rungs = growth.measure(candidates, stored)
-        check_losses([rung.loss for rung in rungs], model=model)
+            if below or per_cache:
+                growth.climb(below, refine=refine)
+            found = search_widths(growth, self.ratios, widths, per_cache=per_cache, model=model)
         self._n_refined += growth.n_refined
-        full, uniform = rungs[0], dict(zip(self.ratios, rungs[1:], strict=False))
-        found = list(zip(options, rungs[1 + len(even) :], strict=True))
-        best: dict[float, Grown] = {}
-        for ratio in self.ratios:
-            own = [(rung, width) for (other, width, _), rung in found if other == ratio]
-            rung, width = min(own, key=lambda one: one[0].loss if np.isnan(one[0].held_back) else one[0].held_back)
-            best[ratio] = Grown(
-                np.repeat(rung.shares, group),
-                full.loss,
-                uniform[ratio].loss,
-                rung.loss,
-                uniform[ratio].held_back,
-                rung.held_back,
-                len(self._prompts),
-                width,
-            )
-        return best
+        return found
 
     def cost(self) -> Cost:
         """What all searches so far took."""

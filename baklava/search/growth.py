@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from baklava.allocation.fitted import Shares
 from baklava.allocation.knapsack import lower_hull
 from baklava.budgets import Budgets
+from baklava.budgets.bits import Bits
 from baklava.calibration.prompts import Prompt
 from baklava.inference.continuation_loss import InfluenceSource
 from baklava.inference.influence import LEVELS
@@ -36,11 +37,12 @@ HELD_BACK = 0.25  # fraction of the prompts that no step looks at; they have to 
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """Shares `[G]`, and their losses on the prompts that the steps looked at and on those held back."""
+    """Shares `[G]`, their losses on the prompts that the steps looked at and on those held back, and as budgets."""
 
     shares: Shares
     loss: float
     held_back: float
+    budgets: Budgets
 
 
 @dataclass
@@ -86,9 +88,11 @@ class Growth:
         return n_steps * len(self._looked_at) + (2 + refine) * len(self.prompts)
 
     def shares(self, total: float) -> Shares:
-        """Shares with the mean `total`, between those of the rungs above and below it."""
-        means = [0.0, *(rung.mean() for rung in self.rungs)]
+        """Shares with the mean `total`, between those of the rungs above and below it; above all, the full cache's."""
         rungs = [np.zeros_like(self.rungs[0]), *self.rungs]
+        if total > self.rungs[-1].mean() + 1e-9:
+            rungs.append(np.ones_like(self.rungs[0]))
+        means = [rung.mean() for rung in rungs]
         above = min(int(np.searchsorted(means, total)), len(rungs) - 1)
         below = max(above - 1, 0)
         weight = (total - means[below]) / (means[above] - means[below])
@@ -102,10 +106,23 @@ class Growth:
         self.progress.update(len(self.prompts))
         n = len(self._looked_at)
         held_back = losses[n:].mean(0) if n < len(losses) else np.full(len(candidates), np.nan)
-        return [Rung(*values) for values in zip(candidates, losses[:n].mean(0), held_back, strict=True)]
+        return [Rung(*values) for values in zip(candidates, losses[:n].mean(0), held_back, budgets, strict=True)]
 
     def budgets(self, shares: Shares, **stored: Any) -> Budgets:
         return Budgets.from_shares(np.repeat(shares, self.group).reshape(self.shape), **stored)
+
+    def precision(self, shares: Shares, bits: Bits, widths: Sequence[int]) -> NDArray[np.float64]:
+        """First-order change of the loss `[2, W, N]` if keys, or values, had another width than in `bits` `[N, 2]`."""
+        budgets = self.budgets(shares, bits=bits.reshape(*self.shape, 2))
+        influence = self.source.precision(self._looked_at, budgets, widths)
+        self.allowance.spend(self._looked_at, GRADIENT_ROWS, of=len(self.prompts))
+        self.progress.update(len(self._looked_at))
+        return influence.reshape(2, len(widths), -1)
+
+    @property
+    def n_prompts(self) -> tuple[int, int]:
+        """How many prompts the steps look at, and how many are held back."""
+        return len(self._looked_at), len(self.prompts) - len(self._looked_at)
 
     @property
     def _looked_at(self) -> Sequence[Prompt]:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from baklava.budgets.bits import EXACT, WIDTHS, EntrySize, entries_within
 from baklava.errors import UserError
 from baklava.experiment.components import EvictionConfig, ModelConfig
 from baklava.experiment.compose import compose
@@ -89,7 +92,22 @@ def _plan_model(model: ModelConfig, settings: PlanConfig, eviction: str, policy:
         kept = (1.0 - division.ratio) * division.kv_full
         entries = f"{1 - division.ratio:.1%} of their entries"
         print(f"  fits at ratio {division.ratio:g}: {format_size(kept)} of KV caches, {entries}")
+        if in_bits := _entries_in_bits(division.ratio, work.context, shape.head_dim, itemsize):
+            print(f"  or in the same bytes: {in_bits}")
     return division.ratio
+
+
+def _entries_in_bits(ratio: float, context: int, dim: int, itemsize: int) -> str:
+    """How many of their entries all KV caches may keep in fewer bits; empty where heads cannot be quantised."""
+    size = EntrySize(dims=(dim, dim), itemsize=itemsize)
+    if dim % min(size.packing.group, dim):
+        return ""
+    total = (1.0 - ratio) * context * size.n_bytes
+    parts = []
+    for width in sorted(set(WIDTHS) - {EXACT}, reverse=True):
+        [kept] = entries_within(np.ones(1), np.full((1, 2), width), context, total, size)
+        parts.append(f"{kept / context:.1%} of them at {width} bits" if kept < context else f"all at {width} bits")
+    return ", ".join(parts)
 
 
 def _context(model: ModelConfig, shape: ModelShape, settings: PlanConfig) -> int:

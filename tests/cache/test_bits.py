@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from baklava import BudgetedCache, Budgets
-from baklava.budgets.bits import Packing, parse_bits
+from baklava.budgets.bits import EntrySize, Packing, parse_bits
 from baklava.cache.attention.precision import MAX_CONVERTED_CPU
 from baklava.cache.attention.ragged_attention import ragged_attention
 from baklava.cache.quantised import Quantised
@@ -152,6 +152,23 @@ def test_bytes_are_those_of_codes_scales_and_exact_entries(decoding: Any, bits: 
         with torch.inference_mode():
             model(ids[:, :9], past_key_values=cache)
         assert cache.kv_bytes() == computed
+
+
+@pytest.mark.parametrize("policy", ["streaming_llm", "ada_snapkv", "layer_ada_snapkv"])
+def test_heads_that_compete_in_different_bits_stay_within_the_bytes(policy: str) -> None:
+    """Less than a group below them; bits that differ move nothing where nobody competes."""
+    model, ids = random_model(dtype=torch.float32), random_tokens(400)
+    budgets = Budgets.from_shares([[0.9, 0.2], [0.5, 0.6]], bits=MIXED)
+    cache = BudgetedCache(model.config, budgets, policy)
+    cache.prefill(model, ids)
+    size, bits = EntrySize(dims=DIMS, itemsize=4), parse_bits(MIXED, (2, 2))
+    own = size.packing.cache_bytes(budgets.entries(400, size), bits, DIMS, 4)
+    stored = size.packing.cache_bytes(cache.kept_entries()[:, 0].numpy(), bits, DIMS, 4)
+    assert cache.kv_bytes() == stored.sum()
+    assert own.sum() - 2 * 32 * size.n_bytes < stored.sum() <= own.sum()
+    assert (stored != own).any() == (policy != "streaming_llm")
+    if policy == "ada_snapkv":
+        assert (stored.sum(1) <= own.sum(1)).all()
 
 
 def test_logits_move_with_the_bits() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fixed_prompt import SIZES, FixedPrompt
-from tiny_models import random_model
+from tiny_models import random_model, random_tokens
 
 from baklava.budgets import Budgets
 from baklava.calibration.prompts import Prompt
@@ -47,6 +47,35 @@ def test_what_is_differentiated_is_what_a_budgeted_cache_computes(family: str, p
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item()
     [expected] = ContinuationLosses(loaded, chosen, batch_rows=1).losses(prompt(), [budgets_for(loaded)])
     assert loss == pytest.approx(expected, abs=1e-5)
+
+
+class LongPrompt(FixedPrompt):
+    """Three groups of entries and a few more."""
+
+    def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
+        ids = random_tokens(120, seed=self.index)[0].tolist()
+        return ids[:105], ids[105:112], ids[112:]
+
+
+@pytest.mark.parametrize(("family", "policy"), [("llama", "streaming_llm"), ("gemma2", "snapkv")])
+def test_the_influence_of_more_bits_is_what_they_change_in_a_budgeted_cache(family: str, policy: str) -> None:
+    """To first order: at 8 bits, rounding changes little. What is stored in 16 bits already gains nothing by them."""
+    loaded = load(family)
+    one, shape = LongPrompt("none", 0, "", "", ""), budgets_for(loaded).shape
+    bits = np.full((*shape, 2), 8)
+    bits[0, 1] = 16, 8
+    losses = ContinuationLosses(loaded, policy_named(policy), batch_rows=16)
+    stored = [Budgets.from_shares(np.ones(shape), bits=bits)]
+    for part, layer, head in np.ndindex(2, *shape):
+        raised = bits.copy()
+        raised[layer, head, part] = 16
+        stored.append(Budgets.from_shares(np.ones(shape), bits=raised))
+    influence = losses.precision([one], stored[0], (8, 16))
+    current, *others = losses.losses(one, stored)
+    assert np.abs(influence[:, 1]).max() > 1e-4 and influence[0, 1, 0, 1] == 0.0
+    np.testing.assert_allclose(influence[:, 1].ravel(), others - current, rtol=0.1, atol=1e-5)
+    at_8 = influence[:, 0].ravel()
+    assert np.flatnonzero(at_8).tolist() == [1]  # less precise is only what is in 16 bits
 
 
 def measured_with(

@@ -51,6 +51,16 @@ def test_the_parts_and_the_ratio_are_shown(capsys: pytest.CaptureFixture[str]) -
     assert 0.5 < ratio_of(shown) < 0.95
 
 
+def test_fewer_bits_keep_more_entries_in_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Float32 at 8 bits takes 9/32 of its bytes with its scales, at 4 bits 5/32."""
+    shown = planned(capsys, "plan.gpu_memory=56MiB")
+    kept = 1.0 - ratio_of(shown)
+    shares = {int(bits): float(share) / 100 for share, bits in re.findall(r"([\d.]+)% of them at (\d) bits", shown)}
+    assert shares[8] == pytest.approx(kept * 32 / 9, abs=64 / 2048) and shares[8] < 1
+    assert "all at 4 bits, all at 2 bits" in shown
+    assert "  or in the same bytes: " in shown and "bits" not in planned(capsys, "plan.gpu_memory=1GiB")
+
+
 def test_more_context_needs_a_higher_ratio_and_more_memory_a_lower_one(capsys: pytest.CaptureFixture[str]) -> None:
     ratio = ratio_of(planned(capsys))
     assert ratio_of(planned(capsys, "plan.batch=5")) > ratio
