@@ -83,6 +83,8 @@ class Baklava(SearchedAllocator):
     def __post_init__(self) -> None:
         if self.widths and (self.search != "growth" or self.bits != EXACT):
             raise UserError(f"allocator {self.name}: widths are for search: growth, which chooses bits among them")
+        if self.widths and (self.granularity, self.page) != ("head", 1):
+            raise UserError(f"allocator {self.name}: widths go with granularity: head and page: 1 alone")
         if self.per_cache and len(self.widths) < 2:
             raise UserError(f"allocator {self.name}: per_cache: bits per KV cache are chosen among two widths or more")
 

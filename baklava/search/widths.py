@@ -36,19 +36,22 @@ def search_widths(
     """
     n = growth.shape[0] * growth.shape[1] // growth.group
     exact = [np.ones(n), *(np.full(n, 1.0 - ratio) for ratio in ratios)]
-    one = [_in_width(growth, ratio, width) for ratio in ratios for width in widths]
-    rungs = _measure(growth, [*((shares, growth.budgets(shares)) for shares in exact), *one], model)
+    quantised = [_in_width(growth, ratio, width) for ratio in ratios for width in widths]
+    rungs = _measure(growth, [*((shares, growth.budgets(shares)) for shares in exact), *quantised], model)
     full, uniform, of_widths = rungs[0], rungs[1 : len(exact)], rungs[len(exact) :]
     by_ratio = [of_widths[start : start + len(widths)] for start in range(0, len(of_widths), len(widths))]
-    own: list[list[Rung]] = [[] for _ in ratios]
+    by_cache: list[list[Rung]] = [[] for _ in ratios]
     if per_cache:
         stored = [
             _around(growth, ratio, widths[rungs.index(choose(growth, rungs))], widths)
             for ratio, rungs in zip(ratios, by_ratio, strict=True)
         ]
         measured = iter(_measure(growth, list(chain(*stored)), model))
-        own = [list(islice(measured, len(some))) for some in stored]
-    return {ratio: _grown(growth, full, *rungs) for ratio, *rungs in zip(ratios, uniform, by_ratio, own, strict=True)}
+        by_cache = [list(islice(measured, len(some))) for some in stored]
+    return {
+        ratio: _grown(growth, full, even, one, own)
+        for ratio, even, one, own in zip(ratios, uniform, by_ratio, by_cache, strict=True)
+    }
 
 
 def _measure(growth: Growth, stored: Sequence[Stored], model: str) -> list[Rung]:
@@ -106,7 +109,7 @@ def _per_cache(growth: Growth, ratio: float, total: float, widths: Sequence[int]
         promise = growth.precision(shares, bits, widths)
         within = start + (left - start) * step / STEPS
         negligible = negligible or NEGLIGIBLE * float(-promise.min(1).clip(max=0.0).sum())
-        bits = raise_bits(shares, bits, promise, widths, total=within, negligible=negligible)
+        bits = raise_bits(shares, bits, promise, widths, total=within, negligible=negligible, skip=step == STEPS)
     costs = EntrySize().relative(bits)
     shares = np.ones_like(shares)
     if costs.sum() > left:
@@ -126,31 +129,34 @@ def raise_bits(
     *,
     total: float,
     negligible: float = 0.0,
+    skip: bool = True,
 ) -> Bits:
     """Raise `bits` `[N, 2]` of KV caches with `shares` `[N]` within `total` bytes, relative to exact entries.
 
     `promise` `[2, W, N]` is the change of the loss if keys, or values, had one of the rising `widths` instead. Bytes go
-    to the steepest segments of lower hulls, as far as they can be paid, and while more than `negligible` is promised.
+    to the steepest segments of lower hulls while more than `negligible` is promised. One that cannot be paid is
+    skipped, or ends it.
     """
     chosen = np.searchsorted(widths, bits)
     costs = np.array([[_price((width, EXACT)), _price((EXACT, width))] for width in widths])  # [W, 2]
     segments: list[tuple[float, float, int, int, int, int]] = []  # slope, gain, KV cache, keys or values, from, to
     for cache, part in np.ndindex(chosen.shape):
-        first = chosen[cache, part]
+        first = int(chosen[cache, part])
         x = shares[cache] * costs[first:, part]
         y = np.minimum.accumulate(promise[part, first:, cache] - promise[part, first, cache])
         if shares[cache] > 1e-9:
             hull = pairwise(lower_hull(x, y))
+            gains = [(a, b, float(y[b] - y[a]), float(x[b] - x[a])) for a, b in hull]
             segments += [
-                ((y[b] - y[a]) / (x[b] - x[a]), y[b] - y[a], cache, part, first + a, first + b)
-                for a, b in hull
-                if y[b] < y[a]
+                (gain / price, gain, cache, part, first + a, first + b) for a, b, gain, price in gains if gain < 0
             ]
     left = total - shares @ EntrySize().relative(bits)
     promised = -sum(gain for _, gain, *_ in segments)
     for _, gain, cache, part, a, b in sorted(segments):  # the steepest first
         price = shares[cache] * (costs[b, part] - costs[a, part])
-        if promised > negligible and chosen[cache, part] == a and price <= left + 1e-12:
+        if promised <= negligible or (price > left and not skip):
+            break
+        if chosen[cache, part] == a and price <= left + 1e-12:
             chosen[cache, part] = b
             left -= price
             promised += gain

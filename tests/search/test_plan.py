@@ -52,13 +52,16 @@ def test_the_parts_and_the_ratio_are_shown(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_fewer_bits_keep_more_entries_in_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Float32 at 8 bits takes 9/32 of its bytes with its scales, at 4 bits 5/32."""
+    """Of float32's bytes, 8 bits take 9/32 with their scales, 4 bits 5/32 and 2 bits 3/32."""
     shown = planned(capsys, "plan.gpu_memory=56MiB")
     kept = 1.0 - ratio_of(shown)
     shares = {int(bits): float(share) / 100 for share, bits in re.findall(r"([\d.]+)% of them at (\d) bits", shown)}
-    assert shares[8] == pytest.approx(kept * 32 / 9, abs=64 / 2048) and shares[8] < 1
-    assert "all at 4 bits, all at 2 bits" in shown
-    assert "  or in the same bytes: " in shown and "bits" not in planned(capsys, "plan.gpu_memory=1GiB")
+    for bits, price in ((8, 9 / 32), (4, 5 / 32), (2, 3 / 32)):
+        assert shares[bits] == pytest.approx(kept / price, abs=64 / 2048)
+    assert "  or in the same bytes: all at 8 bits, all at 4 bits, all at 2 bits" in planned(
+        capsys, "plan.gpu_memory=90MiB"
+    )
+    assert "bits" not in planned(capsys, "plan.gpu_memory=1GiB")
 
 
 def test_more_context_needs_a_higher_ratio_and_more_memory_a_lower_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from baklava.allocation.baklava import Baklava
 from baklava.allocation.fitted import Grown
 from baklava.budgets import Budgets
 from baklava.budgets.bits import EntrySize, label_of
 from baklava.calibration.prompts import Prompt
+from baklava.errors import UserError
 from baklava.inference.influence import LEVELS
 from baklava.search.allowance import Allowance
 from baklava.search.growth import Growth
@@ -115,6 +118,16 @@ class TestRaise:
         assert first.tolist() == [[2, 2], [4, 4]]
         assert raise_bits(shares, start, promise, (2, 4), total=1.0).tolist() == [[4, 4], [4, 4]]
 
+    def test_what_is_negligible_is_not_paid_for(self) -> None:
+        promise = np.array([[[0.0, 0.0], [-1.0, -0.1]], [[0.0, 0.0], [0.0, 0.0]]])
+        start, shares = np.full((2, 2), 2), np.array([0.5, 0.5])
+        assert raise_bits(shares, start, promise, (2, 4), total=1.0).tolist() == [[4, 2], [4, 2]]
+        assert raise_bits(shares, start, promise, (2, 4), total=1.0, negligible=0.2).tolist() == [[4, 2], [2, 2]]
+        dear = np.array([1.0, 0.2])
+        for skip in (True, False):  # the first cannot be paid
+            raised = raise_bits(dear, start, 20 * promise, (2, 4), total=1.2 * 3 / 16 + 0.02, skip=skip)
+            assert raised.tolist() == [[2, 2], [4 if skip else 2, 2]]
+
     @given(
         arrays(np.float64, 3, elements=st.floats(0.0, 1.0)),
         arrays(np.int64, (3, 2), elements=st.sampled_from([2, 4, 8, 16])),
@@ -132,11 +145,13 @@ class TestRaise:
         assert shares @ size.relative(raised) <= total + 1e-9
 
 
-def test_per_cache_without_a_choice_is_refused() -> None:
-    from baklava.allocation.baklava import Baklava
-    from baklava.errors import UserError
-
-    with pytest.raises(
-        UserError, match="allocator b: per_cache: bits per KV cache are chosen among two widths or more"
-    ):
-        Baklava(name="b", per_cache=True)
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"per_cache": True}, "per_cache: bits per KV cache are chosen among two widths or more"),
+        ({"widths": (8, 4), "granularity": "layer"}, "widths go with granularity: head and page: 1 alone"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused_before_work(wrong: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=f"allocator b: {complaint}"):
+        Baklava(name="b", **wrong)
