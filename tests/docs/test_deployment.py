@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 
 def cells(repository: Path) -> list[str]:
@@ -49,6 +50,24 @@ def test_images_are_made_of_what_is_there(file: str, repository: Path, extras: s
     assert "-c constraints.txt" in text
     [minor] = re.findall(r"python:3\.(\d+)-slim", text)
     assert int(minor) >= 11
+
+
+def test_the_workflow_can_be_a_module_of_another(repository: Path) -> None:
+    """In a module, what Snakemake puts into a message is looked up where the names of this workflow are not known."""
+    known = {"input", "output", "params", "wildcards", "log", "threads", "resources"}
+    for file in (repository / "workflow" / "rules").glob("*.smk"):
+        for message in re.findall(r'message:\n +"(.*)"', file.read_text()):  # an f-string has its names by then
+            assert set(re.findall(r"{(\w+)", message)) <= known, (file.name, message)
+
+
+def test_the_catalog_finds_what_it_asks_for(repository: Path) -> None:
+    usage = yaml.safe_load((repository / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert set(usage) == {"mandatory-flags", "software-stack-deployment"}
+    assert usage["mandatory-flags"]["desc"]
+    assert set(usage["software-stack-deployment"]) == {"conda", "apptainer", "apptainer+conda", "report"}
+    for name in ("workflow/Snakefile", "config/README.md"):
+        assert (repository / name).is_file()
+    assert {"snakemake", "workflow"} <= set(re.findall(r"\w+", (repository / "README.md").read_text().lower()))
 
 
 def test_the_action_runs_the_tests_as_everyone_does(repository: Path) -> None:

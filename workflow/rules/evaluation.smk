@@ -55,7 +55,7 @@ if SHARDS > 1:
         params:
             job=job_file("merge"),
         message:
-            "Answers of {wildcards.model} to {wildcards.task}, from {SHARDS} jobs"
+            f"Answers of {{wildcards.model}} to {{wildcards.task}}, from {SHARDS} jobs"
         shell:
             "baklava merge --job {params.job:q} --log {log:q}"
 

@@ -36,7 +36,7 @@ rule report:
     params:
         job=job_file("report"),
     message:
-        "Figures: {report_job.figures}"
+        f"Figures: {report_job.figures}"
     shell:
         "baklava report --job {params.job:q} --log {log:q}"
 
