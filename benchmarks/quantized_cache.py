@@ -1,0 +1,140 @@
+"""transformers' QuantizedCache beside a BudgetedCache that keeps every entry at as many bits: score, bytes, seconds.
+
+    pip install --no-deps optimum-quanto==0.2.7   # or hqq and termcolor, for --backend hqq
+    python benchmarks/quantized_cache.py --json benchmarks/results/quantized_cache-cpu.json
+
+The same samples in the same tokens, decoded greedily. Both read the context exactly and quantise what they keep of it;
+the question comes after it. QuantizedCache has its defaults: groups of 64 numbers, the last 128 tokens exact. Bytes are
+all that a cache stores after the answer, scales and zero points included, in parts of the full cache's; seconds are
+CPU seconds of this process per token of an answer where it runs on a CPU, without reading the context.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from statistics import fmean, median
+from typing import Any
+
+import measure
+import torch
+from transformers import Cache, DynamicCache, QuantizedCache
+
+from baklava import BudgetedCache, Budgets
+from baklava.evaluation.prompt import Prompts
+from baklava.experiment.components import ModelConfig
+from baklava.experiment.settings import EvaluateConfig
+from baklava.models.load import LoadedModel, load_model
+from baklava.tasks import NeedleInHaystack
+
+TASKS = {"niah_single_1": 1, "niah_multikey_1": 4}  # and how many keys
+
+
+def stored_bytes(stored: Any) -> int:
+    """Bytes of all tensors in `stored`, those inside quantised ones instead of what these stand for."""
+    if isinstance(stored, torch.Tensor):
+        inner = stored.__tensor_flatten__()[0] if hasattr(stored, "__tensor_flatten__") else ()
+        return sum(stored_bytes(getattr(stored, name)) for name in inner) if inner else stored.nbytes
+    if isinstance(stored, dict):
+        stored = list(stored.values())
+    return sum(map(stored_bytes, stored)) if isinstance(stored, list | tuple) else 0
+
+
+def cache_bytes(cache: Cache) -> int:
+    if isinstance(cache, BudgetedCache):
+        return cache.kv_bytes()
+    names = ("keys", "values", "_quantized_keys", "_quantized_values")
+    return sum(stored_bytes(getattr(layer, name, None)) for layer in cache.layers for name in names)
+
+
+@torch.inference_mode()
+def answer(
+    loaded: LoadedModel,
+    cache: Cache,
+    context: list[int],
+    question: list[int],
+    n_tokens: int,
+    clock: Callable[[], float],
+) -> tuple[str, int, float]:
+    """The answer to a question about a context, the bytes that are stored after it, and seconds per token."""
+    model = loaded.model
+    device = model.device
+    stop = model.generation_config.eos_token_id
+    stops = {*(stop if isinstance(stop, list) else [stop]), loaded.tokenizer.eos_token_id}
+    if isinstance(cache, BudgetedCache):
+        cache.prefill(model, torch.tensor([context], device=device))
+    else:
+        model(torch.tensor([context], device=device), past_key_values=cache, logits_to_keep=1)
+    tokens: list[int] = []
+    following, seconds = question, []
+    while len(tokens) < n_tokens and not (tokens and tokens[-1] in stops):
+        started = clock()
+        logits = model(torch.tensor([following], device=device), past_key_values=cache, logits_to_keep=1).logits
+        following = [int(logits[0, -1].argmax())]
+        seconds.append(clock() - started)
+        tokens += following
+    return loaded.decode(tokens), cache_bytes(cache), median(seconds[1:] or seconds)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny-llama", help="a reference model, or the path of a model")
+    parser.add_argument("--backend", choices=("quanto", "hqq"), default="quanto")
+    parser.add_argument("--samples", type=int, default=16, help="of each task")
+    parser.add_argument("--length", type=int, default=1024)
+    arguments = measure.parse(parser)
+    path = measure.model_path(arguments.model)
+    loaded = load_model(ModelConfig(name="model", path=path, dtype=arguments.dtype, device=arguments.device))
+    model, config = loaded.model, loaded.model.config
+    everything = Budgets.uniform(n_layers=loaded.n_layers, n_kv_heads=loaded.n_kv_heads, ratio=0.0)
+
+    def theirs(bits: int) -> Cache:
+        return QuantizedCache(arguments.backend, config, nbits=bits)
+
+    makes: dict[str, Callable[[], Cache]] = {"full": lambda: DynamicCache(config=config)}
+    for bits in (4, 2):
+        makes[f"QuantizedCache, {bits} bits"] = lambda bits=bits: theirs(bits)  # type: ignore[misc]
+        makes[f"BudgetedCache, {bits} bits"] = lambda bits=bits: BudgetedCache(config, everything, bits=bits)  # type: ignore[misc]
+    try:
+        theirs(4)
+    except ImportError:
+        package = {"quanto": "optimum-quanto", "hqq": "hqq termcolor"}[arguments.backend]
+        raise SystemExit(f"--backend {arguments.backend} needs its package: pip install --no-deps {package}") from None
+    clock = time.process_time if arguments.device == "cpu" else time.perf_counter
+    results: dict[str, list[tuple[float, int, float]]] = {name: [] for name in makes}
+    for name, n_keys in TASKS.items():
+        task = NeedleInHaystack(name=name, n_keys=n_keys, max_new_tokens=16)
+        prompts = Prompts(
+            "model", loaded.tokenizer, task, EvaluateConfig(n_samples=arguments.samples, length=arguments.length)
+        )
+        for index in range(arguments.samples):
+            sample = task.sample(
+                split="evaluation", seed=0, index=index, length=arguments.length, count_tokens=loaded.count_tokens
+            )
+            tokens = prompts.tokens(sample)
+            for kind, make in makes.items():
+                model.set_attn_implementation("baklava" if kind.startswith("Budgeted") else "sdpa")
+                text, n_bytes, seconds = answer(
+                    loaded, make(), tokens.context, tokens.question, sample.max_new_tokens, clock
+                )
+                results[kind].append((task.score(text, sample.answers), n_bytes, seconds))
+    figures = []
+    for kind, some in results.items():
+        scores, sizes, seconds = zip(*some, strict=True)
+        figures.append(
+            {
+                "cache": kind,
+                "score": fmean(scores),
+                "bytes_over_full": sum(sizes) / sum(size for _, size, _ in results["full"]),
+                "ms_per_token": 1e3 * median(seconds),
+            }
+        )
+    columns = list(figures[0])
+    table = [[str(row["cache"]), *(f"{row[name]:.3f}" for name in columns[1:])] for row in figures]
+    title = f"{arguments.model}, {len(results['full'])} samples of {arguments.length} tokens, {arguments.backend}"
+    measure.report(title, columns, table, {"caches": figures}, arguments)
+
+
+if __name__ == "__main__":
+    main()
