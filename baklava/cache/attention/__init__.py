@@ -2,6 +2,6 @@
 
 - `dense.baklava_attention`: the function in transformers' registry, and `dense_attention` over full tensors.
 - `ragged.ragged_attention`: attention to a compressed context and the suffix; `backend.choose_backend` picks what
-  computes it: `triton_decode` with `triton_kernels`, `varlen`, or plain PyTorch with the helpers of `precision` and,
-  for quantised entries, of `packed_products`.
+  computes it: `triton_decode` with `triton_kernels`, `varlen`, or plain PyTorch with the helpers of `precision`.
+- `triton_packed`, or `packed_products` in plain PyTorch: attention to quantised entries.
 """

@@ -77,9 +77,8 @@ def ragged_attention(
     are in float32 at least.
     """
     dims = (query.shape[-1], suffix_values.shape[-1])
-    by_torch = bool(entries.shared or entries.packed)
-    backend: Backend = "torch" if by_torch else choose_backend(query.device, query.dtype, dims, softcap)
-    if backend == "triton":
+    backend: Backend = "torch" if entries.shared else choose_backend(query.device, query.dtype, dims, softcap)
+    if backend == "triton" and not entries.packed:
         from baklava.cache.attention.triton_decode import ragged_decode
 
         return ragged_decode(query, entries, suffix_keys, suffix_values, scaling=scaling, mask=mask, softcap=softcap)
@@ -103,13 +102,13 @@ def ragged_attention(
             hidden = hidden.expand(batch, n_kv_heads, group, -1, -1).flatten(2, 3).flatten(0, 1)
         scaled = at_least_float32(packed) * scaling
         suffix = _Partial.of(scaled, suffix_keys.flatten(0, 1), suffix_values.flatten(0, 1), hidden, softcap)
-        if backend == "varlen":
+        if backend == "varlen" and not entries.packed:
             from baklava.cache.attention.varlen import attend
 
             owners, results, log_sums = attend(packed, entries, scaling)
             context = iter([(owners, _Partial(results, torch.ones_like(log_sums), log_sums))])
         else:
-            context = _attend_to_context(scaled, entries, softcap)
+            context = _attend_to_context(scaled, entries, softcap, backend)
         output = _merge(suffix, context)  # [B * Hkv, group * q, D]
         outputs.append(output.unflatten(0, (batch, n_kv_heads)).unflatten(2, (group, -1)))
     return torch.cat(outputs, -2).flatten(1, 2).to(query.dtype)
@@ -129,7 +128,7 @@ def _merge(suffix: _Partial, context: Iterator[tuple[Tensor, _Partial]]) -> Tens
 
 
 def _attend_to_context(
-    query: Tensor, entries: RaggedEntries, softcap: float | None
+    query: Tensor, entries: RaggedEntries, softcap: float | None, backend: Backend
 ) -> Iterator[tuple[Tensor, _Partial]]:
     """Yield KV caches `[P]` and their attention to `P` stretches of the context, for scaled queries `[C, R, D]`."""
     for shared in entries.shared:  # all queries of all its owners at once
@@ -140,6 +139,12 @@ def _attend_to_context(
             partial = _Partial.of(packed, keys[None], values[None], None, softcap)
             yield shared.owners, partial.unflatten(query.shape[1])
     for stored in entries.packed:  # one block after another, never all of them in full
+        if backend == "triton" and stored.packing.group in (16, 32, 64):
+            from baklava.cache.attention import triton_packed
+
+            owners, results, log_sums = triton_packed.attend(query, stored, softcap)
+            yield owners, _Partial(results, torch.ones_like(log_sums), log_sums)
+            continue
         for owners, keys, values in stored.blocks():
             yield owners, _Partial.of_packed(query.index_select(0, owners), keys, values, softcap)
     for blocks in entries.layout.blocks():

@@ -59,7 +59,7 @@ def ragged_decode(
     blocks = block_sizes(n_rows, dim, value_dim, query.dtype)
     n_tiles = triton.cdiv(n_rows, blocks["BLOCK_ROWS"])
     if longest is None:
-        longest = _choose_longest(entries.layout.n_entries, n_tiles, blocks["BLOCK_ENTRIES"], query.device)
+        longest = choose_longest(entries.layout.n_entries, n_tiles, blocks["BLOCK_ENTRIES"], query.device)
     items = entries.layout.work_items(longest)
     n_suffix_items = triton.cdiv(n_suffix, longest)
     n_results = len(items) + n_caches * n_suffix_items
@@ -157,7 +157,7 @@ def _mask_strides(mask: Tensor | None) -> tuple[int, int, int]:
     return mask.stride(0) if mask.shape[0] > 1 else 0, mask.stride(2), mask.stride(3)
 
 
-def _choose_longest(n_entries: int, n_tiles: int, block_entries: int, device: torch.device) -> int:
+def choose_longest(n_entries: int, n_tiles: int, block_entries: int, device: torch.device) -> int:
     """Choose entries per program, a multiple of `block_entries`, so that all multiprocessors finish together.
 
     Each stretch is read once per tile of query rows. The choice depends on the context alone, so that one table of work

@@ -99,7 +99,7 @@ def attend_stretches(
             v = tl.load(
                 v_start + n[:, None] * VALUE_DIM, mask=here[:, None] & (value_dim < VALUE_DIM)[None, :], other=0.0
             )
-            weighted, total, highest = _fold(
+            weighted, total, highest = fold(
                 q, k, v, here[None, :], weighted, total, highest, scaling, softcap, CAPPED, PRODUCTS
             )
     else:
@@ -118,7 +118,7 @@ def attend_stretches(
                 visible = tl.load(seen, mask=real[:, None] & here[None, :], other=0) != 0
             else:
                 visible = here[None, :] & ((start + n)[None, :] <= n_suffix - n_queries + nth[:, None])
-            weighted, total, highest = _fold(
+            weighted, total, highest = fold(
                 q, k, v, visible, weighted, total, highest, scaling, softcap, CAPPED, PRODUCTS
             )
 
@@ -130,7 +130,7 @@ def attend_stretches(
 
 
 @triton.jit
-def _fold(
+def fold(
     q: tl.tensor,  # [R, DIM]
     k: tl.tensor,  # [DIM, n]
     v: tl.tensor,  # [n, VALUE_DIM]

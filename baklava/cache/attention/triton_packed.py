@@ -1,0 +1,160 @@
+"""Attention to quantised entries on CUDA: a Triton kernel that reads codes and expands them in registers.
+
+A program takes a stretch of the groups of one KV cache, group by group, as in `triton_decode`. Its results are merged
+by `ragged_attention`. Nobody has measured it on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from baklava.cache.attention.triton_decode import choose_longest
+from baklava.cache.attention.triton_kernels import LOWEST, fold
+from baklava.cache.packed_entries import PackedEntries
+
+MIN_ROWS, BLOCK_NUMBERS = 16, 2**12  # query rows of a program at least, and numbers of its queries
+PIPELINE_STAGES = 2
+
+
+def attend(query: Tensor, stored: PackedEntries, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend with scaled float32 queries `[C, R, D]` to stretches of the groups of their KV cache: `n` results.
+
+    Returns the KV caches `[n]`, outputs `[n, R, D]` and log-sum-exps `[n, R, 1]` in float32.
+    """
+    query = query.contiguous()
+    n_rows, group = query.shape[1], stored.packing.group
+    keys, values = stored.keys, stored.values
+    dims, bits = (keys.codes.shape[-1], values.codes.shape[-1]), (keys.bits, values.bits)
+    sizes = block_sizes(n_rows, dims, bits, group, values.span)
+    n_tiles = triton.cdiv(n_rows, sizes["BLOCK_ROWS"])
+    longest = choose_longest(stored.layout.n_entries * group, n_tiles, group, query.device)
+    items = stored.layout.work_items(longest // group)
+    results = query.new_empty(len(items), n_rows, sizes["VALUE_DIM"])
+    log_sums = query.new_empty(len(items), n_rows, 1)
+    if len(items):
+        with torch.cuda.device_of(query):
+            attend_groups[(len(items) * n_tiles,)](
+                query,
+                *keys.tensors,
+                *values.tensors,
+                items.table,
+                results,
+                log_sums,
+                softcap or 1.0,
+                n_rows,
+                n_tiles,
+                CAPPED=softcap is not None,
+                **sizes,
+                num_warps=4,
+                num_stages=PIPELINE_STAGES,
+            )
+    return items.table[:, 2].long(), results, log_sums
+
+
+def block_sizes(n_rows: int, dims: tuple[int, int], bits: tuple[int, int], group: int, span: int) -> dict[str, Any]:
+    """What the kernel is compiled for; `dims` and `bits` of keys and of values."""
+    padded, value_padded = (max(16, triton.next_power_of_2(dim)) for dim in dims)
+    most = max(MIN_ROWS, BLOCK_NUMBERS // max(padded, value_padded))
+    return {
+        "DIM": dims[0],
+        "DIM_PADDED": padded,
+        "VALUE_DIM": dims[1],
+        "VALUE_DIM_PADDED": value_padded,
+        "KEY_BITS": bits[0],
+        "VALUE_BITS": bits[1],
+        "GROUP_SIZE": group,
+        "SPAN": span,
+        "BLOCK_ROWS": min(most, max(MIN_ROWS, triton.next_power_of_2(n_rows))),
+    }
+
+
+@triton.jit(do_not_specialize=["n_rows", "n_tiles"])
+def attend_groups(
+    query: tl.tensor,  # [C, R, DIM]
+    keys: tl.tensor,  # [P, GROUP_SIZE * KEY_BITS / 8, DIM]
+    key_scale: tl.tensor,  # [P, 1, DIM]
+    key_zero: tl.tensor,
+    values: tl.tensor,  # [P, GROUP_SIZE * VALUE_BITS / 8, VALUE_DIM]
+    value_scale: tl.tensor,  # [P, GROUP_SIZE, VALUE_DIM / SPAN]
+    value_zero: tl.tensor,
+    items: tl.tensor,  # [n_items, 4], in groups
+    results: tl.tensor,  # [n_items, R, VALUE_DIM]
+    log_sums: tl.tensor,  # [n_items, R]
+    softcap: tl.tensor,
+    n_rows: tl.tensor,
+    n_tiles: tl.tensor,
+    DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    VALUE_DIM_PADDED: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    VALUE_BITS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    SPAN: tl.constexpr,
+    CAPPED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+) -> None:
+    """Attend with one tile of a KV cache's query rows to one stretch of its groups."""
+    item = tl.program_id(0) // n_tiles
+    first = tl.load(items + 4 * item).to(tl.int64)
+    n_groups = tl.load(items + 4 * item + 1)
+    cache = tl.load(items + 4 * item + 2).to(tl.int64)
+    row = tl.program_id(0) % n_tiles * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    real = row < n_rows
+    dim = tl.arange(0, DIM_PADDED)
+    value_dim = tl.arange(0, VALUE_DIM_PADDED)
+    entry = tl.arange(0, GROUP_SIZE)
+    here = value_dim < VALUE_DIM
+    rows = query + (cache * n_rows + row[:, None]) * DIM + dim[None, :]
+    q = tl.load(rows, mask=real[:, None] & (dim < DIM)[None, :], other=0.0)
+
+    weighted = tl.zeros([BLOCK_ROWS, VALUE_DIM_PADDED], tl.float32)
+    total = tl.zeros([BLOCK_ROWS], tl.float32)
+    highest = tl.full([BLOCK_ROWS], LOWEST, tl.float32)
+    for nth in range(n_groups):
+        group = first + nth
+        k = _codes(keys, group, entry[None, :], dim[:, None], (dim < DIM)[:, None], KEY_BITS, GROUP_SIZE, DIM)
+        if KEY_BITS < 16:
+            scale = tl.load(key_scale + group * DIM + dim, mask=dim < DIM, other=0.0).to(tl.float32)
+            zero = tl.load(key_zero + group * DIM + dim, mask=dim < DIM, other=0.0).to(tl.float32)
+            k = k * scale[:, None] + zero[:, None]
+        v = _codes(values, group, entry[:, None], value_dim[None, :], here[None, :], VALUE_BITS, GROUP_SIZE, VALUE_DIM)
+        if VALUE_BITS < 16:
+            at = (group * GROUP_SIZE + entry[:, None]) * (VALUE_DIM // SPAN) + (value_dim // SPAN)[None, :]
+            scales = tl.load(value_scale + at, mask=here[None, :], other=0.0).to(tl.float32)
+            zeros = tl.load(value_zero + at, mask=here[None, :], other=0.0).to(tl.float32)
+            v = v * scales + zeros
+        weighted, total, highest = fold(
+            q, k, v, (entry >= 0)[None, :], weighted, total, highest, 1.0, softcap, CAPPED, tl.float32
+        )
+
+    at = item.to(tl.int64) * n_rows + row
+    target = results + at[:, None] * VALUE_DIM + value_dim[None, :]
+    tl.store(target, weighted / total[:, None], mask=real[:, None] & here[None, :])
+    tl.store(log_sums + at, highest + tl.log(total), mask=real)
+
+
+@triton.jit
+def _codes(
+    codes: tl.tensor,
+    group: tl.tensor,
+    entry: tl.tensor,
+    dim: tl.tensor,
+    mask: tl.tensor,
+    BITS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+    DIM: tl.constexpr,
+) -> tl.tensor:
+    """Load entries of a group as numbers: codes where there are few bits, else as they are stored."""
+    if BITS < 16:
+        N_BYTES: tl.constexpr = GROUP_SIZE * BITS // 8
+        packed = tl.load(codes + (group * N_BYTES + entry % N_BYTES) * DIM + dim, mask=mask, other=0).to(tl.int32)
+        numbers = ((packed >> (entry // N_BYTES * BITS)) & ((1 << BITS) - 1)).to(tl.float32)
+    else:
+        numbers = tl.load(codes + (group * GROUP_SIZE + entry) * DIM + dim, mask=mask, other=0.0).to(tl.float32)
+    return numbers
