@@ -50,6 +50,11 @@ class PackedEntries:
         return self.keys.group_bytes + self.values.group_bytes
 
     @property
+    def dim(self) -> int:
+        """The head dimension of the keys or the values, the greater of the two."""
+        return max(self.keys.codes.shape[-1], self.values.codes.shape[-1])
+
+    @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (*self.keys.tensors, *self.values.tensors)
 

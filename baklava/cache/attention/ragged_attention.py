@@ -139,7 +139,7 @@ def _attend_to_context(
             partial = _Partial.of(packed, keys[None], values[None], None, softcap)
             yield shared.owners, partial.unflatten(query.shape[1])
     for stored in entries.packed:  # one block after another, never all of them in full
-        if backend == "triton" and stored.packing.group in (16, 32, 64):
+        if backend == "triton" and stored.packing.group in (16, 32) and stored.dim <= 128:  # more fill shared memory
             from baklava.cache.attention import triton_packed
 
             owners, results, log_sums = triton_packed.attend(query, stored, softcap)

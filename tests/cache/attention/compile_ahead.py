@@ -23,7 +23,7 @@ VARIANTS = (
     (90, torch.float32, 256, 20, True),
 )
 # GPU, bits of keys and values, head dimension, query rows, soft-capped scores.
-PACKED_VARIANTS = ((80, (4, 4), 128, 4, False), (90, (2, 8), 64, 40, True), (80, (16, 2), 256, 1000, False))
+PACKED_VARIANTS = ((80, (4, 4), 128, 4, False), (90, (2, 8), 64, 40, True), (80, (16, 2), 128, 1000, False))
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 OTHERS = {
     **dict.fromkeys(("items", "bounds"), "*i32"),
