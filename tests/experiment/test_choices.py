@@ -39,7 +39,8 @@ def test_every_experiment_can_be_narrowed_to_one_choice_of_a_group(experiment: s
     for name, entry in chosen(whole)[group].items():
         narrowing = [f"experiment={experiment}", f"{group}={option(group, name)}"]
         if group == "allocator" and whole.claims.enabled and name != whole.claims.allocator:
-            with pytest.raises(UserError, match=rf"^config: allocator={name}: leaves out baklava, .*claims\.enabled"):
+            said = rf"^config: allocator={name}: leaves out {whole.claims.allocator}, .*claims\.enabled"
+            with pytest.raises(UserError, match=said):
                 compose(narrowing)
             narrowing.append("claims.enabled=false")
         narrowed = compose(narrowing)
