@@ -22,10 +22,10 @@ def counts_of_layers(settings: RowSettings, contexts: Sequence[ContextLayer], so
 
     Row `b` comes from row `source[b]` of the contexts.
     """
-    lengths = _lengths(contexts[0], source)
+    lengths = _lengths(contexts[0], source).tolist()
     assert contexts[0].keys is not None
     itemsize = contexts[0].keys.element_size()
-    counts = torch.stack([settings.counts(index, lengths.tolist(), itemsize) for index in range(len(contexts))])
+    counts = torch.stack([settings.counts(index, lengths, itemsize) for index in range(len(contexts))])
     policies = [settings.policy(row, len(source)) for row in range(len(source))]
     return list(settings.within_bytes(compete_over_layers(contexts, policies, counts, source), counts, lengths))
 
@@ -70,9 +70,10 @@ def compress(
     device = context.keys.device
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
     distributed, rank, sinks = rank_entries(context, policies, counts, source)
-    counts = settings.within_bytes(distributed, counts, lengths, budget_index)
+    n_tokens = lengths.tolist()
+    counts = settings.within_bytes(distributed, counts, n_tokens, budget_index)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
-    bits = settings.bits(budget_index, lengths.tolist())
+    bits = settings.bits(budget_index, n_tokens)
     entries = RaggedEntries.gather(
         context.keys,
         context.values,

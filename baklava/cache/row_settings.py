@@ -88,7 +88,7 @@ class RowSettings:
         per_cache = np.concatenate(rows)
         return torch.from_numpy(per_cache) if is_packed(per_cache).any() else None
 
-    def within_bytes(self, counts: Tensor, before: Tensor, lengths: Tensor, layer: int | None = None) -> Tensor:
+    def within_bytes(self, counts: Tensor, before: Tensor, lengths: Sequence[int], layer: int | None = None) -> Tensor:
         """Counts `[B, Hkv]` of a layer, or `[L, B, Hkv]`, as policies distribute those `before`, in the same bytes.
 
         Where budgets count bytes, they are cut to whole groups, or where entries moved between KV caches of different
@@ -97,7 +97,7 @@ class RowSettings:
         if all(budgets.bits is None for budgets in self._budgets):
             return counts
         result = counts.clone()
-        for row, length in enumerate(lengths.tolist()):
+        for row, length in enumerate(lengths):
             budgets = self._budgets_of(row * len(self._budgets) // len(lengths), length)
             if budgets.bits is None:
                 continue

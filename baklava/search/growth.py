@@ -68,7 +68,7 @@ class Growth:
         Where the allowance ends before, shares above the last rung rise evenly to those of the full cache.
         """
         self.progress.total = self._count_readings(total, refine)
-        lowest = np.full(self.shape[0] * self.shape[1] // self.group, START)
+        lowest = np.full(self.n_groups, START)
         while lowest.mean() < REFINE_AT and self.allowance.is_left():
             lowest = self._next(lowest)
         self.rungs = [self._refine(lowest, refine)]
@@ -118,6 +118,11 @@ class Growth:
         self.allowance.spend(self._looked_at, GRADIENT_ROWS, of=len(self.prompts))
         self.progress.update(len(self._looked_at))
         return influence.reshape(2, len(widths), -1)
+
+    @property
+    def n_groups(self) -> int:
+        """How many shares there are."""
+        return self.shape[0] * self.shape[1] // self.group
 
     @property
     def n_prompts(self) -> tuple[int, int]:

@@ -34,8 +34,7 @@ def search_widths(
 
     Raises `UserError` where losses are not finite.
     """
-    n = growth.shape[0] * growth.shape[1] // growth.group
-    exact = [np.ones(n), *(np.full(n, 1.0 - ratio) for ratio in ratios)]
+    exact = [np.ones(growth.n_groups), *(np.full(growth.n_groups, 1.0 - ratio) for ratio in ratios)]
     quantised = [_in_width(growth, ratio, width) for ratio in ratios for width in widths]
     rungs = _measure(growth, [*((shares, growth.budgets(shares)) for shares in exact), *quantised], model)
     full, uniform, of_widths = rungs[0], rungs[1 : len(exact)], rungs[len(exact) :]
@@ -83,7 +82,7 @@ def _grown(growth: Growth, full: Rung, uniform: Rung, one: Sequence[Rung], own: 
 def _in_width(growth: Growth, ratio: float, width: Width) -> Stored:
     """All KV caches in one width, with the shares that the bytes of a ratio then hold."""
     total = 1.0 - entries_removed(ratio, width)
-    shares = growth.shares(total) if total < 1.0 else np.ones(growth.shape[0] * growth.shape[1] // growth.group)
+    shares = growth.shares(total) if total < 1.0 else np.ones(growth.n_groups)
     return shares, growth.budgets(shares, **({} if width == EXACT else {"ratio": ratio, "bits": width}))
 
 

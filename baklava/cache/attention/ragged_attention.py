@@ -41,6 +41,11 @@ class _Partial:
         return cls(packed_products.weigh(weights, values), weights.sum(-1, keepdim=True), highest)
 
     @classmethod
+    def of_output(cls, output: Tensor, log_sums: Tensor) -> _Partial:
+        """What a kernel returns: outputs `[P, R, D]`, which are normalised, and log-sum-exps `[P, R, 1]`."""
+        return cls(output, torch.ones_like(log_sums), log_sums)
+
+    @classmethod
     def concatenate(cls, partials: Sequence[_Partial]) -> _Partial:
         return cls(*(torch.cat([getattr(partial, field.name) for partial in partials]) for field in fields(cls)))
 
@@ -106,7 +111,7 @@ def ragged_attention(
             from baklava.cache.attention.varlen import attend
 
             owners, results, log_sums = attend(packed, entries, scaling)
-            context = iter([(owners, _Partial(results, torch.ones_like(log_sums), log_sums))])
+            context = iter([(owners, _Partial.of_output(results, log_sums))])
         else:
             context = _attend_to_context(scaled, entries, softcap, backend)
         output = _merge(suffix, context)  # [B * Hkv, group * q, D]
@@ -143,7 +148,7 @@ def _attend_to_context(
             from baklava.cache.attention import triton_packed
 
             owners, results, log_sums = triton_packed.attend(query, stored, softcap)
-            yield owners, _Partial(results, torch.ones_like(log_sums), log_sums)
+            yield owners, _Partial.of_output(results, log_sums)
             continue
         for owners, keys, values in stored.blocks():
             yield owners, _Partial.of_packed(query.index_select(0, owners), keys, values, softcap)
