@@ -82,8 +82,9 @@ class Quantised:
         for packed in self.codes.split(n):
             if codes is None or len(packed) != len(codes):
                 codes = packed.new_empty(len(packed), self.group_size, packed.shape[-1])
+                parts = codes.unflatten(1, (self.per_byte, -1)).unbind(1)
                 buffer = torch.empty_like(codes, dtype=dtype)
-            yield buffer.copy_(_unpack(packed, self.bits, codes))
+            yield buffer.copy_(packed if self.bits == 8 else _unpack(packed, self.bits, codes, parts))
 
     def dequantise(self) -> Tensor:
         """The vectors `[P, G, D]`, in float32; with 16 bits as they are stored."""
@@ -171,12 +172,11 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
     return packed
 
 
-def _unpack(packed: Tensor, bits: int, codes: Tensor) -> Tensor:
-    """Undo `_pack`: write codes `[P, G, D]` in a byte each."""
-    *lower, highest = codes.unflatten(1, (8 // bits, -1)).unbind(1)
+def _unpack(packed: Tensor, bits: int, codes: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Undo `_pack`: write codes `[P, G, D]` in a byte each, of which `parts` `[P, G * bits / 8, D]` are views."""
+    *lower, highest = parts
     torch.bitwise_right_shift(packed, 8 - bits, out=highest)
     for nth, part in enumerate(lower):
-        torch.bitwise_and(
-            torch.bitwise_right_shift(packed, nth * bits, out=part) if nth else packed, 2**bits - 1, out=part
-        )
+        shifted = torch.bitwise_right_shift(packed, nth * bits, out=part) if nth else packed
+        torch.bitwise_and(shifted, 2**bits - 1, out=part)
     return codes

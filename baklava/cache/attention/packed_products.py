@@ -15,7 +15,7 @@ from baklava.budgets.bits import EXACT
 from baklava.cache.attention.precision import MAX_CONVERTED, MAX_CONVERTED_CPU, multiply
 from baklava.cache.quantised import Quantised
 
-# With more rows than this there are fewer entries to scale than rows.
+# With more rows than this there are fewer entries to scale than rows. (Single groups are scaled too: they are few.)
 MAX_ROWS = 32
 
 
@@ -26,16 +26,17 @@ def scores(query: Tensor, keys: Quantised) -> Tensor:
         return multiply(query, keys.codes.view(n_owners, -1, dim).transpose(-1, -2))
     n = _owners_at_a_time(keys, n_owners)
     n_groups = len(keys) // n_owners
-    if n_rows > MAX_ROWS:
+    if n_rows > MAX_ROWS or n_groups == 1:
         pairs = zip(query.split(n), keys.split(n * n_groups), strict=True)
         return torch.cat([torch.bmm(q, _vectors(some, q).transpose(-1, -2)) for q, some in pairs])
     scale, zero = (tensor.to(query.dtype).view(n_owners, -1, dim) for tensor in (keys.scale, keys.zero))
     of_zero = torch.bmm(zero, query.transpose(-1, -2)).view(-1, n_rows, 1)  # [P * n / G, R, 1]
-    products = []  # [p * n / G, R, G]
-    blocks = zip(query[:, None].split(n), scale[:, :, None].split(n), of_zero.split(n * n_groups), strict=True)
-    for numbers, (q, s, z) in zip(keys.numbers(n * n_groups, query.dtype), blocks, strict=True):
-        products.append(torch.baddbmm(z, (q * s).flatten(0, 1), numbers.transpose(-1, -2)))
-    return torch.cat(products).unflatten(0, (n_owners, -1)).transpose(1, 2).flatten(2)
+    products = query.new_empty(len(keys), n_rows, keys.group_size)  # [P * n / G, R, G]
+    several = (query[:, None].split(n), scale[:, :, None].split(n))
+    blocks = zip(*several, *(tensor.split(n * n_groups) for tensor in (of_zero, products)), strict=True)
+    for numbers, (q, s, z, out) in zip(keys.numbers(n * n_groups, query.dtype), blocks, strict=True):
+        torch.baddbmm(z, (q * s).flatten(0, 1), numbers.transpose(-1, -2), out=out)
+    return products.unflatten(0, (n_owners, -1)).transpose(1, 2).flatten(2)
 
 
 def weigh(weights: Tensor, values: Quantised) -> Tensor:
@@ -45,23 +46,23 @@ def weigh(weights: Tensor, values: Quantised) -> Tensor:
         return multiply(weights, values.codes.view(n_owners, n_entries, -1))
     n = _owners_at_a_time(values, n_owners)
     n_groups = len(values) // n_owners
-    if n_rows > MAX_ROWS:
+    if n_rows > MAX_ROWS or n_groups == 1:
         pairs = zip(weights.split(n), values.split(n * n_groups), strict=True)
         return torch.cat([torch.bmm(w, _vectors(some, w)) for w, some in pairs])
     if n_rows % 4 == 3:  # MKL multiplies 4 rows in less time than 3
         weights = pad(weights, (0, 0, 0, 1))
     scale, zero = (
-        tensor.view(n_owners, n_entries, -1).transpose(-1, -2).contiguous().to(weights.dtype)  # [P, D / span, n]
+        tensor.view(n_owners, n_entries, -1).transpose(-1, -2).to(weights.dtype, memory_format=torch.contiguous_format)
         for tensor in (values.scale, values.zero)
-    )
-    sums = []  # [p, R, D / span, span]
-    blocks = zip(weights[:, None].split(n), scale[:, :, None].split(n), strict=True)
-    for numbers, (w, s) in zip(values.numbers(n * n_groups, weights.dtype), blocks, strict=True):
-        channels = numbers.view(len(w), n_entries, -1).split(values.span, -1)
-        scaled = (w * s).unbind(1)
-        sums.append(torch.stack([torch.bmm(a, b) for a, b in zip(scaled, channels, strict=True)], -2))
+    )  # [P, D / span, n]
+    sums = weights.new_empty(scale.shape[1], n_owners, weights.shape[1], values.span)  # [D / span, P, R, span]
+    blocks = zip(weights[:, None].split(n), scale[:, :, None].split(n), sums.split(n, 1), strict=True)
+    for numbers, (w, s, out) in zip(values.numbers(n * n_groups, weights.dtype), blocks, strict=True):
+        channels = numbers.view(len(w), n_entries, -1, values.span).unbind(2)
+        for scaled, some, some_out in zip((w * s).unbind(1), channels, out, strict=True):
+            torch.bmm(scaled, some, out=some_out)
     of_zero = torch.bmm(weights, zero.transpose(-1, -2))  # [P, R, D / span]
-    return (torch.cat(sums) + of_zero[..., None]).flatten(-2)[:, :n_rows]
+    return (sums.permute(1, 2, 0, 3) + of_zero[..., None]).flatten(-2)[:, :n_rows]
 
 
 def _owners_at_a_time(stored: Quantised, n_owners: int) -> int:
