@@ -1,12 +1,12 @@
 """transformers' QuantizedCache beside a BudgetedCache that keeps every entry at as many bits: score, bytes, seconds.
 
-    pip install --no-deps optimum-quanto==0.2.7   # or hqq and termcolor, for --backend hqq
-    python benchmarks/quantized_cache.py --json benchmarks/results/quantized_cache-cpu.json
+    pip install --no-deps hqq termcolor   # or optimum-quanto==0.2.7 and a C++ compiler, for --backend quanto
+    python benchmarks/quantized_cache.py --backend hqq --json benchmarks/results/quantized_cache-cpu.json
 
 The same samples in the same tokens, decoded greedily. Both read the context exactly and quantise what they keep of it;
 the question comes after it. QuantizedCache has its defaults: groups of 64 numbers, the last 128 tokens exact. Bytes are
-all that a cache stores after the answer, scales and zero points included, in parts of the full cache's; seconds are
-CPU seconds of this process per token of an answer where it runs on a CPU, without reading the context.
+all that a cache stores of the context, scales and zero points included, in parts of the full cache's.
+Seconds are CPU seconds of this process per token of an answer where it runs on a CPU, without reading the context.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
@@ -26,9 +27,15 @@ from baklava.evaluation.prompt import Prompts
 from baklava.experiment.components import ModelConfig
 from baklava.experiment.settings import EvaluateConfig
 from baklava.models.load import LoadedModel, load_model
-from baklava.tasks import NeedleInHaystack
+from baklava.tasks import NeedleInHaystack, VariableTracking
 
-TASKS = {"niah_single_1": 1, "niah_multikey_1": 4}  # and how many keys
+TASKS = (
+    NeedleInHaystack(name="niah_single_1"),
+    NeedleInHaystack(name="niah_multivalue", n_values=4),
+    NeedleInHaystack(name="niah_multiquery", n_keys=4, n_queries=4),
+    VariableTracking(name="vt"),
+)
+SEED = 2026
 
 
 def stored_bytes(stored: Any) -> int:
@@ -57,7 +64,7 @@ def answer(
     n_tokens: int,
     clock: Callable[[], float],
 ) -> tuple[str, int, float]:
-    """The answer to a question about a context, the bytes that are stored after it, and seconds per token."""
+    """The answer to a question about a context, the bytes that are stored of it, and seconds per token."""
     model = loaded.model
     device = model.device
     stop = model.generation_config.eos_token_id
@@ -66,6 +73,7 @@ def answer(
         cache.prefill(model, torch.tensor([context], device=device))
     else:
         model(torch.tensor([context], device=device), past_key_values=cache, logits_to_keep=1)
+    n_bytes = cache_bytes(cache)
     tokens: list[int] = []
     following, seconds = question, []
     while len(tokens) < n_tokens and not (tokens and tokens[-1] in stops):
@@ -74,15 +82,16 @@ def answer(
         following = [int(logits[0, -1].argmax())]
         seconds.append(clock() - started)
         tokens += following
-    return loaded.decode(tokens), cache_bytes(cache), median(seconds[1:] or seconds)
+    return loaded.decode(tokens), n_bytes, median(seconds[1:] or seconds)
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny-llama", help="a reference model, or the path of a model")
-    parser.add_argument("--backend", choices=("quanto", "hqq"), default="quanto")
-    parser.add_argument("--samples", type=int, default=16, help="of each task")
+    parser.add_argument("--backend", choices=("quanto", "hqq"), default="hqq")
+    parser.add_argument("--samples", type=int, default=8, help="of each task")
     parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--bits", type=int, nargs="+", choices=(4, 2), default=(4, 2))
     arguments = measure.parse(parser)
     path = measure.model_path(arguments.model)
     loaded = load_model(ModelConfig(name="model", path=path, dtype=arguments.dtype, device=arguments.device))
@@ -93,9 +102,9 @@ def main() -> None:
         return QuantizedCache(arguments.backend, config, nbits=bits)
 
     makes: dict[str, Callable[[], Cache]] = {"full": lambda: DynamicCache(config=config)}
-    for bits in (4, 2):
-        makes[f"QuantizedCache, {bits} bits"] = lambda bits=bits: theirs(bits)  # type: ignore[misc]
-        makes[f"BudgetedCache, {bits} bits"] = lambda bits=bits: BudgetedCache(config, everything, bits=bits)  # type: ignore[misc]
+    for bits in arguments.bits:
+        makes[f"QuantizedCache, {bits} bits"] = partial(theirs, bits)
+        makes[f"BudgetedCache, {bits} bits"] = partial(BudgetedCache, config, everything, bits=bits)
     try:
         theirs(4)
     except ImportError:
@@ -103,14 +112,14 @@ def main() -> None:
         raise SystemExit(f"--backend {arguments.backend} needs its package: pip install --no-deps {package}") from None
     clock = time.process_time if arguments.device == "cpu" else time.perf_counter
     results: dict[str, list[tuple[float, int, float]]] = {name: [] for name in makes}
-    for name, n_keys in TASKS.items():
-        task = NeedleInHaystack(name=name, n_keys=n_keys, max_new_tokens=16)
+    by_task: dict[str, dict[str, float]] = {}
+    for task in TASKS:
         prompts = Prompts(
             "model", loaded.tokenizer, task, EvaluateConfig(n_samples=arguments.samples, length=arguments.length)
         )
         for index in range(arguments.samples):
             sample = task.sample(
-                split="evaluation", seed=0, index=index, length=arguments.length, count_tokens=loaded.count_tokens
+                split="evaluation", seed=SEED, index=index, length=arguments.length, count_tokens=loaded.count_tokens
             )
             tokens = prompts.tokens(sample)
             for kind, make in makes.items():
@@ -119,6 +128,9 @@ def main() -> None:
                     loaded, make(), tokens.context, tokens.question, sample.max_new_tokens, clock
                 )
                 results[kind].append((task.score(text, sample.answers), n_bytes, seconds))
+        by_task[task.name] = {
+            kind: fmean(score for score, *_ in some[-arguments.samples :]) for kind, some in results.items()
+        }
     figures = []
     for kind, some in results.items():
         scores, sizes, seconds = zip(*some, strict=True)
@@ -126,6 +138,7 @@ def main() -> None:
             {
                 "cache": kind,
                 "score": fmean(scores),
+                **{task: scores_of[kind] for task, scores_of in by_task.items()},
                 "bytes_over_full": sum(sizes) / sum(size for _, size, _ in results["full"]),
                 "ms_per_token": 1e3 * median(seconds),
             }
