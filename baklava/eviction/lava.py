@@ -66,9 +66,10 @@ class Lava(Windowed):
         n_heads, n_entries = scores[0].shape
         window = min(self.window_size, n_entries)
         total = int(budgets.sum())
+        # Where the total is more than all windows hold, each layer gets one entry more with its windows.
         in_windows = _divide(total, [1.0] * len(scores), [n_heads * window] * len(scores))
         entropies = [_entropy(layer[:, : n_entries - window]) for layer in scores]
-        before = _divide(total - sum(in_windows), entropies, [n_heads * (n_entries - window)] * len(scores))
+        before = _divide(total - sum(in_windows), entropies, [n_heads * n_entries - part for part in in_windows])
         counts = []
         for layer, part in zip(scores, map(sum, zip(in_windows, before, strict=True)), strict=True):
             even = _divide(part, [1.0] * n_heads, [n_entries] * n_heads)
@@ -85,7 +86,10 @@ def _entropy(scores: Tensor) -> float:
 
 
 def _divide(total: int, weights: Sequence[float], room: Sequence[int]) -> list[int]:
-    """Divide a total in proportion to weights, none above its room; exact, by largest remainders."""
+    """Divide a total in proportion to weights, none above its room; exact, by largest remainders.
+
+    A total beyond all room leaves each at most one above its own.
+    """
     parts = [0.0] * len(weights)
     unfilled = list(range(len(weights)))
     left = total
