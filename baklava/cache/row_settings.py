@@ -91,8 +91,8 @@ class RowSettings:
     def within_bytes(self, counts: Tensor, before: Tensor, lengths: Sequence[int], layer: int | None = None) -> Tensor:
         """Counts `[B, Hkv]` of a layer, or `[L, B, Hkv]`, as policies distribute those `before`, in the same bytes.
 
-        Where budgets count bytes, they are cut to whole groups, or where entries moved between KV caches of different
-        bits, scaled by one factor to the bytes of those before.
+        Where budgets count bytes and a policy moved entries, a row's counts are scaled by one factor to the bytes of
+        those before: the bytes of an entry differ, with its bits and with whether it fills a group.
         """
         if all(budgets.bits is None for budgets in self._budgets):
             return counts
@@ -103,11 +103,10 @@ class RowSettings:
                 continue
             bits = (budgets.bits if layer is None else budgets.bits[layer]).reshape(-1, 2)
             own, old = (some[..., row, :].flatten().numpy() for some in (counts, before))
-            if (bits != bits[0]).any() and (own != old).any():
-                total = self.packing.cache_bytes(old, bits, self._size.dims, self._size.itemsize).sum()
-                own = entries_within(own / length, bits, length, float(total), self._size)
-            else:
-                own = np.where(is_packed(bits), self.packing.whole_groups(own, length), own)
+            if (own == old).all():
+                continue
+            total = self.packing.cache_bytes(old, bits, self._size.dims, self._size.itemsize).sum()
+            own = entries_within(own / length, bits, length, float(total), self._size)
             result[..., row, :] = torch.from_numpy(own).view(result[..., row, :].shape)
         return result
 
