@@ -30,7 +30,9 @@ class Defensive(Windowed):
     The authors' code takes from `mass` the mean share of attention on the last entries *before* the window, where it
     seems to mean the window's own; here nothing is taken off. Where KV caches compete (`ada_defensive`,
     `layer_defensive`), it keeps each one's first part up to equal budgets; here these entries compete by their mean
-    attention, and the competing policy has a floor. kvpress 0.5.5 has no such method.
+    attention above their layer's highest score, and the competing policy has a floor. So with `layer_defensive` a layer
+    with a high score may take most of the budget, and the method may be weaker than published. kvpress 0.5.5 has no
+    such method.
     """
 
     family: ClassVar[str] = "defensive"

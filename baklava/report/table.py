@@ -74,8 +74,8 @@ def tabulate_scores(headline: Headline, *, intervals: bool = False) -> TextTable
     names = ("model", *(("eviction",) if several else ()))
     unit, size = choose_unit(max((figures.kv_bytes_full for figures in headline.models.values()), default=0.0))
 
-    def memory(n_bytes: float) -> TableCell:
-        return TableCell(f"{n_bytes / size:.2f}")
+    def memory(*n_bytes: float) -> TableCell:
+        return TableCell("-".join(dict.fromkeys(f"{n / size:.2f}" for n in n_bytes)))
 
     blocks = []
     for model, figures in headline.models.items():
@@ -84,16 +84,18 @@ def tabulate_scores(headline: Headline, *, intervals: bool = False) -> TextTable
         full = score(figures.full, figures.full_low, figures.full_high)
         first = (model, *eviction, "0", full, *blank)
         rows = [(*map(TableCell, first), memory(figures.kv_bytes_full))]
-        for row, n_bytes in _compressed_rows(figures, allocators, score):
-            rows.append((TableCell(""), *(row if several else row[1:]), memory(n_bytes)))
+        for row, least, most in _compressed_rows(figures, allocators, score):
+            # Allocators differ by rounding, or where all entries in few bits are fewer bytes than the ratio allows.
+            n_bytes = (most,) if most - least < 0.02 * most else (least, most)
+            rows.append((TableCell(""), *(row if several else row[1:]), memory(*n_bytes)))
         blocks.append(tuple(rows))
     return TextTable((*names, "ratio", "full", *allocators, f"KV {unit}"), len(names), tuple(blocks))
 
 
 def _compressed_rows(
     figures: ModelFigures, allocators: Sequence[str], score: Callable[[float, float, float], str]
-) -> Iterator[tuple[tuple[TableCell, ...], float]]:
-    """Cells of the rows with compression, the eviction policy first, and the bytes of KV cache."""
+) -> Iterator[tuple[tuple[TableCell, ...], float, float]]:
+    """Cells of the rows with compression, the eviction policy first, and the least and most bytes of KV cache."""
     rows: dict[tuple[str, float], dict[str, RatioFigures]] = defaultdict(dict)
     for method in figures.methods:
         for at_ratio in method.ratios:
@@ -101,9 +103,9 @@ def _compressed_rows(
     for (eviction, ratio), by_allocator in sorted(rows.items()):
         best = max(at_ratio.score for at_ratio in by_allocator.values())
         cells = [_score_cell(by_allocator.get(allocator), best, score) for allocator in allocators]
-        memory = max(at_ratio.kv_bytes for at_ratio in by_allocator.values())  # allocators differ by rounding at most
+        memory = [at_ratio.kv_bytes for at_ratio in by_allocator.values()]
         names = (eviction, f"{ratio:g}", f"{figures.full:.3f}")
-        yield (*map(TableCell, names), *cells), memory
+        yield (*map(TableCell, names), *cells), min(memory), max(memory)
 
 
 def _score_cell(figures: RatioFigures | None, best: float, score: Callable[[float, float, float], str]) -> TableCell:

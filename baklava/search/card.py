@@ -60,7 +60,8 @@ tags: [kv-cache, long-context]
 # KV cache budgets of {model.name} for {policy}
 
 One share of the context per KV cache (layer x KV head), found by `{job.allocator.name}` for eviction by `{policy}`;
-with another policy, other KV caches need memory. The ratio is the fraction of KV entries that is removed.
+with another policy, other KV caches need memory. The ratio is the fraction of KV entries that is removed,
+or of their bytes where these budgets have bits.
 
 {_table(["", ""], [[name, value] for name, value in facts.items()])}
 

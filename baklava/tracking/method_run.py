@@ -54,7 +54,7 @@ def make_method_run(
 
 
 def to_step(ratio: float) -> int:
-    """Convert a ratio to a step, an integer: percent of the entries removed."""
+    """Convert a ratio to a step, an integer: percent of the entries (with bits: bytes) removed."""
     return round(100 * ratio)
 
 

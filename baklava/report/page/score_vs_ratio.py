@@ -18,7 +18,7 @@ def show_score_vs_ratio(summary: pd.DataFrame, headline: Headline) -> PageView:
                 draw_curves(curves, headline, "ratio", across=(0.0, 1.0)),
                 height=440,
                 x={
-                    "title": {"text": "compression ratio r: part of the KV entries that is removed"},
+                    "title": {"text": "compression ratio r: part of the KV entries (with bits: bytes) that is removed"},
                     "range": [-0.02, 1.0],
                 },
                 y=score_axis(curves),
