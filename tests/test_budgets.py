@@ -335,6 +335,20 @@ class TestBits:
         budgets = Budgets.from_shares(np.ones((2, 2)), ratio=0.0, bits=width)
         assert (budgets.entries(1000) == 1000).all()
 
+    @pytest.mark.parametrize(("bits", "share"), [(4, 0.8), ((4, 2), 1.0), ([[2, 16], [4, 8]], 0.5), (16, 0.25)])
+    def test_they_are_read_wherever_budgets_are_made(self, bits: Any, share: float) -> None:
+        """A KV cache takes 3/16 of its bytes at 2 bits, 5/16 at 4 and 9/16 at 8."""
+        ratio = 0.75 if share != 0.5 else 1 - (3 + 16 + 5 + 9) / 128
+        budgets = Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio, bits=bits)
+        assert budgets.shares == pytest.approx(np.full((2, 2), share))
+        alike = Budgets(budgets.shares, ratio, bits=bits)
+        for made in (budgets, alike):
+            assert (made.bits is None) if bits == 16 else (made.bits == parse_bits(bits, (2, 2))).all()
+            assert (made.entries(1000) == alike.entries(1000)).all()
+        for wrong in (3, np.full((3, 2), 4)):
+            with pytest.raises(UserError, match="bits must be 16, 8, 4 or 2"):
+                Budgets.uniform(n_layers=2, n_kv_heads=2, ratio=ratio, bits=wrong)
+
     def test_files_hold_bits_and_older_files_load(self, tmp_path: Path) -> None:
         plain, quantised = (Budgets.from_shares(np.full((2, 2), 0.5), bits=bits) for bits in (None, [[2, 4], [16, 8]]))
         for budgets, schema in ((plain, 1), (quantised, 2)):

@@ -144,12 +144,13 @@ def parse_bits(bits: Any, shape: tuple[int, int]) -> Bits:
     """
     try:
         array = np.asarray(bits)
-    except ValueError:  # ragged
-        array = np.empty(0)
+        got = f"{array.dtype} of shape {list(array.shape)}" if array.ndim else repr(bits)
+    except ValueError:
+        array, got = np.empty(0), "rows of unequal length"
     if array.dtype.kind not in "iu" or array.shape not in ((), (2,), shape, (*shape, 2)):
         raise UserError(
             f"bits must be 16, 8, 4 or 2, a pair of them for keys and values, or one or a pair per KV cache "
-            f"{list(shape)}, got {bits!r}"
+            f"{list(shape)}, got {got}"
         )
     if wrong := sorted(set(array.ravel().tolist()) - set(WIDTHS)):
         raise UserError(f"bits must be 16, 8, 4 or 2, got {wrong[0]}")

@@ -70,6 +70,9 @@ class Budgets:
             raise UserError(f"budgets: shares must be [n_layers, n_kv_heads], got shape {list(shares.shape)}")
         if not (np.isfinite(shares).all() and (shares >= 0).all() and (shares <= 1).all()):
             raise UserError("budgets: every share must be a number in [0, 1]")
+        if self.bits is not None:
+            bits = parse_bits(self.bits, self.shape)
+            object.__setattr__(self, "bits", bits if is_packed(bits).any() else None)
         self._check_total()
         if self.page < 1 or self.group < 1 or shares.shape[1] % self.group:
             raise UserError(
@@ -114,7 +117,6 @@ class Budgets:
         array = array.astype(np.float64)
         if bits is not None:
             bits = parse_bits(bits, array.shape)
-            bits = bits if is_packed(bits).any() else None
         if ratio is None:
             cost = 1.0 if bits is None else EntrySize().relative(bits)
             mean = float((array * cost).mean()) if array.size else math.nan
@@ -122,10 +124,12 @@ class Budgets:
         return cls(array, float(ratio), bits=bits, **origin)
 
     @classmethod
-    def uniform(cls, *, n_layers: int, n_kv_heads: int, ratio: float, **origin: Any) -> Budgets:
-        """Give every KV cache the same share."""
-        shares = np.full((n_layers, n_kv_heads), 1.0 - ratio)
-        return cls(shares, float(ratio), **{"allocator": "uniform", **origin})
+    def uniform(cls, *, n_layers: int, n_kv_heads: int, ratio: float, bits: Any = None, **origin: Any) -> Budgets:
+        """Give every KV cache the same share; with `bits`, as for a `BudgetedCache`, of the bytes."""
+        shape = (n_layers, n_kv_heads)
+        cost = 1.0 if bits is None else float(EntrySize().relative(parse_bits(bits, shape)).mean())
+        shares = np.full(shape, min(1.0, (1.0 - ratio) / cost))
+        return cls(shares, float(ratio), bits=bits, **{"allocator": "uniform", **origin})
 
     def __str__(self) -> str:
         origin = f" by {self.allocator}" * bool(self.allocator) + f" for {self.model}" * bool(self.model)

@@ -66,6 +66,10 @@ class RowSettings:
 
         Without any, budgets say so themselves. Raises `UserError` for bits or a packing that cannot be.
         """
+        if packing is not None and not isinstance(packing, Packing):
+            raise UserError(
+                f"packing must be a Packing of baklava.budgets, such as Packing(group=32), got {type(packing).__name__}"
+            )
         self._size = EntrySize(dims=(dim, dim), packing=packing or Packing())
         if bits is not None and any(budgets.bits is not None for budgets in self._budgets):
             raise UserError("bits: the budgets say already in how many bits entries are stored; leave bits out")
