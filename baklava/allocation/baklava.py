@@ -81,6 +81,7 @@ class Baklava(SearchedAllocator):
     per_cache: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.widths and (self.search != "growth" or self.bits != EXACT):
             raise UserError(f"allocator {self.name}: widths are for search: growth, which chooses bits among them")
         if self.widths and (self.granularity, self.page) != ("head", 1):
@@ -101,6 +102,10 @@ class Baklava(SearchedAllocator):
         start = np.clip(self.whole * total - rank, 0.0, 1.0)
         shares = water_fill(importance**self.slope, total=total, floor=self.floor, start=start)
         return shares.reshape(profile.n_layers, profile.n_kv_heads)
+
+    @property
+    def quantises(self) -> str | None:
+        return "widths" if any(width != EXACT for width in self.widths) else super().quantises
 
     @property
     def searches(self) -> bool:

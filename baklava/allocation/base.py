@@ -107,6 +107,14 @@ class Allocator:
     page: Annotated[int, Field(ge=1)] = 1
     bits: Width = EXACT
 
+    def __post_init__(self) -> None:
+        if self.bits != EXACT and (self.granularity not in ("head", "group:1") or self.page != 1):
+            key, value = ("page", self.page) if self.page != 1 else ("granularity", self.granularity)
+            raise UserError(
+                f"allocator {self.name}: {key}: {value} does not go with bits: {self.bits}, whose groups are pages of "
+                f"their own; leave one of them out"
+            )
+
     def group(self, n_kv_heads: int) -> int:
         """How many KV heads share a budget. Raises `UserError` where a layer's heads cannot be grouped so."""
         size = {"head": 1, "layer": n_kv_heads}.get(self.granularity) or int(self.granularity.removeprefix("group:"))
@@ -122,6 +130,11 @@ class Allocator:
         return {
             key: value for key, value in asdict(self).items() if key not in without and (key, value) not in free.items()
         }
+
+    @property
+    def quantises(self) -> str | None:
+        """The parameter by which KV caches may be quantised, if they may."""
+        return "bits" if parse_bits(self.bits, (1, 1)).min() < EXACT else None
 
     @property
     def searches(self) -> bool:

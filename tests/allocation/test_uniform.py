@@ -43,6 +43,16 @@ def test_other_bits_are_refused(bits: Any) -> None:
         AllocatorConfig(name="u", family="uniform", bits=bits)
 
 
+@pytest.mark.parametrize("family", [Uniform, Baklava])
+@pytest.mark.parametrize(("key", "value"), [("page", 16), ("granularity", "layer"), ("granularity", "group:2")])
+def test_bits_and_pages_are_refused_before_any_work(family: Any, key: str, value: Any) -> None:
+    with pytest.raises(
+        UserError, match=f"^allocator u: {key}: {value} does not go with bits: 4,.*leave one of them out$"
+    ):
+        family(name="u", bits=4, **{key: value})
+    assert family(name="u", bits=16, **{key: value}).parameters()[key] == value
+
+
 def test_searches_that_know_no_bits_say_so() -> None:
     with pytest.raises(UserError, match="allocator b: bits: its search knows 16 alone"):
         Baklava(name="b", search="mapping", bits=4).fit(SimpleNamespace())  # type: ignore[arg-type]

@@ -67,6 +67,14 @@ class TestConfFolder:
         }
         assert list(chosen[group]) == [name]
 
+    @pytest.mark.parametrize(("allocator", "key"), [("uniform_4bit", "bits"), ("baklava_bits", "widths")])
+    def test_what_is_scored_while_the_model_writes_is_not_quantised(self, allocator: str, key: str) -> None:
+        given = ["evaluate.decoding=fixed", f"allocator=[uniform,{allocator}]"]
+        with pytest.raises(UserError, match=rf"^config: allocators\.{allocator}\.{key}: snapkv_d .*leave .* out$"):
+            compose([*given, "eviction=snapkv_d"])
+        assert list(compose([*given, "eviction=streaming_llm"]).allocators) == ["uniform", allocator]
+        assert list(compose([given[0], "eviction=snapkv_d"]).evictions) == ["snapkv_d"]
+
     @pytest.mark.parametrize("path", sorted((CONF / "training").glob("*.yaml")), ids=lambda path: path.stem)
     def test_every_training_recipe_composes(self, path: Path) -> None:
         recipe = Recipe.model_validate(compose_training(path.stem, ["seed=7"]))
