@@ -44,17 +44,17 @@ class PathTraversal(Task):
 
     def sample(self, *, split: str, seed: int, index: int, length: int, count_tokens: CountTokens) -> Sample:
         rng = self.random_stream(split=split, seed=seed, index=index)
-        names = _draw_names(rng)
+        names = draw_names(rng)
         cities = [next(names) for _ in range(self.n_steps + 1)]
-        route = [_write(a, b, rng) for a, b in pairwise(cities)]
+        route = [write_connection(a, b, rng) for a, b in pairwise(cities)]
         listed = rng.sample(route, len(route))
         seed_of_others = rng.getrandbits(64)
 
         def context(n: int) -> str:
             others_rng = random.Random(seed_of_others)
-            others = _draw_names(others_rng, avoid=cities)
+            others = draw_names(others_rng, avoid=cities)
             known = [*cities, *(next(others) for _ in range(n))]
-            lines = [_write(name, others_rng.choice(known), others_rng) for name in known[len(cities) :]]
+            lines = [write_connection(name, others_rng.choice(known), others_rng) for name in known[len(cities) :]]
             positions = positions_at(self.depth, len(listed), n, split=split, index=index, rng=others_rng)
             return HEADER + "\n".join(insert_needles(listed, positions, lines)) + "\n\n"
 
@@ -77,7 +77,7 @@ class PathTraversal(Task):
         return "\n".join((*sample.answers, END))
 
 
-def _draw_names(rng: random.Random, avoid: Sequence[str] = ()) -> Iterator[str]:
+def draw_names(rng: random.Random, avoid: Sequence[str] = ()) -> Iterator[str]:
     """Draw different names without end: two English words, as in Velvet Harbour."""
     drawn = set(avoid)
     adjectives, nouns = load_words("adjectives"), load_words("nouns")
@@ -88,5 +88,5 @@ def _draw_names(rng: random.Random, avoid: Sequence[str] = ()) -> Iterator[str]:
             yield name
 
 
-def _write(start: str, end: str, rng: random.Random) -> str:
+def write_connection(start: str, end: str, rng: random.Random) -> str:
     return f"From {start}, take a {rng.choice(WAYS)} to {end}."

@@ -51,6 +51,9 @@ class Recipe(FrozenModel):
     name: str
     seed: int
     architecture: Architecture
+    begin_with: str = Field(
+        default="", description="reference model of the same shape whose weights training begins with"
+    )
     stages: tuple[CurriculumStage, ...]
     cycles: tuple[Cycle, ...] = Field(min_length=1)
     optimizer: Literal["adamw", "muon"] = "adamw"

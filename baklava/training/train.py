@@ -9,15 +9,17 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from baklava.models import reference_model_path
 from baklava.system.files import atomic
 from baklava.tasks.base import random_stream
 from baklava.training import attention
 from baklava.training.documents import DocumentWriter, Mark
+from baklava.training.lookups import LookupWriter
 from baklava.training.recipe import Architecture, CurriculumStage, Recipe
 from baklava.training.tokenizer import build_tokenizer
 
@@ -180,8 +182,10 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
         model.set_attn_implementation(attention.NAME)
     optimizers = build_optimizers(model, recipe)
     checkpoint = folder / "checkpoint.safetensors"
+    if recipe.begin_with:
+        load_model(model, reference_model_path(recipe.begin_with) / "model.safetensors", strict=False)
     progress = _resume(checkpoint, model, optimizers) if checkpoint.exists() else Progress()
-    writer = DocumentWriter(tokenizer)
+    writer = LookupWriter(tokenizer)
     started = time.monotonic() - progress.seconds
     with tqdm(total=recipe.steps, initial=progress.step, desc=recipe.name, unit="step", mininterval=5) as bar:
         while progress.step < recipe.steps:

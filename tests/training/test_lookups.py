@@ -1,0 +1,68 @@
+"""Documents whose answers are looked up step by step: marked where the answers are, and right."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import groupby
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from baklava.training.documents import Document, Mark
+from baklava.training.lookups import LookupWriter
+from baklava.training.tokenizer import END
+
+SEEDS = st.integers(0, 2**40)
+QUESTION = re.compile(
+    r'(value of|Begin at)(?: the key)? "([^"]+)"(?:, end with| in .*?The value is) "([^"]+)"\.' + re.escape(END)
+)
+
+
+@pytest.fixture(scope="session")
+def writer(tokenizer: PreTrainedTokenizerFast) -> LookupWriter:
+    return LookupWriter(tokenizer)
+
+
+def answers(document: Document, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    runs = groupby(zip(document.ids, document.marks, strict=True), key=lambda marked: marked[1] != Mark.BACKGROUND)
+    return [tokenizer.decode([token for token, _ in run]) for answer, run in runs if answer]
+
+
+@settings(max_examples=40)
+@given(kind=st.sampled_from(["pairs", "short_pairs", "threads", "short_threads"]), seed=SEEDS)
+def test_what_is_looked_up_in_an_object_is_right(
+    writer: LookupWriter, tokenizer: PreTrainedTokenizerFast, kind: str, seed: int
+) -> None:
+    document = writer.kinds()[kind](512, random.Random(seed))
+    text = tokenizer.decode(document.ids)
+    assert len(document.ids) == len(document.marks) <= 512
+    assert tokenizer.encode(text) == document.ids  # as the task's prompt and its answer are read
+    pairs = dict(re.findall(r'"([^"]+)": "([^"]+)"', text))
+    asked = QUESTION.findall(text)
+    assert asked and [value + '".' + END for _, _, value in asked] == answers(document, tokenizer)
+    for words, key, value in asked:
+        assert value == (pairs[pairs[key]] if words == "Begin at" else pairs[key])
+    assert ("Begin at" in text) == ("threads" in kind)
+    assert document.marks.count(Mark.CHOICE) == len(asked)
+
+
+@settings(max_examples=30)
+@given(length=st.sampled_from([256, 512, 1024]), seed=SEEDS)
+def test_routes_lead_from_city_to_city(
+    writer: LookupWriter, tokenizer: PreTrainedTokenizerFast, length: int, seed: int
+) -> None:
+    document = writer.routes(length, random.Random(seed))
+    text = tokenizer.decode(document.ids)
+    assert len(document.ids) == len(document.marks) <= length and tokenizer.encode(text) == document.ids
+    context, _, written = text.partition("<Route>.")[0], *text.rpartition("<Route>\n")[1:]
+    assert [written] == answers(document, tokenizer)
+    ways = {line.partition(",")[0].removeprefix("From "): line for line in context.split("\n") if " take a " in line}
+    city, last = re.findall(r"route from (.+?) to (.+?), each", text)[0]
+    for line in written.split("\n")[:-1]:
+        assert line == ways[city]
+        city = line.rpartition(" to ")[2].rstrip(".")
+    assert city == last
+    assert document.marks.count(Mark.CHOICE) == 2 * written.count(" take a ")
