@@ -25,6 +25,10 @@ FOLLOW = (
     'Begin at the key "{key}" in the JSON object above. While a value is a key itself, go on to the value of that key. '
     "What is the value that you end with?"
 )
+WRITE_STEPS = (
+    'Begin at the key "{key}" in the JSON object above. While a value is a key itself, go on to the value of that key. '
+    "Write down each value on the way."
+)
 ANSWER_PREFIX = ' The value is "'
 
 Pair = tuple[str, str]
@@ -34,8 +38,8 @@ Pair = tuple[str, str]
 class JsonKeyValue(Task):
     """Look up the value of a key among others; keys and values are random UUIDs.
 
-    With `n_hops` above 1 the value is a key, too, so many times in all, and the last value is asked for. All pairs of a
-    thread lie at random places in random order, or one after the other from `depth` on, the fraction of the other pairs
+    With `n_hops` above 1 the value is a key, too, so many times in all, and the last value is asked for; with
+    `write_steps` every value on the way, of which the score is the fraction that was written. All pairs of a thread lie at random places in random order, or one after the other from `depth` on, the fraction of the other pairs
     before them. With `n_questions`, so many successive samples ask about the same object. Instructions are ours, so
     scores compare with no publication's.
     """
@@ -43,6 +47,7 @@ class JsonKeyValue(Task):
     family: ClassVar[str] = "json_kv"
 
     n_hops: Count = 1
+    write_steps: bool = False
     n_questions: Count = 1
     depth: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     max_new_tokens: Count = 64
@@ -62,13 +67,14 @@ class JsonKeyValue(Task):
             positions = positions_at(self.depth, len(asked), n, split=split, index=context_index, rng=others_rng)
             return write_object(asked, others, positions)
 
-        question = (LOOK_UP if self.n_hops == 1 else FOLLOW).format
+        question = (LOOK_UP if self.n_hops == 1 else WRITE_STEPS if self.write_steps else FOLLOW).format
+        values = threads[nth_question][1:]
         sample = Sample(
             index=index,
             context="",
             question="",
             answer_prefix="",
-            answers=(threads[nth_question][-1],),
+            answers=tuple(values if self.write_steps else values[-1:]),
             max_new_tokens=self.max_new_tokens,
         )
         return fill_shared_context(
@@ -86,7 +92,7 @@ class JsonKeyValue(Task):
         return "string_match_all"
 
     def reference_answer(self, sample: Sample) -> str:
-        return f'{sample.answers[0]}".'
+        return f'".{ANSWER_PREFIX}'.join(sample.answers) + '".'
 
 
 def draw_uuid(rng: random.Random) -> str:

@@ -10,7 +10,6 @@ from baklava.tasks import json_kv, path_traversal
 from baklava.tasks.metrics.route import END, START
 from baklava.training.documents import Document, DocumentWriter, Mark
 
-SHORT_FOLLOW = 'Begin at "{key}", end with "'
 STEP_TOKENS = 26  # of a connection, about
 
 
@@ -26,20 +25,19 @@ class LookupWriter(DocumentWriter):
         return self._write_object(length, rng, n_hops=1, short=True)
 
     def threads(self, length: int, rng: random.Random) -> Document:
-        """Write a JSON object with threads of two steps, then ask for their ends, and for values."""
-        return self._write_object(length, rng, n_hops=2, short=False)
+        """Write a JSON object with threads of two or three steps, then ask for the values on the way, and for others."""
+        return self._write_object(length, rng, n_hops=rng.choice((2, 3)), short=False)
 
     def short_threads(self, length: int, rng: random.Random) -> Document:
-        """Like `threads`, with beginnings of UUIDs, more threads, and often few words around them."""
-        return self._write_object(length, rng, n_hops=2, short=True)
+        """Like `threads`, with beginnings of UUIDs."""
+        return self._write_object(length, rng, n_hops=rng.choice((2, 3)), short=True)
 
     def _write_object(self, length: int, rng: random.Random, *, n_hops: int, short: bool) -> Document:
         n_digits = rng.choice((4, 6, 8)) if short else 36
         pair_tokens = 2 * n_digits + 6
-        most = (length - 10 - 50 - pair_tokens) // pair_tokens  # leaves room for one question
+        most = (length - 60 - n_hops * pair_tokens) // pair_tokens  # leaves room for one question
         n_pairs = rng.randint(max(n_hops, most // 2), max(n_hops, most))
-        dense = short and n_hops > 1
-        n_threads = self._n_threads(n_pairs, n_hops, dense, rng)
+        n_threads = rng.randint(1, max(1, n_pairs // n_hops)) if n_hops > 1 and rng.random() < 0.5 else n_hops > 1
         drawn: set[str] = set()
         while len(drawn) < n_threads * (n_hops + 1) + 2 * n_pairs:
             drawn.add(json_kv.draw_uuid(rng)[:n_digits])
@@ -51,26 +49,18 @@ class LookupWriter(DocumentWriter):
         rng.shuffle(pairs)
         document = Document()
         document.add(self._encode(json_kv.write_object(pairs, [], [0] * len(pairs))))
-        follow = SHORT_FOLLOW if dense and rng.random() < 0.6 else json_kv.FOLLOW + json_kv.ANSWER_PREFIX
-        questions = [(follow, thread[0], thread[-1]) for thread in threads]
-        look_up = json_kv.LOOK_UP + json_kv.ANSWER_PREFIX
-        questions += [(look_up, *pair) for pair in rng.sample(pairs, len(pairs))]
-        for text, key, value in questions:
-            question = self._encode(text.format(key=key))
-            answer = [*self._encode(f'{value}".'), self._end]
-            if len(document.ids) + len(question) + len(answer) > length:
+        questions = [(json_kv.WRITE_STEPS, key, values) for key, *values in threads]
+        questions += [(json_kv.LOOK_UP, key, [value]) for key, value in rng.sample(pairs, len(pairs))]
+        for text, key, values in questions:
+            question = self._encode(text.format(key=key) + json_kv.ANSWER_PREFIX)
+            answers = [self._encode(f'{value}".{json_kv.ANSWER_PREFIX}') for value in values[:-1]]
+            answers.append([*self._encode(f'{values[-1]}".'), self._end])
+            if len(document.ids) + len(question) + sum(map(len, answers)) > length:
                 break
             document.add(question)
-            self._add_lookup(document, answer)
+            for answer in answers:
+                self._add_lookup(document, answer)
         return document
-
-    def _n_threads(self, n_pairs: int, n_hops: int, dense: bool, rng: random.Random) -> int:
-        """How many threads: none of one step, and at least a quarter of the pairs where threads are what is learnt."""
-        if n_hops == 1:
-            return 0
-        if dense:
-            return rng.randint(max(1, n_pairs // 4), max(1, n_pairs // n_hops))
-        return rng.randint(1, max(1, n_pairs // n_hops)) if rng.random() < 0.5 else 1
 
     def routes(self, length: int, rng: random.Random) -> Document:
         """Write a list of connections, then the route from one city to another, step by step."""

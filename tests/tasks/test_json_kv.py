@@ -34,6 +34,16 @@ def test_the_answer_is_where_the_thread_ends(n_hops: int) -> None:
         assert json.loads('{"v": "' + JsonKeyValue(name="x").reference_answer(sample).rstrip(".") + "}")["v"] == key
 
 
+def test_all_values_on_the_way_may_be_asked_for() -> None:
+    task = JsonKeyValue(name="steps", n_hops=2, write_steps=True)
+    sample = draw(task)
+    pairs = read(sample)
+    first = pairs[asked_key(sample)]
+    assert sample.answers == (first, pairs[first]) and pairs[first] not in pairs
+    assert "each value" in sample.question
+    assert (sample.answer_prefix + task.reference_answer(sample)).count("The value is") == 2
+
+
 def test_questions_about_one_object_are_about_other_keys() -> None:
     samples = [draw(JsonKeyValue(name="many", n_questions=3), index=index) for index in range(6)]
     assert [sample.context == samples[0].context for sample in samples] == [True] * 3 + [False] * 3
