@@ -154,7 +154,9 @@ class TestMistakes:
 
     def test_training_needs_a_known_recipe(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "model=tiny-llama" in complaint(["train-reference"], capsys)
-        assert "known: tiny-llama, tiny-llama-long, tiny-qwen2" in complaint(["train-reference", "model=nothing"], capsys)
+        assert "known: tiny-llama, tiny-llama-long, tiny-qwen2" in complaint(
+            ["train-reference", "model=nothing"], capsys
+        )
         assert "save_every" in complaint(["train-reference", "model=tiny-llama", "save_every=x"], capsys)
 
     def test_interruption_ends_with_130(

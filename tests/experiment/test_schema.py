@@ -322,7 +322,9 @@ class TestMistakes:
         assert "\n" not in message
 
     def test_unknown_training_recipe_lists_the_known_ones(self) -> None:
-        with pytest.raises(UserError, match="no training recipe for 'nothing'; known: tiny-llama, tiny-llama-long, tiny-qwen2"):
+        with pytest.raises(
+            UserError, match="no training recipe for 'nothing'; known: tiny-llama, tiny-llama-long, tiny-qwen2"
+        ):
             compose_training("nothing")
 
     def test_training_recipe_of_another_folder_is_refused(self) -> None:
