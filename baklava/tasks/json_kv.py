@@ -39,9 +39,10 @@ class JsonKeyValue(Task):
     """Look up the value of a key among others; keys and values are random UUIDs.
 
     With `n_hops` above 1 the value is a key, too, so many times in all, and the last value is asked for; with
-    `write_steps` every value on the way, of which the score is the fraction that was written. All pairs of a thread lie at random places in random order, or one after the other from `depth` on, the fraction of the other pairs
-    before them. With `n_questions`, so many successive samples ask about the same object. Instructions are ours, so
-    scores compare with no publication's.
+    `write_steps` every value on the way, of which the score is the fraction that was written. All pairs of a thread lie
+    at random places in random order, or one after the other from `depth` on, the fraction of the other pairs before
+    them. With `n_questions`, so many successive samples ask about the same object. Instructions are ours, so scores
+    compare with no publication's.
     """
 
     family: ClassVar[str] = "json_kv"

@@ -25,7 +25,7 @@ class LookupWriter(DocumentWriter):
         return self._write_object(length, rng, n_hops=1, short=True)
 
     def threads(self, length: int, rng: random.Random) -> Document:
-        """Write a JSON object with threads of two or three steps, then ask for the values on the way, and for others."""
+        """Write a JSON object with threads of two or three steps, then ask for the values on the way, and others."""
         return self._write_object(length, rng, n_hops=rng.choice((2, 3)), short=False)
 
     def short_threads(self, length: int, rng: random.Random) -> Document:
