@@ -115,10 +115,8 @@ class Budgets:
         if array is None or array.dtype.kind not in "iuf":
             raise UserError("budgets: shares must be a rectangular array of numbers")
         array = array.astype(np.float64)
-        if bits is not None:
-            bits = parse_bits(bits, array.shape)
         if ratio is None:
-            cost = 1.0 if bits is None else EntrySize().relative(bits)
+            cost = 1.0 if bits is None else EntrySize().relative(parse_bits(bits, array.shape))
             mean = float((array * cost).mean()) if array.size else math.nan
             ratio = min(max(1.0 - mean, 0.0), math.nextafter(1.0, 0.0)) if math.isfinite(mean) else math.nan
         return cls(array, float(ratio), bits=bits, **origin)

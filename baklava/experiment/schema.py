@@ -115,18 +115,19 @@ class ExperimentConfig(FrozenModel):
     @model_validator(mode="after")
     def _check_decoding(self) -> ExperimentConfig:
         for name, choice in self.evictions.items():
-            if self.evaluate.decoding == "grow" and choice.build().rescores_every is not None:
+            if choice.build().rescores_every is None:
+                continue
+            if self.evaluate.decoding == "grow":
                 raise ValueError(
                     f"evaluate.decoding: {name} evicts while the model writes, and a cache that grows evicts nothing; "
                     "set evaluate.decoding=fixed"
                 )
-            if self.evaluate.decoding == "fixed" and choice.build().rescores_every is not None:
-                for allocator, config in self.allocators.items():
-                    if key := config.build().quantises:
-                        raise ValueError(
-                            f"allocators.{allocator}.{key}: {name} scores what KV caches hold while the model writes, "
-                            f"which must not be quantised; leave {key} or {name} out"
-                        )
+            for allocator, config in self.allocators.items():
+                if key := config.build().quantises:
+                    raise ValueError(
+                        f"allocators.{allocator}.{key}: {name} scores what KV caches hold while the model writes, "
+                        f"which must not be quantised; leave {key} or {name} out"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -74,7 +74,9 @@ def tabulate_scores(headline: Headline, *, intervals: bool = False) -> TextTable
     names = ("model", *(("eviction",) if several else ()))
     unit, size = choose_unit(max((figures.kv_bytes_full for figures in headline.models.values()), default=0.0))
 
-    def memory(*n_bytes: float) -> TableCell:
+    def memory(least: float, most: float) -> TableCell:
+        # Allocators differ by rounding, or where all entries in few bits are fewer bytes than the ratio allows.
+        n_bytes = (most,) if most - least < 0.02 * most else (least, most)
         return TableCell("-".join(dict.fromkeys(f"{n / size:.2f}" for n in n_bytes)))
 
     blocks = []
@@ -83,11 +85,9 @@ def tabulate_scores(headline: Headline, *, intervals: bool = False) -> TextTable
         blank = ("",) * len(allocators)
         full = score(figures.full, figures.full_low, figures.full_high)
         first = (model, *eviction, "0", full, *blank)
-        rows = [(*map(TableCell, first), memory(figures.kv_bytes_full))]
+        rows = [(*map(TableCell, first), memory(figures.kv_bytes_full, figures.kv_bytes_full))]
         for row, least, most in _compressed_rows(figures, allocators, score):
-            # Allocators differ by rounding, or where all entries in few bits are fewer bytes than the ratio allows.
-            n_bytes = (most,) if most - least < 0.02 * most else (least, most)
-            rows.append((TableCell(""), *(row if several else row[1:]), memory(*n_bytes)))
+            rows.append((TableCell(""), *(row if several else row[1:]), memory(least, most)))
         blocks.append(tuple(rows))
     return TextTable((*names, "ratio", "full", *allocators, f"KV {unit}"), len(names), tuple(blocks))
 

@@ -37,7 +37,9 @@ class LookupWriter(DocumentWriter):
         pair_tokens = 2 * n_digits + 6
         most = (length - 60 - n_hops * pair_tokens) // pair_tokens  # leaves room for one question
         n_pairs = rng.randint(max(n_hops, most // 2), max(n_hops, most))
-        n_threads = rng.randint(1, max(1, n_pairs // n_hops)) if n_hops > 1 and rng.random() < 0.5 else n_hops > 1
+        n_threads = 0 if n_hops == 1 else 1
+        if n_threads and rng.random() < 0.5:
+            n_threads = rng.randint(1, n_pairs // n_hops)
         drawn: set[str] = set()
         while len(drawn) < n_threads * (n_hops + 1) + 2 * n_pairs:
             drawn.add(json_kv.draw_uuid(rng)[:n_digits])

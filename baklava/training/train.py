@@ -182,9 +182,11 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
         model.set_attn_implementation(attention.NAME)
     optimizers = build_optimizers(model, recipe)
     checkpoint = folder / "checkpoint.safetensors"
-    if recipe.begin_with:
-        load_model(model, reference_model_path(recipe.begin_with) / "model.safetensors", strict=False)
-    progress = _resume(checkpoint, model, optimizers) if checkpoint.exists() else Progress()
+    progress = Progress()
+    if checkpoint.exists():
+        progress = _resume(checkpoint, model, optimizers)
+    elif recipe.begin_with:
+        load_model(model, reference_model_path(recipe.begin_with) / "model.safetensors")
     writer = LookupWriter(tokenizer)
     started = time.monotonic() - progress.seconds
     with tqdm(total=recipe.steps, initial=progress.step, desc=recipe.name, unit="step", mininterval=5) as bar:
