@@ -40,10 +40,10 @@ class LookupWriter(DocumentWriter):
         n_threads = 0 if n_hops == 1 else 1
         if n_threads and rng.random() < 0.5:
             n_threads = rng.randint(1, n_pairs // n_hops)
-        drawn: set[str] = set()
+        drawn: dict[str, None] = {}  # a set would give them in an order that differs between processes
         while len(drawn) < n_threads * (n_hops + 1) + 2 * n_pairs:
-            drawn.add(json_kv.draw_uuid(rng)[:n_digits])
-        ids = iter(sorted(drawn, key=lambda _: rng.random()))
+            drawn[json_kv.draw_uuid(rng)[:n_digits]] = None
+        ids = iter(drawn)
         threads = [[next(ids) for _ in range(n_hops + 1)] for _ in range(n_threads)]
         pairs = [pair for thread in threads for pair in pairwise(thread)]
         pairs += [(next(ids), next(ids)) for _ in range(n_pairs - len(pairs))]

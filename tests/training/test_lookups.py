@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from itertools import groupby
@@ -50,6 +51,20 @@ def test_what_is_looked_up_in_an_object_is_right(
         assert len(values) in ((2, 3) if words == "Begin at" else (1,))
     assert ("Begin at" in text) == ("threads" in kind)
     assert document.marks.count(Mark.CHOICE) == n_values
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("pairs", "604800cbfb73"),
+        ("short_threads", "0d5e1d72b7f7"),
+        ("threads", "0e7e0ae88385"),
+        ("routes", "7de2a86bea96"),
+    ],
+)
+def test_documents_depend_on_their_seed_alone(writer: LookupWriter, kind: str, digest: str) -> None:
+    document = writer.kinds()[kind](512, random.Random(7))
+    assert hashlib.sha256(repr(document.ids).encode()).hexdigest()[:12] == digest
 
 
 @settings(max_examples=30)
