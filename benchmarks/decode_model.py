@@ -3,14 +3,19 @@
     python benchmarks/decode_model.py --json benchmarks/results/decode_model-cpu.json
     python benchmarks/decode_model.py --model llama-3-8b --contexts 8192 32768 --batches 1 8   # on a GPU
 
-Weights are random: neither memory nor speed depends on them.
+Weights are random: neither memory nor speed depends on them. One context is read, once with sdpa and a `DynamicCache`
+and once as budgeted caches are, and its row is repeated as often as a batch asks for. `--fit` adds the largest batch of
+the last context that one step can be decoded with.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import measure
@@ -18,6 +23,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from baklava import BudgetedCache, Budgets
+from baklava.cache.prefill import ContextCache
+from baklava.eviction import POLICIES
 
 SHAPES: dict[str, Any] = {
     "small-llama": LlamaConfig(
@@ -67,33 +74,104 @@ def skewed(config: Any, ratio: float) -> Budgets:
     return Budgets.from_shares(one.repeat(config.num_hidden_layers, 0), ratio=ratio)
 
 
-@torch.inference_mode()
-def decode(model: PreTrainedModel, cache: Any, context: torch.Tensor, n_tokens: int) -> dict[str, float]:
-    """Prefill, then `n_tokens` single steps; the median step counts."""
-    cuda = model.device.type == "cuda"
-    started = time.perf_counter()
-    token = model(context, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1:].argmax(-1)
-    if cuda:
+def row_bytes(cache: Any) -> int:
+    """Bytes of keys and values."""
+    if isinstance(cache, BudgetedCache):
+        return int(cache.row_bytes().sum())
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+class Reader:
+    """One model and one context; caches of as many rows as asked for."""
+
+    def __init__(self, model: PreTrainedModel, length: int):
+        self.model = model
+        self._ids = torch.randint(model.config.vocab_size, (1, length), device=model.device)
+        self.prefills: dict[str, dict[str, float]] = {}
+        self._context: Any = ContextCache(model.config, [POLICIES["streaming_llm"]()])
+        self._read("budgeted", "baklava", self._context)
+
+    def dynamic(self, batch: int) -> DynamicCache:
+        cache = DynamicCache(config=self.model.config)
+        self._read("DynamicCache", "sdpa", cache)
+        if batch > 1:
+            cache.batch_repeat_interleave(batch)
+        return cache
+
+    def budgeted(self, budgets: Budgets, batch: int) -> BudgetedCache:
+        self.model.set_attn_implementation("baklava")
+        return BudgetedCache.from_context(self.model.config, self._context, [budgets] * batch)
+
+    def _read(self, name: str, attention: str, cache: Any) -> None:
+        self.model.set_attn_implementation(attention)
+        before = reset_peak(self.model)
+        started = time.perf_counter()
+        self.model(self._ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.prefills[name] = {"seconds": elapsed(self.model, started), "peak_bytes": peak(self.model) - before}
+
+
+def reset_peak(model: PreTrainedModel) -> int:
+    """Forget the highest memory; bytes in use now. 0 on a CPU, which does not count them."""
+    if model.device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peak(model: PreTrainedModel) -> int:
+    return torch.cuda.max_memory_allocated() if model.device.type == "cuda" else 0
+
+
+def elapsed(model: PreTrainedModel, started: float) -> float:
+    if model.device.type == "cuda":
         torch.cuda.synchronize()
-    prefill = time.perf_counter() - started
+    return time.perf_counter() - started
+
+
+def decode(model: PreTrainedModel, cache: Any, batch: int, n_tokens: int) -> float:
+    """Tokens per second; the median of `n_tokens` steps counts."""
+    token = torch.zeros(batch, 1, dtype=torch.int64, device=model.device)
     steps = []
     for _ in range(n_tokens):
         started = time.perf_counter()
         token = model(token, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
-        if cuda:
-            torch.cuda.synchronize()
-        steps.append(time.perf_counter() - started)
-    if isinstance(cache, BudgetedCache):
-        n_bytes = int(cache.row_bytes().sum())
-    else:
-        n_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    return {
-        "prefill_seconds": prefill,
-        "tokens_per_second": context.shape[0] / statistics.median(steps),
-        "context_kv_bytes": n_bytes,
-    }
+        steps.append(elapsed(model, started))
+    return batch / statistics.median(steps)
 
 
+def largest_batch(fits: Callable[[int], Any], start: int = 4) -> int:
+    """The largest batch that a step can be decoded with, within a sixteenth."""
+    low, high = 0, start
+    while high < 4096 and does_fit(fits, high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 16):
+        middle = (low + high) // 2
+        low, high = (middle, high) if does_fit(fits, middle) else (low, middle)
+    return low
+
+
+def does_fit(fits: Callable[[int], Any], batch: int) -> bool:
+    try:
+        fits(batch)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+    return True
+
+
+def kinds_of_budgets(config: Any, ratios: Sequence[float]) -> dict[str, Budgets]:
+    size = {"n_layers": config.num_hidden_layers, "n_kv_heads": config.num_key_value_heads}
+    found = {}
+    for ratio in ratios:
+        found[f"r = {ratio:g}, even"] = Budgets.uniform(**size, ratio=ratio)
+        if ratio:
+            found[f"r = {ratio:g}, skewed"] = skewed(config, ratio)
+    return found
+
+
+@torch.inference_mode()
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="small-llama")
@@ -101,44 +179,48 @@ def main() -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.0, 0.5, 0.7, 0.9])
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--most-tokens", type=int, default=2**18, help="skip batches of more context tokens than this")
+    parser.add_argument("--fit", action="store_true", help="the largest batch, too (on a GPU)")
     arguments = measure.parse(parser)
     config = SHAPES[arguments.model]
     with torch.device(arguments.device):
         model = AutoModelForCausalLM.from_config(config, dtype=measure.DTYPES[arguments.dtype]).eval()
-    rows, figures = [], []
-    for batch in arguments.batches:
-        for length in arguments.contexts:
-            context = torch.randint(config.vocab_size, (batch, length), device=arguments.device)
-            model.set_attn_implementation("sdpa")
-            results = {"DynamicCache, sdpa": decode(model, DynamicCache(config=config), context, arguments.tokens)}
-            model.set_attn_implementation("baklava")
-            for ratio in arguments.ratios:
-                size = {"n_layers": config.num_hidden_layers, "n_kv_heads": config.num_key_value_heads}
-                kinds = {"even": Budgets.uniform(**size, ratio=ratio)}
-                if ratio:
-                    kinds["skewed"] = skewed(config, ratio)
-                for kind, budgets in kinds.items():
-                    cache = BudgetedCache(config, budgets)
-                    results[f"r = {ratio:g}, {kind}"] = decode(model, cache, context, arguments.tokens)
-            plain = results["DynamicCache, sdpa"]
-            for name, one in results.items():
+    model(torch.zeros(1, 64, dtype=torch.int64, device=arguments.device))  # what is set up once is no prefill's
+    rows, figures, prefills, largest = [], [], {}, {}
+    all_budgets = kinds_of_budgets(config, arguments.ratios)
+    for length in arguments.contexts:
+        reader = Reader(model, length)
+        for batch in arguments.batches:
+            if batch * length > arguments.most_tokens:
+                continue
+            makes: dict[str, Callable[[], Any]] = {"DynamicCache, sdpa": partial(reader.dynamic, batch)}
+            makes |= {name: partial(reader.budgeted, budgets, batch) for name, budgets in all_budgets.items()}
+            plain: dict[str, float] = {}
+            for name, make in makes.items():
+                cache = make()
+                one = {"context_kv_bytes": row_bytes(cache)}
+                one["tokens_per_second"] = decode(model, cache, batch, arguments.tokens)
+                del cache
+                plain = plain or one  # the first is the full cache
                 speed = one["tokens_per_second"] / plain["tokens_per_second"]
-                size_ratio = one["context_kv_bytes"] / plain["context_kv_bytes"]
-                rows.append(
-                    (
-                        str(batch),
-                        f"{length:,}",
-                        name,
-                        f"{one['prefill_seconds']:.2f}",
-                        f"{one['tokens_per_second']:.1f}",
-                        f"{speed:.2f}x",
-                        f"{one['context_kv_bytes'] / 2**20:.1f}",
-                        f"{size_ratio:.3f}",
-                    )
-                )
+                of_full = one["context_kv_bytes"] / plain["context_kv_bytes"]
+                mib = f"{one['context_kv_bytes'] / 2**20:.1f}"
+                tokens = f"{one['tokens_per_second']:.1f}"
+                rows.append((str(batch), f"{length:,}", name, tokens, f"{speed:.2f}x", mib, f"{of_full:.3f}"))
                 figures.append({"batch": batch, "context": length, "cache": name, **one, "speed": speed})
-    columns = ("batch", "context", "cache", "prefill s", "tokens/s", "speed", "context KV MiB", "of full")
-    measure.report(f"Decoding, {arguments.model}, {arguments.dtype}", columns, rows, {"decoding": figures}, arguments)
+        prefills[length] = reader.prefills
+    if arguments.fit:
+
+        def step(make: Callable[[int], Any], batch: int) -> None:
+            decode(model, make(batch), batch, 1)
+
+        largest["DynamicCache, sdpa"] = largest_batch(partial(step, reader.dynamic))
+        for name, budgets in all_budgets.items():
+            largest[name] = largest_batch(partial(step, partial(reader.budgeted, budgets)))
+    columns = ("batch", "context", "cache", "tokens/s", "speed", "context KV MiB", "of full")
+    print(f"prefill of one row: {prefills}\nlargest batch at {arguments.contexts[-1]:,} tokens: {largest}")
+    content = {"decoding": figures, "prefill": prefills, "largest_batch": largest}
+    measure.report(f"Decoding, {arguments.model}, {arguments.dtype}", columns, rows, content, arguments)
 
 
 if __name__ == "__main__":

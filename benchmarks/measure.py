@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import subprocess
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,44 @@ def rounds(
     return times
 
 
+def kernel_medians(
+    candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, replays: int = 10
+) -> dict[Any, dict[str, float]]:
+    """Median and spread in milliseconds of what a GPU computes, replayed as a CUDA graph: launches do not count."""
+    graphs = {name: captured(candidate) for name, candidate in candidates.items()}
+    times: dict[Any, list[float]] = {name: [] for name in candidates}
+    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for round_ in range(repeats + 2):
+        for name, graph in graphs.items():
+            started.record()
+            for _ in range(replays):
+                graph.replay()
+            ended.record()
+            torch.cuda.synchronize()
+            if round_ >= 2:
+                times[name].append(started.elapsed_time(ended) / replays)
+    return {
+        name: {"ms": statistics.median(some), "lowest": min(some), "highest": max(some)} for name, some in times.items()
+    }
+
+
+def captured(candidate: Callable[[], Any]) -> torch.cuda.CUDAGraph:
+    """What a candidate launches. It has run before, so that all is compiled."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        candidate()
+    return graph
+
+
+def copy_bandwidth(device: str, n_bytes: int = 2**28) -> float:
+    """Bytes per second, read and written, of a large copy: the limit of whatever reads memory."""
+    cuda = device.startswith("cuda")
+    source = torch.ones(4 * n_bytes if cuda else n_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    [one] = rounds({"copy": lambda: target.copy_(source)}, repeats=7, device=device).values()
+    return 2 * source.nbytes / (statistics.median(one) / 1e3)
+
+
 def medians(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device: str) -> dict[Any, dict[str, float]]:
     """Median and spread in milliseconds."""
     times = rounds(candidates, repeats=repeats, device=device)
@@ -78,9 +117,15 @@ def machine(device: str) -> dict[str, Any]:
         if cuda
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "cuda": torch.version.cuda if cuda else None,
+        "driver": driver() if cuda else None,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
 
 
 def report(
