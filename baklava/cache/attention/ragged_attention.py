@@ -83,10 +83,22 @@ def ragged_attention(
     """
     dims = (query.shape[-1], suffix_values.shape[-1])
     backend: Backend = "torch" if entries.shared else choose_backend(query.device, query.dtype, dims, softcap)
-    if backend == "triton" and not entries.packed:
+    if backend == "triton":
+        from baklava.cache.attention import triton_packed
         from baklava.cache.attention.triton_decode import ragged_decode
 
-        return ragged_decode(query, entries, suffix_keys, suffix_values, scaling=scaling, mask=mask, softcap=softcap)
+        if all(map(triton_packed.reads, entries.packed)):
+            earlier = triton_packed.attend(query, entries.packed, scaling=scaling, softcap=softcap)
+            return ragged_decode(
+                query,
+                entries,
+                suffix_keys,
+                suffix_values,
+                scaling=scaling,
+                mask=mask,
+                softcap=softcap,
+                earlier=earlier,
+            )
     batch, n_heads, n_queries, _ = query.shape
     n_kv_heads, n_suffix = suffix_keys.shape[1:3]
     group = n_heads // n_kv_heads
@@ -113,7 +125,7 @@ def ragged_attention(
             owners, results, log_sums = attend(packed, entries, scaling)
             context = iter([(owners, _Partial.of_output(results, log_sums))])
         else:
-            context = _attend_to_context(scaled, entries, softcap, backend)
+            context = _attend_to_context(scaled, entries, softcap)
         output = _merge(suffix, context)  # [B * Hkv, group * q, D]
         outputs.append(output.unflatten(0, (batch, n_kv_heads)).unflatten(2, (group, -1)))
     return torch.cat(outputs, -2).flatten(1, 2).to(query.dtype)
@@ -133,7 +145,7 @@ def _merge(suffix: _Partial, context: Iterator[tuple[Tensor, _Partial]]) -> Tens
 
 
 def _attend_to_context(
-    query: Tensor, entries: RaggedEntries, softcap: float | None, backend: Backend
+    query: Tensor, entries: RaggedEntries, softcap: float | None
 ) -> Iterator[tuple[Tensor, _Partial]]:
     """Yield KV caches `[P]` and their attention to `P` stretches of the context, for scaled queries `[C, R, D]`."""
     for shared in entries.shared:  # all queries of all its owners at once
@@ -144,12 +156,6 @@ def _attend_to_context(
             partial = _Partial.of(packed, keys[None], values[None], None, softcap)
             yield shared.owners, partial.unflatten(query.shape[1])
     for stored in entries.packed:  # one block after another, never all of them in full
-        if backend == "triton" and stored.packing.group in (16, 32) and stored.dim <= 128:  # more fill shared memory
-            from baklava.cache.attention import triton_packed
-
-            owners, results, log_sums = triton_packed.attend(query, stored, softcap)
-            yield owners, _Partial.of_output(results, log_sums)
-            continue
         for owners, keys, values in stored.blocks():
             yield owners, _Partial.of_packed(query.index_select(0, owners), keys, values, softcap)
     for blocks in entries.layout.blocks():

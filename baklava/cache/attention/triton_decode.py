@@ -10,7 +10,7 @@ in the same order.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from baklava.cache.attention.triton_kernels import attend_stretches, merge_stretches
+from baklava.cache.ragged_layout import WorkItems
 from baklava.cache.ragged_storage import RaggedEntries
 
 # Derived from the compiler's output, not yet measured on a GPU: blocks of this many bytes of keys and of values, two of
@@ -32,6 +33,15 @@ MAX_STRETCH = 1024
 MIN_ROWS, MAX_ROWS = 16, 64
 # Results that are merged at a time.
 BLOCK_RESULTS = 16
+# In what the kernels multiply; they sum in float32.
+PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class Merged(NamedTuple):
+    """Attention to some of the entries: outputs `[B, Q, Hq, D]` and log-sum-exps `[C, group * Q]`, in float32."""
+
+    outputs: Tensor
+    log_sums: Tensor
 
 
 def ragged_decode(
@@ -44,11 +54,12 @@ def ragged_decode(
     mask: Tensor | None = None,
     softcap: float | None = None,
     longest: int | None = None,
+    earlier: Merged | None = None,
 ) -> Tensor:
     """Compute `ragged_attention.ragged_attention` for tensors of one 16- or 32-bit type on a GPU.
 
     Sums are in float32; a query that sees nothing gets zeros. A program takes at most `longest` entries; the default
-    suits the device.
+    suits the device. `earlier` is attention to entries that lie elsewhere.
     """
     batch, n_heads, n_queries, dim = query.shape
     n_kv_heads, n_suffix, value_dim = suffix_values.shape[1:]
@@ -66,7 +77,6 @@ def ragged_decode(
 
     results = query.new_empty(n_results, n_rows, value_dim, dtype=torch.float32)
     log_sums = query.new_empty(n_results, n_rows, dtype=torch.float32)
-    output = query.new_empty(batch, n_queries, n_heads, value_dim, dtype=_kernel_dtype(query.dtype))
     # Triton launches on the current device, which is not that of every layer of a model spread over several.
     with torch.cuda.device_of(query):
         attend_stretches[(n_results * n_tiles,)](
@@ -99,22 +109,54 @@ def ragged_decode(
             num_warps=4,
             num_stages=PIPELINE_STAGES,
         )
-        merge_stretches[(n_caches * n_rows,)](
+    output = query.new_empty(batch, n_queries, n_heads, value_dim, dtype=kernel_dtype(query.dtype))
+    _launch_merge(results, log_sums, items, n_suffix_items, output, None, earlier)
+    return output.transpose(1, 2).to(query.dtype)
+
+
+def merge(
+    results: Tensor, log_sums: Tensor, items: WorkItems, batch: int, group: int, earlier: Merged | None
+) -> Merged:
+    """Merge results `[n, R, D]` and log-sum-exps `[n, R]` of work items, and what was merged before."""
+    n_rows, value_dim = results.shape[1:]
+    n_heads = (len(items.bounds) - 1) // batch * group
+    outputs = results.new_empty(batch, n_rows // group, n_heads, value_dim)
+    merged = Merged(outputs, log_sums.new_empty(len(items.bounds) - 1, n_rows))
+    _launch_merge(results, log_sums, items, 0, outputs, merged.log_sums, earlier)
+    return merged
+
+
+def _launch_merge(
+    results: Tensor,
+    log_sums: Tensor,
+    items: WorkItems,
+    n_suffix_items: int,
+    output: Tensor,
+    output_log_sums: Tensor | None,
+    earlier: Merged | None,
+) -> None:
+    batch, n_queries, n_heads, value_dim = output.shape
+    n_kv_heads = (len(items.bounds) - 1) // batch
+    with torch.cuda.device_of(output):
+        merge_stretches[(batch * n_heads * n_queries,)](
             results,
             log_sums,
             items.bounds,
             len(items),
             n_suffix_items,
+            *(earlier or (None, None)),
             output,
+            output_log_sums,
             n_queries,
-            GROUP=group,
+            GROUP=n_heads // n_kv_heads,
             KV_HEADS=n_kv_heads,
             VALUE_DIM=value_dim,
-            VALUE_DIM_PADDED=blocks["VALUE_DIM_PADDED"],
+            VALUE_DIM_PADDED=max(16, triton.next_power_of_2(value_dim)),
             BLOCK_RESULTS=BLOCK_RESULTS,
+            EARLIER=earlier is not None,
+            LAST=output_log_sums is None,
             num_warps=4,
         )
-    return output.transpose(1, 2).to(query.dtype)
 
 
 def _with_dense_vectors(tensor: Tensor) -> Tensor:
@@ -129,19 +171,18 @@ def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> di
     """
     padded, value_padded = (max(16, triton.next_power_of_2(size)) for size in (dim, value_dim))
     n_vectors = max(16, BLOCK_BYTES // (max(padded, value_padded) * dtype.itemsize))
-    products = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     return {
         "DIM": dim,
         "DIM_PADDED": padded,
         "VALUE_DIM": value_dim,
         "VALUE_DIM_PADDED": value_padded,
-        "PRODUCTS": products[_kernel_dtype(dtype)],
+        "PRODUCTS": PRODUCTS[kernel_dtype(dtype)],
         "BLOCK_ROWS": min(MAX_ROWS, n_vectors, max(MIN_ROWS, triton.next_power_of_2(n_rows))),
         "BLOCK_ENTRIES": min(128, n_vectors),
     }
 
 
-def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
+def kernel_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which the kernels multiply and store; on a GPU that of the tensors.
 
     Triton's interpreter has no products of bfloat16, and truncates where the GPU rounds.

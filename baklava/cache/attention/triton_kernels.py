@@ -163,15 +163,23 @@ def merge_stretches(
     bounds: tl.tensor,  # [C + 1]
     n_items: tl.tensor,
     n_suffix_items: tl.tensor,
+    earlier: tl.tensor,  # [B, Q, Hq, VALUE_DIM]
+    earlier_log_sums: tl.tensor,  # [C, R]
     output: tl.tensor,  # [B, Q, Hq, VALUE_DIM]
+    output_log_sums: tl.tensor,  # [C, R]
     n_queries: tl.tensor,
     GROUP: tl.constexpr,
     KV_HEADS: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     VALUE_DIM_PADDED: tl.constexpr,
     BLOCK_RESULTS: tl.constexpr,
+    EARLIER: tl.constexpr,
+    LAST: tl.constexpr,
 ) -> None:
-    """Merge, for one query row, the results of all stretches of its KV cache, weighted by their sums."""
+    """Merge, for one query row, the results of all stretches of its KV cache, weighted by their sums.
+
+    An `EARLIER` merge of other stretches counts as one more result. All but the `LAST` store the sums, too.
+    """
     n_rows = GROUP * n_queries
     cache = tl.program_id(0) // n_rows
     row = tl.program_id(0) % n_rows
@@ -181,9 +189,17 @@ def merge_stretches(
     nth = tl.arange(0, BLOCK_RESULTS)
     dim = tl.arange(0, VALUE_DIM_PADDED)
 
+    batch = cache // KV_HEADS
+    head = cache % KV_HEADS * GROUP + row // n_queries
+    to = (batch * n_queries + row % n_queries).to(tl.int64) * (KV_HEADS * GROUP) + head
     weighted = tl.zeros([VALUE_DIM_PADDED], tl.float32)
     total = tl.zeros([1], tl.float32)
     highest = tl.full([1], LOWEST, tl.float32)
+    if EARLIER:
+        sum_before = tl.load(earlier_log_sums + cache * n_rows + row)
+        weighted = tl.load(earlier + to * VALUE_DIM + dim, mask=dim < VALUE_DIM, other=0.0)
+        highest = tl.maximum(highest, sum_before)
+        total = tl.exp(sum_before - highest)
     for first in range(0, n_results, BLOCK_RESULTS):
         i = first + nth
         here = i < n_results
@@ -199,8 +215,8 @@ def merge_stretches(
         weighted = weighted * decay + tl.sum(weights[:, None] * result, 0)
         highest = higher
 
-    batch = cache // KV_HEADS
-    head = cache % KV_HEADS * GROUP + row // n_queries
-    at = (batch * n_queries + row % n_queries).to(tl.int64) * (KV_HEADS * GROUP) + head
     mean = weighted / tl.where(total > 0.0, total, 1.0)
-    tl.store(output + at * VALUE_DIM + dim, mean.to(output.dtype.element_ty), mask=dim < VALUE_DIM)
+    tl.store(output + to * VALUE_DIM + dim, mean.to(output.dtype.element_ty), mask=dim < VALUE_DIM)
+    if not LAST:
+        merged = tl.where(total > 0.0, highest + tl.log(total), float("-inf"))
+        tl.store(output_log_sums + cache * n_rows + row + tl.arange(0, 1), merged)

@@ -1,11 +1,12 @@
 """Attention to quantised entries on CUDA: a Triton kernel that reads codes and expands them in registers.
 
-A program takes a stretch of the groups of one KV cache, group by group, as in `triton_decode`. Its results are merged
-by `ragged_attention`. Nobody has measured it on a GPU.
+A program takes a stretch of the groups of one KV cache, group by group, as in `triton_decode`, whose kernel merges the
+results.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from baklava.cache.attention.triton_decode import choose_longest
+from baklava.cache.attention.triton_decode import PRODUCTS, Merged, choose_longest, kernel_dtype, merge
 from baklava.cache.attention.triton_kernels import LOWEST, fold
 from baklava.cache.packed_entries import PackedEntries
 
@@ -21,12 +22,26 @@ MIN_ROWS, BLOCK_NUMBERS = 16, 2**12  # query rows of a program at least, and num
 PIPELINE_STAGES = 2
 
 
-def attend(query: Tensor, stored: PackedEntries, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend with scaled float32 queries `[C, R, D]` to stretches of the groups of their KV cache: `n` results.
+def reads(stored: PackedEntries) -> bool:
+    """Whether the kernel reads such groups; larger ones fill the shared memory."""
+    return stored.packing.group in (16, 32) and stored.dim <= 128
 
-    Returns the KV caches `[n]`, outputs `[n, R, D]` and log-sum-exps `[n, R, 1]` in float32.
-    """
-    query = query.contiguous()
+
+def attend(query: Tensor, packed: Sequence[PackedEntries], *, scaling: float, softcap: float | None) -> Merged | None:
+    """Attend with queries `[B, Hq, Q, D]` to all that is packed, multiplying in their dtype; None: nothing is."""
+    batch, n_heads, _, dim = query.shape
+    merged = None
+    for stored in packed:
+        n_caches = len(stored.counts)
+        group = n_heads * batch // n_caches
+        rows = query.reshape(n_caches, -1, dim)  # row g * Q + q is query q of head g of the group
+        items, results, log_sums = _attend(rows, stored, scaling, softcap)
+        merged = merge(results, log_sums, items, batch, group, merged)
+    return merged
+
+
+def _attend(query: Tensor, stored: PackedEntries, scaling: float, softcap: float | None) -> tuple[Any, Tensor, Tensor]:
+    """Attend with `[C, R, D]` to stretches: work items `[n]`, outputs `[n, R, D]`, log-sum-exps `[n, R]` in float32."""
     n_rows, group = query.shape[1], stored.packing.group
     keys, values = stored.keys, stored.values
     dims, bits = (keys.codes.shape[-1], values.codes.shape[-1]), (keys.bits, values.bits)
@@ -34,8 +49,8 @@ def attend(query: Tensor, stored: PackedEntries, softcap: float | None) -> tuple
     n_tiles = triton.cdiv(n_rows, sizes["BLOCK_ROWS"])
     longest = choose_longest(stored.layout.n_entries * group, n_tiles, group, query.device)
     items = stored.layout.work_items(longest // group)
-    results = query.new_empty(len(items), n_rows, sizes["VALUE_DIM"])
-    log_sums = query.new_empty(len(items), n_rows, 1)
+    results = query.new_empty(len(items), n_rows, sizes["VALUE_DIM"], dtype=torch.float32)
+    log_sums = query.new_empty(len(items), n_rows, dtype=torch.float32)
     if len(items):
         with torch.cuda.device_of(query):
             attend_groups[(len(items) * n_tiles,)](
@@ -45,15 +60,17 @@ def attend(query: Tensor, stored: PackedEntries, softcap: float | None) -> tuple
                 items.table,
                 results,
                 log_sums,
+                float(scaling),
                 softcap or 1.0,
                 n_rows,
                 n_tiles,
                 CAPPED=softcap is not None,
+                PRODUCTS=PRODUCTS[kernel_dtype(query.dtype)],
                 **sizes,
                 num_warps=4,
                 num_stages=PIPELINE_STAGES,
             )
-    return items.table[:, 2].long(), results, log_sums
+    return items, results, log_sums
 
 
 def block_sizes(n_rows: int, dims: tuple[int, int], bits: tuple[int, int], group: int, span: int) -> dict[str, Any]:
@@ -85,6 +102,7 @@ def attend_groups(
     items: tl.tensor,  # [n_items, 4], in groups
     results: tl.tensor,  # [n_items, R, VALUE_DIM]
     log_sums: tl.tensor,  # [n_items, R]
+    scaling: tl.tensor,
     softcap: tl.tensor,
     n_rows: tl.tensor,
     n_tiles: tl.tensor,
@@ -97,6 +115,7 @@ def attend_groups(
     GROUP_SIZE: tl.constexpr,
     SPAN: tl.constexpr,
     CAPPED: tl.constexpr,
+    PRODUCTS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
     """Attend with one tile of a KV cache's query rows to one stretch of its groups."""
@@ -104,6 +123,7 @@ def attend_groups(
     first = tl.load(items + 4 * item).to(tl.int64)
     n_groups = tl.load(items + 4 * item + 1)
     cache = tl.load(items + 4 * item + 2).to(tl.int64)
+    result = tl.load(items + 4 * item + 3).to(tl.int64)
     row = tl.program_id(0) % n_tiles * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     real = row < n_rows
     dim = tl.arange(0, DIM_PADDED)
@@ -111,7 +131,7 @@ def attend_groups(
     entry = tl.arange(0, GROUP_SIZE)
     here = value_dim < VALUE_DIM
     rows = query + (cache * n_rows + row[:, None]) * DIM + dim[None, :]
-    q = tl.load(rows, mask=real[:, None] & (dim < DIM)[None, :], other=0.0)
+    q = tl.load(rows, mask=real[:, None] & (dim < DIM)[None, :], other=0.0).to(PRODUCTS)
 
     weighted = tl.zeros([BLOCK_ROWS, VALUE_DIM_PADDED], tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -130,10 +150,10 @@ def attend_groups(
             zeros = tl.load(value_zero + at, mask=here[None, :], other=0.0).to(tl.float32)
             v = v * scales + zeros
         weighted, total, highest = fold(
-            q, k, v, (entry >= 0)[None, :], weighted, total, highest, 1.0, softcap, CAPPED, tl.float32
+            q, k, v, (entry >= 0)[None, :], weighted, total, highest, scaling, softcap, CAPPED, PRODUCTS
         )
 
-    at = item.to(tl.int64) * n_rows + row
+    at = result * n_rows + row
     target = results + at[:, None] * VALUE_DIM + value_dim[None, :]
     tl.store(target, weighted / total[:, None], mask=real[:, None] & here[None, :])
     tl.store(log_sums + at, highest + tl.log(total), mask=real)

@@ -27,7 +27,7 @@ PACKED_VARIANTS = ((80, (4, 4), 128, 4, False), (90, (2, 8), 64, 40, True), (80,
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 OTHERS = {
     **dict.fromkeys(("items", "bounds"), "*i32"),
-    **dict.fromkeys(("results", "log_sums"), "*fp32"),
+    **dict.fromkeys(("results", "log_sums", "earlier", "earlier_log_sums", "output_log_sums"), "*fp32"),
     **dict.fromkeys(("scaling", "softcap"), "fp32"),
     "mask": "*i1",
 }
@@ -51,15 +51,19 @@ def shared_bytes(capability: int, dtype: torch.dtype, dim: int, n_rows: int, spe
     attend = compiled(triton_kernels.attend_stretches, capability, model, fixed, triton_decode.PIPELINE_STAGES)
     values = {name: blocks[name] for name in ("VALUE_DIM", "VALUE_DIM_PADDED")}
     merge = {**heads, **values, "BLOCK_RESULTS": triton_decode.BLOCK_RESULTS}
-    merged = compiled(triton_kernels.merge_stretches, capability, model, merge, 2)
-    return max(attend.metadata.shared, merged.metadata.shared)
+    merged = [
+        compiled(triton_kernels.merge_stretches, capability, model, {**merge, "EARLIER": earlier, "LAST": last}, 2)
+        for earlier, last in ((False, True), (True, False))
+    ]
+    return max(kernel.metadata.shared for kernel in (attend, *merged))
 
 
 def packed_shared_bytes(capability: int, bits: tuple[int, int], dim: int, n_rows: int, capped: bool) -> int:
     codes = ("*u8" if width < 16 else "*bf16" for width in bits)
     scales = dict.fromkeys(("key_scale", "key_zero", "value_scale", "value_zero"), "*fp16")
-    tensors = {"query": "*fp32", **scales, **dict(zip(("keys", "values"), codes, strict=True))}
+    tensors = {"query": "*bf16", **scales, **dict(zip(("keys", "values"), codes, strict=True))}
     fixed = {**triton_packed.block_sizes(n_rows, (dim, dim), bits, group=32, span=32), "CAPPED": capped}
+    fixed["PRODUCTS"] = triton_decode.PRODUCTS[torch.bfloat16]
     return compiled(
         triton_packed.attend_groups, capability, tensors, fixed, triton_packed.PIPELINE_STAGES
     ).metadata.shared

@@ -55,8 +55,8 @@ def test_equal_to_plain_pytorch(
     )
     assert len(entries.packed) == len({pair, (8, 8)})
     calls: list[int] = []
-    attend = triton_packed.attend
-    monkeypatch.setattr(triton_packed, "attend", lambda *given: calls.append(1) or attend(*given))
+    attend = triton_packed._attend
+    monkeypatch.setattr(triton_packed, "_attend", lambda *given: calls.append(1) or attend(*given))
     outputs = []
     for backend in ("torch", "triton"):
         monkeypatch.setattr(attention, "choose_backend", lambda *_, backend=backend: backend)
