@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from measure import DTYPES, parse, report, rounds
+from measure import DTYPES, kernel_medians, parse, report, rounds
 
 from baklava.budgets.bits import WIDTHS, Packing
 from baklava.cache.attention.dense import dense_attention
@@ -55,6 +55,13 @@ def main() -> None:
         },
         arguments.repeats,
     )
+    kernels = {}
+    if arguments.device.startswith("cuda"):  # without the launches from Python
+        calls = {
+            width: partial(ragged_attention, query, entries, suffix, suffix, scaling=dim**-0.5)
+            for width, entries in stored.items()
+        }
+        kernels = {width: one["ms"] for width, one in kernel_medians(calls, repeats=arguments.repeats).items()}
     making = seconds({width: partial(gather, width) for width in WIDTHS}, max(1, arguments.repeats // 5))
     queries = torch.randn(1, heads * arguments.group, length, dim, **shared)
     prefill = seconds({0: partial(dense_attention, queries, keys, values, scaling=dim**-0.5)}, 1)[0]
@@ -69,12 +76,20 @@ def main() -> None:
                 "bytes_over_16_bits": float(entries.cache_bytes(torch.from_numpy(counts)).sum())
                 / (2 * heads * length * dim * shared["dtype"].itemsize),
                 "decode_over_16_bits": decode[width] / decode[16],
+                **({"kernels_over_16_bits": kernels[width] / kernels[16]} if kernels else {}),
                 "quantising_over_prefill_attention": (making[width] - making[16]) / prefill,
             }
         )
     columns = list(figures[0])
     table = [[f"{row[name]:.3f}" if name != "bits" else str(row[name]) for name in columns] for row in figures]
-    report(f"{length} entries of {heads} KV heads", columns, table, {"widths": figures}, arguments)
+    absolute = {"decode": decode, "kernels": kernels, "quantising": making, "prefill_attention": prefill}
+    report(
+        f"{length} entries of {heads} KV heads",
+        columns,
+        table,
+        {"widths": figures, "milliseconds": absolute},
+        arguments,
+    )
 
 
 if __name__ == "__main__":

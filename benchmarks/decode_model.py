@@ -10,6 +10,7 @@ the last context that one step can be decoded with.
 
 from __future__ import annotations
 
+import copy
 import gc
 import statistics
 import time
@@ -102,6 +103,10 @@ class Reader:
         self.model.set_attn_implementation("baklava")
         return BudgetedCache.from_context(self.model.config, self._context, [budgets] * batch)
 
+    def forget(self) -> None:
+        """Free the full context that budgeted caches are made of."""
+        self._context = None
+
     def _read(self, name: str, attention: str, cache: Any) -> None:
         self.model.set_attn_implementation(attention)
         before = reset_peak(self.model)
@@ -139,23 +144,27 @@ def decode(model: PreTrainedModel, cache: Any, batch: int, n_tokens: int) -> flo
     return batch / statistics.median(steps)
 
 
-def largest_batch(fits: Callable[[int], Any], start: int = 4) -> int:
-    """The largest batch that a step can be decoded with, within a sixteenth."""
+def largest_batch(model: PreTrainedModel, base: Any, start: int = 8) -> int:
+    """The largest batch, within a sixteenth, that a step can be decoded with beside the cache `base` of one row."""
+    model.set_attn_implementation("baklava" if isinstance(base, BudgetedCache) else "sdpa")
     low, high = 0, start
-    while high < 4096 and does_fit(fits, high):
+    while high < 4096 and does_fit(model, base, high):
         low, high = high, 2 * high
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
-        low, high = (middle, high) if does_fit(fits, middle) else (low, middle)
+        low, high = (middle, high) if does_fit(model, base, middle) else (low, middle)
     return low
 
 
-def does_fit(fits: Callable[[int], Any], batch: int) -> bool:
+def does_fit(model: PreTrainedModel, base: Any, batch: int) -> bool:
     try:
-        fits(batch)
+        cache = copy.deepcopy(base)
+        cache.batch_repeat_interleave(batch)
+        decode(model, cache, batch, 1)
     except torch.OutOfMemoryError:
         return False
     finally:
+        cache = None
         gc.collect()
         torch.cuda.empty_cache()
     return True
@@ -210,13 +219,11 @@ def main() -> None:
                 figures.append({"batch": batch, "context": length, "cache": name, **one, "speed": speed})
         prefills[length] = reader.prefills
     if arguments.fit:
-
-        def step(make: Callable[[int], Any], batch: int) -> None:
-            decode(model, make(batch), batch, 1)
-
-        largest["DynamicCache, sdpa"] = largest_batch(partial(step, reader.dynamic))
-        for name, budgets in all_budgets.items():
-            largest[name] = largest_batch(partial(step, partial(reader.budgeted, budgets)))
+        bases = {name: reader.budgeted(budgets, 1) for name, budgets in all_budgets.items()}
+        reader.forget()
+        largest = {name: largest_batch(model, base) for name, base in bases.items()}
+        bases.clear()
+        largest["DynamicCache, sdpa"] = largest_batch(model, reader.dynamic(1))
     columns = ("batch", "context", "cache", "tokens/s", "speed", "context KV MiB", "of full")
     print(f"prefill of one row: {prefills}\nlargest batch at {arguments.contexts[-1]:,} tokens: {largest}")
     content = {"decoding": figures, "prefill": prefills, "largest_batch": largest}

@@ -1,4 +1,4 @@
-"""What a profile costs: `profile_prompts` with all estimators against a plain prefill of the same prompts.
+"""What a profile costs: `profile_prompts` with all estimators against plain prefills of the same prompts.
 
     python benchmarks/profile_overhead.py --json benchmarks/results/profile_overhead-cpu.json
     python benchmarks/profile_overhead.py --model llama-3-8b --lengths 8192 32768 131072   # on a GPU
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,14 +48,15 @@ class RandomPrompt(Prompt):
         return ids[:-n_after], [], ids[-n_after:]
 
 
-def prefilled(loaded: LoadedModel, prompt: Prompt) -> None:
-    ids = torch.tensor([[token for part in prompt.token_ids(loaded) for token in part]], device=loaded.device)
-    with torch.inference_mode():
-        loaded.model(ids, use_cache=False, logits_to_keep=1)
+def prefilled(loaded: LoadedModel, prompts: Sequence[Prompt]) -> None:
+    for prompt in prompts:
+        ids = torch.tensor([[token for part in prompt.token_ids(loaded) for token in part]], device=loaded.device)
+        with torch.inference_mode():
+            loaded.model(ids, use_cache=False, logits_to_keep=1)
 
 
-def profiled(loaded: LoadedModel, prompt: Prompt, settings: ProfileConfig) -> None:
-    profile_prompts(loaded, [prompt], settings)
+def profiled(loaded: LoadedModel, prompts: Sequence[Prompt], settings: ProfileConfig) -> None:
+    profile_prompts(loaded, prompts, settings)
 
 
 def main() -> None:
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="smaller-llama")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096])
     parser.add_argument("--look-back", type=int, default=64, help="positions that must look back")
+    parser.add_argument("--prompts", type=int, default=4, help="of one profile, for which the model is traced once")
     parser.add_argument("--each", action="store_true", help="every estimator by itself, too")
     arguments = measure.parse(parser)
     with torch.device(arguments.device):
@@ -71,13 +73,13 @@ def main() -> None:
     loaded = LoadedModel(arguments.model, model, tokenizer=None)
     rows, figures = [], []
     for length in arguments.lengths:
-        prompt = RandomPrompt("random", length, str(arguments.look_back), "", "")
+        prompts = [RandomPrompt("random", length, str(arguments.look_back), "", "")] * arguments.prompts
         candidates: dict[str, Callable[[], Any]] = {
-            "prefill": partial(prefilled, loaded, prompt),
-            "profile": partial(profiled, loaded, prompt, ProfileConfig()),
+            "prefill": partial(prefilled, loaded, prompts),
+            "profile": partial(profiled, loaded, prompts, ProfileConfig()),
         }
         for name in ESTIMATORS if arguments.each else ():
-            candidates[name] = partial(profiled, loaded, prompt, ProfileConfig(estimators=(name,)))
+            candidates[name] = partial(profiled, loaded, prompts, ProfileConfig(estimators=(name,)))
         times = measure.rounds(candidates, repeats=arguments.repeats, device=arguments.device)
         plain = times.pop("prefill")
         for name, some in times.items():

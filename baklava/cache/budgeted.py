@@ -78,8 +78,10 @@ class BudgetedCache(AttendedCache):
         layers = build_layers(decoder, lambda budget_index, i: BudgetedLayer(budget_index, i, text, settings, decoding))
         super().__init__(text, decoder, layers)
         self._settings = settings
-        for layer in (budgeted := self.budgeted_layers):
-            layer.all_layers = budgeted
+        *before, last = self.budgeted_layers
+        for layer in before:
+            layer.layers_before = None
+        last.layers_before = before
         switch = switch_of(text)
         self._is_dropped_by_models = switch is not None and switch.kind == LONGROPE
         self._prefilling = False

@@ -41,7 +41,9 @@ class BudgetedLayer(AttendingLayer):
         self._settings = settings
         self._decoding = decoding
         self.is_croppable = decoding == "grow"
-        self.all_layers: list[BudgetedLayer] = [self]  # those that have budgets
+        # Of the last layer that has budgets, the others. None knows itself or a later one: without cycles the memory of
+        # a cache that nobody holds any more is free at once.
+        self.layers_before: Sequence[BudgetedLayer] | None = ()
         self.reset()
 
     def reset(self) -> None:
@@ -191,12 +193,11 @@ class BudgetedLayer(AttendingLayer):
             assert context is not None
             counts = self._settings.counts(self._budget_index, context.lengths(), self.dtype.itemsize)
             self.compress(context, counts, rows)
-        elif self is self.all_layers[-1]:
-            contexts = [layer._context for layer in self.all_layers]
+        elif self.layers_before is not None:
+            layers = (*self.layers_before, self)
+            contexts = [layer._context for layer in layers]
             full = [context for context in contexts if context is not None]
-            for layer, context, counts in zip(
-                self.all_layers, full, counts_of_layers(self._settings, full, rows), strict=True
-            ):
+            for layer, context, counts in zip(layers, full, counts_of_layers(self._settings, full, rows), strict=True):
                 layer.compress(context, counts, rows)
 
     def compress(self, context: ContextLayer, counts: Tensor, source: Tensor, *, share: bool = False) -> None:

@@ -14,7 +14,8 @@ from baklava.errors import UserError
 
 SCALES = torch.float16
 SMALLEST = 2.0**-24  # the least float16 above 0, so that equal numbers need no case of their own
-MAX_QUANTISED = 2**22  # numbers that are rounded at a time: in float32 they take several times what they become
+# Numbers that are rounded at a time, on a CPU and on a GPU: in float32 they take several times what they become.
+MAX_QUANTISED = {"cpu": 2**22, "cuda": 2**25}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Quantised:
         if bits == EXACT:
             none = vectors.new_empty(len(vectors), 0, 0, dtype=SCALES)
             return cls(vectors, none, none, bits, span)
-        n = max(1, MAX_QUANTISED // max(1, vectors[:1].numel()))
+        most = MAX_QUANTISED.get(vectors.device.type, MAX_QUANTISED["cpu"])
+        n = max(1, most // max(1, vectors[:1].numel()))
         parts = []
         for some in vectors.split(n):
             low, high = _range(some.float(), span)

@@ -23,14 +23,16 @@ def simulate_eviction(
 
     `query` `[Hq, N, D]` are the queries at `positions` `[N]`, `key` and `value` `[Hkv, T, D]` those of all tokens. A
     query sees the first `sinks` entries and the last `window` entries up to its own. At most `MAX_SCORES` scores are
-    held at a time, in float32, for one KV head.
+    held at a time, in float32; on a CPU those of one KV head, elsewhere of as many as fit, since every call costs.
     """
     n_heads, n_queries, _ = query.shape
     n_kv_heads, length, _ = key.shape
     group = n_heads // n_kv_heads
-    evicted = query.new_empty(n_heads, n_queries, value.shape[-1], dtype=torch.float32)
-    far_mass = query.new_empty(n_heads, n_queries, dtype=torch.float32)
+    grouped = query.unflatten(0, (n_kv_heads, group))
+    evicted = query.new_empty(n_kv_heads, group, n_queries, value.shape[-1], dtype=torch.float32)
+    far_mass = query.new_empty(n_kv_heads, group, n_queries, dtype=torch.float32)
     step = max(1, MAX_SCORES // (group * length))
+    together = 1 if key.device.type == "cpu" else max(1, MAX_SCORES // (group * min(step, n_queries) * length))
     for start in range(0, n_queries, step):
         block = slice(start, start + step)
         at = positions[block, None]  # [n, 1]
@@ -39,16 +41,18 @@ def simulate_eviction(
         hidden = (columns > at) | ((columns >= sinks) & (at - columns >= window))
         first = int(at.min()) + 1  # all queries of the block see what comes before
         future = torch.arange(first, length, device=key.device) > at
-        for kv_head in range(n_kv_heads):
-            heads = slice(kv_head * group, (kv_head + 1) * group)
-            scores = query[heads, block].float() * scaling @ key[kv_head].float().T  # [group, n, T]
+        for kv_head in range(0, n_kv_heads, together):
+            heads = slice(kv_head, kv_head + together)
+            keys = key[heads, None].float().transpose(-1, -2)  # [h, 1, D, T]
+            scores = grouped[heads, :, block].float() * scaling @ keys  # [h, group, n, T]
             if softcap is not None:
                 scores = soft_cap(scores, softcap)
             kept = scores[..., columns].masked_fill_(hidden, float("-inf"))
-            evicted[heads, block] = kept.softmax(-1) @ value[kv_head, columns].float()
+            evicted[heads, :, block] = kept.softmax(-1) @ value[heads, None, columns].float()
             scores[..., first:].masked_fill_(future, float("-inf"))
-            far_mass[heads, block] = (1.0 - (kept.logsumexp(-1) - scores.logsumexp(-1)).exp()).clamp(min=0.0)
-    return evicted, far_mass
+            far = 1.0 - (kept.logsumexp(-1) - scores.logsumexp(-1)).exp()
+            far_mass[heads, :, block] = far.clamp(min=0.0)
+    return evicted.flatten(0, 1), far_mass.flatten(0, 1)
 
 
 def _find_columns(at: Tensor, *, sinks: int, window: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -479,3 +481,18 @@ class TestRefusals:
         config.sliding_window = 8
         with pytest.raises(UserError, match="nothing to budget"):
             BudgetedCache(config, uniform(0.5))
+
+
+@pytest.mark.parametrize("policy", ["streaming_llm", "lava"])
+def test_memory_is_free_at_once(policy: str) -> None:
+    """No cycle keeps the tensors of a cache that nobody holds any more, until Python looks for cycles."""
+    model, ids = random_model("llama"), random_tokens(60)
+    cache = BudgetedCache(model, uniform(0.5), policy)
+    run(model, cache, ids, n_context=50, steps=(1, 1))
+    layer = weakref.ref(cache.layers[0])
+    gc.disable()
+    try:
+        del cache
+        assert layer() is None
+    finally:
+        gc.enable()

@@ -21,8 +21,8 @@ from baklava.cache.attention.triton_kernels import attend_stretches, merge_stret
 from baklava.cache.ragged_layout import WorkItems
 from baklava.cache.ragged_storage import RaggedEntries
 
-# Derived from the compiler's output, not yet measured on a GPU: blocks of this many bytes of keys and of values, two of
-# each in flight, so that the next are loaded while one is in use.
+# Blocks of this many bytes of keys and of values, two of each in flight, so that the next are loaded while one is in
+# use. On an H100, half and twice as much are slower, as are fewer and more stages.
 BLOCK_BYTES = 2**14
 PIPELINE_STAGES = 3
 # Shared memory of a program (these blocks, queries and weights), which limits how many of them a multiprocessor holds.
@@ -31,8 +31,8 @@ SHARED_BYTES = 4 * BLOCK_BYTES + 2**13
 MAX_STRETCH = 1024
 # Query rows of a program: a tensor core multiplies 16 at least, and registers must hold their outputs.
 MIN_ROWS, MAX_ROWS = 16, 64
-# Results that are merged at a time.
-BLOCK_RESULTS = 16
+# Numbers of results that are merged at a time.
+MERGED_NUMBERS = 2**14
 # In what the kernels multiply; they sum in float32.
 PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -151,8 +151,7 @@ def _launch_merge(
             GROUP=n_heads // n_kv_heads,
             KV_HEADS=n_kv_heads,
             VALUE_DIM=value_dim,
-            VALUE_DIM_PADDED=max(16, triton.next_power_of_2(value_dim)),
-            BLOCK_RESULTS=BLOCK_RESULTS,
+            **merge_sizes(value_dim),
             EARLIER=earlier is not None,
             LAST=output_log_sums is None,
             num_warps=4,
@@ -180,6 +179,12 @@ def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> di
         "BLOCK_ROWS": min(MAX_ROWS, n_vectors, max(MIN_ROWS, triton.next_power_of_2(n_rows))),
         "BLOCK_ENTRIES": min(128, n_vectors),
     }
+
+
+def merge_sizes(value_dim: int) -> dict[str, int]:
+    """What the merging kernel is compiled for."""
+    padded = max(16, triton.next_power_of_2(value_dim))
+    return {"VALUE_DIM_PADDED": padded, "BLOCK_RESULTS": MERGED_NUMBERS // padded}
 
 
 def kernel_dtype(dtype: torch.dtype) -> torch.dtype:

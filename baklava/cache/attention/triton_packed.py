@@ -19,12 +19,16 @@ from baklava.cache.attention.triton_kernels import LOWEST, fold
 from baklava.cache.packed_entries import PackedEntries
 
 MIN_ROWS, BLOCK_NUMBERS = 16, 2**12  # query rows of a program at least, and numbers of its queries
+# Entries that are multiplied together, of several groups. On an H100, half and twice as many are slower, as are more
+# warps, and more programs with less to do each.
+STEP_ENTRIES = 64
 PIPELINE_STAGES = 2
 
 
 def reads(stored: PackedEntries) -> bool:
-    """Whether the kernel reads such groups; larger ones fill the shared memory."""
-    return stored.packing.group in (16, 32) and stored.dim <= 128
+    """Whether the kernel reads such groups: larger ones fill the shared memory, and it shifts by powers of two."""
+    span = stored.values.span
+    return stored.packing.group in (16, 32) and stored.dim <= 128 and span & (span - 1) == 0
 
 
 def attend(query: Tensor, packed: Sequence[PackedEntries], *, scaling: float, softcap: float | None) -> Merged | None:
@@ -47,8 +51,8 @@ def _attend(query: Tensor, stored: PackedEntries, scaling: float, softcap: float
     dims, bits = (keys.codes.shape[-1], values.codes.shape[-1]), (keys.bits, values.bits)
     sizes = block_sizes(n_rows, dims, bits, group, values.span)
     n_tiles = triton.cdiv(n_rows, sizes["BLOCK_ROWS"])
-    longest = choose_longest(stored.layout.n_entries * group, n_tiles, group, query.device)
-    items = stored.layout.work_items(longest // group)
+    longest = choose_longest(stored.layout.n_entries * group, n_tiles, group, query.device) // group
+    items = stored.layout.work_items(longest)
     results = query.new_empty(len(items), n_rows, sizes["VALUE_DIM"], dtype=torch.float32)
     log_sums = query.new_empty(len(items), n_rows, dtype=torch.float32)
     if len(items):
@@ -86,6 +90,7 @@ def block_sizes(n_rows: int, dims: tuple[int, int], bits: tuple[int, int], group
         "VALUE_BITS": bits[1],
         "GROUP_SIZE": group,
         "SPAN": span,
+        "GROUPS": max(1, STEP_ENTRIES // group),
         "BLOCK_ROWS": min(most, max(MIN_ROWS, triton.next_power_of_2(n_rows))),
     }
 
@@ -114,6 +119,7 @@ def attend_groups(
     VALUE_BITS: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
     SPAN: tl.constexpr,
+    GROUPS: tl.constexpr,
     CAPPED: tl.constexpr,
     PRODUCTS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -128,34 +134,61 @@ def attend_groups(
     real = row < n_rows
     dim = tl.arange(0, DIM_PADDED)
     value_dim = tl.arange(0, VALUE_DIM_PADDED)
-    entry = tl.arange(0, GROUP_SIZE)
-    here = value_dim < VALUE_DIM
+    N_SPANS: tl.constexpr = VALUE_DIM_PADDED // SPAN if VALUE_BITS < 16 else 1
+    span = tl.arange(0, N_SPANS)
+    within = tl.arange(0, GROUPS)  # the groups of a step
+    entry = tl.arange(0, GROUPS * GROUP_SIZE)
+    real_dim, real_value_dim = dim < DIM, value_dim < VALUE_DIM
     rows = query + (cache * n_rows + row[:, None]) * DIM + dim[None, :]
-    q = tl.load(rows, mask=real[:, None] & (dim < DIM)[None, :], other=0.0).to(PRODUCTS)
+    q = tl.load(rows, mask=real[:, None] & real_dim[None, :], other=0.0).to(PRODUCTS)
 
     weighted = tl.zeros([BLOCK_ROWS, VALUE_DIM_PADDED], tl.float32)
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     highest = tl.full([BLOCK_ROWS], LOWEST, tl.float32)
-    for nth in range(n_groups):
-        group = first + nth
-        k = _codes(keys, group, entry[None, :], dim[:, None], (dim < DIM)[:, None], KEY_BITS, GROUP_SIZE, DIM)
-        if KEY_BITS < 16:
-            scale = tl.load(key_scale + group * DIM + dim, mask=dim < DIM, other=0.0).to(tl.float32)
-            zero = tl.load(key_zero + group * DIM + dim, mask=dim < DIM, other=0.0).to(tl.float32)
-            k = k * scale[:, None] + zero[:, None]
-        v = _codes(values, group, entry[:, None], value_dim[None, :], here[None, :], VALUE_BITS, GROUP_SIZE, VALUE_DIM)
-        if VALUE_BITS < 16:
-            at = (group * GROUP_SIZE + entry[:, None]) * (VALUE_DIM // SPAN) + (value_dim // SPAN)[None, :]
-            scales = tl.load(value_scale + at, mask=here[None, :], other=0.0).to(tl.float32)
-            zeros = tl.load(value_zero + at, mask=here[None, :], other=0.0).to(tl.float32)
-            v = v * scales + zeros
+    for begin in range(0, n_groups, GROUPS):
+        here = begin + entry // GROUP_SIZE < n_groups
+        nth = first + begin + entry // GROUP_SIZE  # the group of each entry
+        k = _codes(
+            keys,
+            nth[None, :],
+            entry[None, :],
+            dim[:, None],
+            real_dim[:, None] & here[None, :],
+            KEY_BITS,
+            GROUP_SIZE,
+            DIM,
+        )
+        if KEY_BITS < 16:  # a scale per group and channel
+            at = (first + begin + within[None, :]) * DIM + dim[:, None]
+            seen = real_dim[:, None] & (begin + within < n_groups)[None, :]
+            scale = tl.load(key_scale + at, mask=seen, other=0.0).to(tl.float32)
+            zero = tl.load(key_zero + at, mask=seen, other=0.0).to(tl.float32)
+            k = tl.reshape(k, [DIM_PADDED, GROUPS, GROUP_SIZE]) * scale[:, :, None] + zero[:, :, None]
+            k = tl.reshape(k, [DIM_PADDED, GROUPS * GROUP_SIZE])
+        v = _codes(
+            values,
+            nth[:, None],
+            entry[:, None],
+            value_dim[None, :],
+            here[:, None] & real_value_dim[None, :],
+            VALUE_BITS,
+            GROUP_SIZE,
+            VALUE_DIM,
+        )
+        if VALUE_BITS < 16:  # a scale per entry and span of channels
+            at = (nth * GROUP_SIZE + entry % GROUP_SIZE)[:, None] * (VALUE_DIM // SPAN) + span[None, :]
+            seen = here[:, None] & (span < VALUE_DIM // SPAN)[None, :]
+            scales = tl.load(value_scale + at, mask=seen, other=0.0).to(tl.float32)
+            zeros = tl.load(value_zero + at, mask=seen, other=0.0).to(tl.float32)
+            v = tl.reshape(v, [GROUPS * GROUP_SIZE, N_SPANS, SPAN]) * scales[:, :, None] + zeros[:, :, None]
+            v = tl.reshape(v, [GROUPS * GROUP_SIZE, VALUE_DIM_PADDED])
         weighted, total, highest = fold(
-            q, k, v, (entry >= 0)[None, :], weighted, total, highest, scaling, softcap, CAPPED, PRODUCTS
+            q, k, v, here[None, :], weighted, total, highest, scaling, softcap, CAPPED, PRODUCTS
         )
 
     at = result * n_rows + row
     target = results + at[:, None] * VALUE_DIM + value_dim[None, :]
-    tl.store(target, weighted / total[:, None], mask=real[:, None] & here[None, :])
+    tl.store(target, weighted / total[:, None], mask=real[:, None] & real_value_dim[None, :])
     tl.store(log_sums + at, highest + tl.log(total), mask=real)
 
 
@@ -170,11 +203,12 @@ def _codes(
     GROUP_SIZE: tl.constexpr,
     DIM: tl.constexpr,
 ) -> tl.tensor:
-    """Load entries of a group as numbers: codes where there are few bits, else as they are stored."""
+    """Load entries of groups as numbers: codes where there are few bits, else as they are stored."""
+    nth = entry % GROUP_SIZE
     if BITS < 16:
         N_BYTES: tl.constexpr = GROUP_SIZE * BITS // 8
-        packed = tl.load(codes + (group * N_BYTES + entry % N_BYTES) * DIM + dim, mask=mask, other=0).to(tl.int32)
-        numbers = ((packed >> (entry // N_BYTES * BITS)) & ((1 << BITS) - 1)).to(tl.float32)
+        packed = tl.load(codes + (group * N_BYTES + nth % N_BYTES) * DIM + dim, mask=mask, other=0).to(tl.int32)
+        numbers = ((packed >> (nth // N_BYTES * BITS)) & ((1 << BITS) - 1)).to(tl.float32)
     else:
-        numbers = tl.load(codes + (group * GROUP_SIZE + entry) * DIM + dim, mask=mask, other=0.0).to(tl.float32)
+        numbers = tl.load(codes + (group * GROUP_SIZE + nth) * DIM + dim, mask=mask, other=0.0).to(tl.float32)
     return numbers

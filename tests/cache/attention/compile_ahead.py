@@ -49,8 +49,7 @@ def shared_bytes(capability: int, dtype: torch.dtype, dim: int, n_rows: int, spe
     fixed = {**heads, **blocks, "MASKED": special, "CAPPED": special, **({} if special else {"mask": None})}
     model = dict.fromkeys(("query", "keys", "values", "suffix_keys", "suffix_values", "output"), TYPES[dtype])
     attend = compiled(triton_kernels.attend_stretches, capability, model, fixed, triton_decode.PIPELINE_STAGES)
-    values = {name: blocks[name] for name in ("VALUE_DIM", "VALUE_DIM_PADDED")}
-    merge = {**heads, **values, "BLOCK_RESULTS": triton_decode.BLOCK_RESULTS}
+    merge = {**heads, "VALUE_DIM": dim, **triton_decode.merge_sizes(dim)}
     merged = [
         compiled(triton_kernels.merge_stretches, capability, model, {**merge, "EARLIER": earlier, "LAST": last}, 2)
         for earlier, last in ((False, True), (True, False))
