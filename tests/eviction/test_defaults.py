@@ -31,7 +31,11 @@ def test_a_file_spells_out_the_defaults_of_its_class(file: Path) -> None:
         published = {"floor": 0.0} if file.stem == "layer_defensive" else prior
         assert replace(policy, inner=SnapKV()) == type(policy)(inner=SnapKV(), **published)
         policy = policy.inner
-    other = {"critical_expected_attention": {"use_vnorm": False}, "kvzip_plus": {"weighed": True}}
+    other = {
+        "critical_expected_attention": {"use_vnorm": False},
+        "kvzip_plus": {"weighed": True},
+        "static_kvzip": {"floor": 1.0},
+    }
     assert policy == type(policy)(**other.get(file.stem, {}))
 
 
