@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from baklava.errors import UserError
 from baklava.models import reference_model_path
 from baklava.system.files import atomic
 from baklava.tasks.base import random_stream
@@ -169,6 +170,14 @@ def _resume(path: Path, model: ReferenceModel, optimizers: list[torch.optim.Opti
     return progress
 
 
+def _load_beginning(model: ReferenceModel, recipe: Recipe) -> None:
+    """Load the weights that training begins with. Raises `UserError` where they are of another shape."""
+    try:
+        load_model(model, reference_model_path(recipe.begin_with) / "model.safetensors")
+    except RuntimeError:
+        raise UserError(f"recipe {recipe.name}: begin_with: {recipe.begin_with} has another architecture") from None
+
+
 def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
     """Train to `recipe.steps`, resuming from `folder/checkpoint.safetensors` where it exists.
 
@@ -186,7 +195,7 @@ def train(recipe: Recipe, folder: Path, *, device: str = "cpu") -> None:
     if checkpoint.exists():
         progress = _resume(checkpoint, model, optimizers)
     elif recipe.begin_with:
-        load_model(model, reference_model_path(recipe.begin_with) / "model.safetensors")
+        _load_beginning(model, recipe)
     writer = LookupWriter(tokenizer)
     started = time.monotonic() - progress.seconds
     with tqdm(total=recipe.steps, initial=progress.step, desc=recipe.name, unit="step", mininterval=5) as bar:
