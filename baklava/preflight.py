@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from baklava.budgets.bits import Packing
 from baklava.errors import UserError
 from baklava.experiment.compose import compose
 from baklava.experiment.ownership import check_results
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.schema import ExperimentConfig
+from baklava.models import local_model
 from baklava.models.files import check_model
 from baklava.tracking.address import ARTIFACTS, DATABASE, is_default_store
 
@@ -33,8 +35,25 @@ def check_ready(config: ExperimentConfig, overrides: Sequence[str], *, models: b
     if models:
         for model in config.models.values():
             check_model(model, lengths)
+        _check_bits(config)
         for task in config.tasks.values():
             task.build().check_rows()
+
+
+def _check_bits(config: ExperimentConfig) -> None:
+    """Raise `UserError` where a model's head dimension has no groups of the size in which bits are stored."""
+    quantising = [name for name, allocator in config.allocators.items() if allocator.build().quantises]
+    if not quantising:
+        return
+    from baklava.decoder.config import decoder_of
+    from baklava.models.load import load_config
+
+    for model in config.models.values():
+        if local_model(model.path) is not None:
+            try:
+                Packing().check_dim(decoder_of(load_config(model)).head_dim)
+            except UserError as error:
+                raise UserError(f"allocator {quantising[0]}, model {model.name}: {error}") from None
 
 
 def _check_transformers() -> None:

@@ -2,6 +2,8 @@
 
     pip install --no-deps hqq termcolor   # or optimum-quanto==0.2.7 and a C++ compiler, for --backend quanto
     python benchmarks/quantized_cache.py --backend hqq --json benchmarks/results/quantized_cache-cpu.json
+    python benchmarks/quantized_cache.py --backend hqq --dtype bfloat16 \
+        --budgets results/EXPERIMENT/budgets/tiny-llama/baklava_bits/streaming_llm/*.json
 
 The same samples in the same tokens, decoded greedily. Both read the context exactly and quantise what they keep of it;
 the question comes after it. QuantizedCache has its defaults: groups of 64 numbers, the last 128 tokens exact. Bytes are
@@ -15,6 +17,7 @@ import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -92,6 +95,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="of each task")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--bits", type=int, nargs="+", choices=(4, 2), default=(4, 2))
+    parser.add_argument(
+        "--budgets", type=Path, nargs="*", default=(), help="files of budgets, for other caches of ours"
+    )
+    parser.add_argument("--eviction", default="streaming_llm", help="the policy of --budgets")
     arguments = measure.parse(parser)
     path = measure.model_path(arguments.model)
     loaded = load_model(ModelConfig(name="model", path=path, dtype=arguments.dtype, device=arguments.device))
@@ -105,6 +112,9 @@ def main() -> None:
     for bits in arguments.bits:
         makes[f"QuantizedCache, {bits} bits"] = partial(theirs, bits)
         makes[f"BudgetedCache, {bits} bits"] = partial(BudgetedCache, config, everything, bits=bits)
+    for file in arguments.budgets:
+        make = partial(BudgetedCache, model, Budgets.load(file), arguments.eviction)
+        makes[f"BudgetedCache, {file.parent.parent.name} {file.stem}"] = make
     try:
         theirs(4)
     except ImportError:

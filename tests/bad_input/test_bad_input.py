@@ -43,6 +43,7 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "header" / "model.safetensors").write_bytes(weights[:20] + b"\xff" + weights[21:])
     write_model(folder / "short", max_position_embeddings=256)
     write_model(folder / "few-tokens", vocab_size=100)
+    write_model(folder / "odd-heads", head_dim=80)
     for name, settings in {
         "no-kv-caches": {"model_type": "rwkv", "architectures": ["RwkvForCausalLM"]},
         "own-code": {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": {"AutoConfig": "own.Own"}},
@@ -229,6 +230,10 @@ SETTINGS = {
         "~nobody-at-all/x.txt",
     ),
     "model with a name too long": (f"{MODEL}.path=/{'x' * 300}", "File name too long"),
+    "bits for heads of no whole groups": (
+        f"allocator=uniform_4bit {MODEL}.path=INVENTED/odd-heads",
+        "allocator uniform_4bit, model tiny-llama: packing: group 32 does not divide the head dimension 80",
+    ),
     "results in a file": ("results=INVENTED/a-file", "results", "a-file is not a folder", "set results=FOLDER"),
 }
 
