@@ -32,7 +32,9 @@ from baklava.experiment.jobs import ReportJob
 from baklava.experiment.paths import ExperimentPaths
 from baklava.experiment.settings import SummaryConfig
 from baklava.importance.profile import Profile
+from baklava.report.data.budgets import describe
 from baklava.report.figure_list import list_figures
+from baklava.report.page.budgets import show_budgets
 from baklava.report.page.headline_table import tabulate_headline
 from baklava.report.plots.budgets import draw_budgets
 from baklava.report.plots.importance import draw_importance
@@ -258,6 +260,20 @@ def test_budgets_show_every_ratio_and_name_the_estimator():
     for axes in drawn:
         assert np.allclose(axes.collections[0].get_array(), 100 * shares)
         assert axes.get_ylim() == (6, 0)
+
+
+def test_budgets_say_their_bits():
+    shares = np.full((2, 2), 0.5)
+    apart = Budgets.from_shares(shares, bits=np.array([[[8, 4], [4, 2]], [[4, 2], [4, 4]]]), allocator="a")
+    alike = Budgets.from_shares(shares, bits=4, allocator="a")
+    exact = Budgets.from_shares(shares, allocator="a")
+    assert [describe(budgets) for budgets in (apart, alike, exact)] == ["a, bits 5.0 / 3.0", "a, 4 bits", "a"]
+    figure = draw_budgets("m", {("a", "x"): [apart]})
+    assert "bits 5.0 / 3.0" in {
+        text.get_text().removeprefix("a, ") for axes in figure.get_axes() for text in axes.texts
+    }
+    keys_apart = show_budgets({"m": {("a", "x"): [apart]}}).frames[0].figure.data[0].hovertext[0][0]
+    assert keys_apart == "layer 0, KV head 0<br>keeps 50.0% of the context<br>in 8 / 4 bits"
 
 
 def test_uniform_budgets_are_drawn_where_there_are_no_others():
