@@ -133,9 +133,8 @@ def report(
 ) -> None:
     """Print a table, and write the figures as JSON where asked."""
     if arguments.json:
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-        content = {"machine": machine(arguments.device), "settings": settings, **figures}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        content = {"machine": machine(arguments.device), "settings": vars(arguments), **figures}
+        arguments.json.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")  # str of paths
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
