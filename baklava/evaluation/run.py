@@ -100,15 +100,20 @@ class _Evaluation:
         return [spec.fingerprint(*shared, *(decoding if spec.budgets.ratio else [])) for spec in self._specs]
 
     def _is_kept_whole(self, tokens: Tokens) -> bool:
-        """Whether every cell answers as the full cache does, since the context is short."""
         return len(tokens.context) <= self._job.evaluate.compress_above
+
+    def _answers_as_full(self, tokens: Tokens) -> bool:
+        """Whether every cell answers as the full cache does: the context is short, and later tokens are added to it."""
+        return self._is_kept_whole(tokens) and self._job.evaluate.decoding == "grow"
 
     def _make_keys(self, sample: Sample, tokens: Tokens) -> list[str]:
         """The tokens stand for all that makes them: tokenizer, chat template, its variables, the date."""
         digest = fingerprint(asdict(sample), tokens if tokens.steps else tokens[:3])
         cells = self._fingerprints
-        if self._is_kept_whole(tokens):
-            cells = cells[:1] * len(cells)  # the full cache's
+        if self._answers_as_full(tokens):
+            cells = cells[:1] * len(cells)
+        elif self._is_kept_whole(tokens):
+            cells = [cells[0], *(fingerprint(cell, "kept whole") for cell in cells[1:])]
         return [f"{cell}-{digest}" for cell in cells]
 
     def _missing(self) -> Iterator[EncodedSample]:
@@ -131,7 +136,7 @@ class _Evaluation:
             self._keys[index] = keys
             turn = 1 + len(earlier)
             self._asked[index] = asked(sample, turn)
-            specs = self._specs[:1] if self._is_kept_whole(tokens) else self._specs
+            specs = self._specs[:1] if self._answers_as_full(tokens) else self._specs
             missing = [spec for spec, key in zip(specs, keys, strict=False) if key not in self.store]
             self.progress.update(len(keys) - len(missing))
             if missing:

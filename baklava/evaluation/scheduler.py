@@ -196,6 +196,8 @@ class Scheduler:
             [request.cell.policy for request in waiting],
             contexts,
             decoding=waiting[0].decoding,
+            # Where caches grow, a context that is kept whole is the full cache's, and none of these.
+            compress_above=self._settings.compress_above if waiting[0].decoding == "fixed" else 0,
         )
         sizes = zip(waiting, contexts, state.kept_entries(), state.row_bytes(), strict=True)
         requests = [

@@ -99,6 +99,15 @@ class _Family(FrozenModel):
 class TaskConfig(_Family):
     """A task: its family and its parameters."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_defaults(cls, values: Any) -> Any:
+        """Parameters that the files name since later are left out at their defaults: jobs are those of before."""
+        free = {"n_questions": 1, "depth": None, "direction": "any"}
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if key not in free or value != free[key]}
+
     def build(self) -> Task:
         return self._build(FAMILIES, "task family", name=self.name)
 

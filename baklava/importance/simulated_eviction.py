@@ -32,7 +32,7 @@ def simulate_eviction(
     evicted = query.new_empty(n_kv_heads, group, n_queries, value.shape[-1], dtype=torch.float32)
     far_mass = query.new_empty(n_kv_heads, group, n_queries, dtype=torch.float32)
     step = max(1, MAX_SCORES // (group * length))
-    together = 1 if key.device.type == "cpu" else max(1, MAX_SCORES // (group * min(step, n_queries) * length))
+    together = _n_together(key.device, group * min(step, n_queries) * length)
     for start in range(0, n_queries, step):
         block = slice(start, start + step)
         at = positions[block, None]  # [n, 1]
@@ -53,6 +53,11 @@ def simulate_eviction(
             far = 1.0 - (kept.logsumexp(-1) - scores.logsumexp(-1)).exp()
             far_mass[heads, :, block] = far.clamp(min=0.0)
     return evicted.flatten(0, 1), far_mass.flatten(0, 1)
+
+
+def _n_together(device: torch.device, n_scores: int) -> int:
+    """KV heads of `n_scores` scores each that one call takes."""
+    return 1 if device.type == "cpu" else max(1, MAX_SCORES // n_scores)
 
 
 def _find_columns(at: Tensor, *, sinks: int, window: int) -> Tensor:

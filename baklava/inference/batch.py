@@ -157,18 +157,19 @@ def compress_rows(
     contexts: Sequence[int] | None = None,
     *,
     decoding: Decoding = "grow",
+    compress_above: int = 0,
     share: bool = False,
 ) -> BatchState:
     """One row per budget, compressed from the prefilled context with the index in `contexts` (by default the first).
 
-    Short contexts are compressed like any other; who asks for rows knows by their budgets what they keep. With `share`,
-    KV caches that a row fully keeps are read from the prefilled cache instead of copied.
+    Contexts of at most `compress_above` tokens are kept whole. With `share`, KV caches that a row fully keeps are read
+    from the prefilled cache instead of copied.
     """
     assert isinstance(prefilled.cache, ContextCache)
     source = torch.tensor([0] * len(budgets) if contexts is None else list(contexts))
     config = model.model.config
     cache = BudgetedCache.from_context(
-        config, prefilled.cache, budgets, policies, decoding, compress_above=0, contexts=source, share=share
+        config, prefilled.cache, budgets, policies, decoding, compress_above, contexts=source, share=share
     )
     source = source.to(model.device)
     mask = None if prefilled.mask is None else prefilled.mask[source]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from baklava.errors import DataError, UserError
@@ -102,7 +103,15 @@ class FileTask(Task):
             if member.is_file():
                 return read_rows(member, max_bytes)
         archive = path / "data.zip"
-        return read_zipped(archive, file, max_bytes) if file is not None and archive.is_file() else None
+        if file is not None and archive.is_file():
+            return read_zipped(archive, file, max_bytes)
+        other = next(chain(path.glob("*.jsonl"), path.glob("data/*.jsonl")), None)
+        if file is not None and file.endswith(".jsonl") and other:  # `datasets` would read all such files as one set
+            raise DataError(
+                f"task {self.name}: data: no {file} in {path}, but {other.name}; "
+                f"set tasks.{self.name}.data to {self._wanted()}, or to a file"
+            )
+        return None
 
     def n_available(self) -> int:
         return len(self.rows)

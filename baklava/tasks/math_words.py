@@ -24,11 +24,11 @@ class MathWords(FileTask):
     """A problem in words, and a long answer whose end is compared exactly.
 
     The problem is the context, and so short that it is mostly kept whole (`evaluate.compress_above`): it is the answer
-    that fills the cache, so `evaluate.decoding=fixed` is what there is to see. `evaluate.length` has to hold
-    problem and answer. The request to reason and to box the answer is the usual one, not part of the sets, and no
-    solved examples come before; scores of other prompts differ. Numbers are compared for GSM8K and AIME
-    (`final_number`; published scores of GSM8K take no number without `####` before it), expressions for MATH-500
-    (`boxed`; graders that compute, as PRM800K's, accept more).
+    that fills the cache. With `evaluate.decoding=fixed` it has to do with the entries of the problem, all of them, or
+    of a ratio where `compress_above` is 0. `evaluate.length` has to hold problem and answer. The request to reason and
+    to box the answer is the usual one, not part of the sets, and no solved examples come before; scores of other
+    prompts differ. Numbers are compared for GSM8K and AIME (`final_number`; published scores of GSM8K take no number
+    without `####` before it), expressions for MATH-500 (`boxed`; graders that compute, as PRM800K's, accept more).
     """
 
     family: ClassVar[str] = "math_words"

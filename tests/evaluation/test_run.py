@@ -145,6 +145,19 @@ def test_short_contexts_are_answered_once_by_the_full_cache(tmp_path: Path, monk
     assert again == records
 
 
+def test_short_contexts_are_kept_whole_and_overwritten_where_later_tokens_overwrite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"n_samples": 1, "length": LENGTH, "decoding": "fixed", "compress_above": LENGTH}
+    computed, (full, fixed) = run(job(tmp_path, evaluate=settings), monkeypatch)
+    cell = "uniform/streaming_llm r=0.5"
+    assert sorted(computed) == [(0, "full"), (0, cell)]
+    assert fixed["kept_entries"] == fixed["total_entries"] and fixed["peak_kv_bytes"] == full["kv_bytes"]
+    assert full["peak_kv_bytes"] > full["kv_bytes"]
+    computed, (_, compressed) = run(job(tmp_path, evaluate={**settings, "compress_above": 0}), monkeypatch)
+    assert computed == [(0, cell)] and compressed["kept_entries"] < fixed["kept_entries"]
+
+
 def test_a_new_ratio_or_sample_computes_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, first = run(job(tmp_path), monkeypatch)
     computed, _ = run(job(tmp_path, (0.5, 0.8)), monkeypatch)

@@ -126,6 +126,25 @@ class TestConfFolder:
         assert (task.n_keys, task.n_values, task.n_queries) == (n_keys, n_values, n_queries)
         assert (task.n_digits, task.max_new_tokens) == (7, 128)
 
+    def test_tasks_take_the_settings_that_their_page_names_and_are_what_they_were_without(self) -> None:
+        named = {
+            "json_kv": {"n_questions": 4, "depth": 0.5},
+            "json_thread": {"n_questions": 4, "depth": 0.5},
+            "json_thread_steps": {"n_questions": 4, "depth": 0.5},
+            "path_traversal": {"depth": 0.5},
+            "graphwalks": {"depth": 0.5},
+            "multi_thread": {"depth": 0.5, "direction": "forward"},
+            "conditional_needle": {"depth": 0.5},
+            "niah_multikey_1": {"n_keys": 16, "n_questions": 16},
+        }
+        chosen = f"task=[{','.join(named)}]"
+        given = [f"tasks.{name}.{key}={value}" for name, own in named.items() for key, value in own.items()]
+        plain, changed = compose([chosen]).tasks, compose([chosen, *given]).tasks
+        for name, own in named.items():
+            before = plain[name].model_dump()
+            assert not {"n_questions", "depth", "direction"} & before.keys()  # as in jobs of before
+            assert changed[name].model_dump() == {**before, **own}
+
     def test_vt_is_rulers(self) -> None:
         task = compose(["task=vt"]).tasks["vt"].build()
         assert (task.n_hops, task.n_letters, task.example_length, task.max_new_tokens) == (4, 5, 500, 30)

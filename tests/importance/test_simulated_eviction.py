@@ -39,11 +39,12 @@ def naive(sinks: int, window: int, softcap: float | None = None) -> tuple[torch.
 
 @pytest.mark.parametrize(("sinks", "window"), [(0, 1), (2, 5), (4, 40), (40, 1)])
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize("max_scores", [1, 300, 2**25])
+@pytest.mark.parametrize(("max_scores", "together"), [(1, 1), (300, 2), (2**25, 1), (2**25, 2)])
 def test_equals_the_naive_computation_in_blocks_of_any_size(
-    sinks: int, window: int, softcap: float | None, max_scores: int, monkeypatch: pytest.MonkeyPatch
+    sinks: int, window: int, softcap: float | None, max_scores: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(simulated_eviction, "MAX_SCORES", max_scores)
+    monkeypatch.setattr(simulated_eviction, "_n_together", lambda *_: together)
     for measured, expected in zip(simulated(sinks, window, softcap), naive(sinks, window, softcap), strict=True):
         torch.testing.assert_close(measured, expected, atol=1e-5, rtol=1e-5)
 

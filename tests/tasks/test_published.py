@@ -229,6 +229,16 @@ def test_infinitebench_has_the_published_fields_and_scores(dataset: str, tmp_pat
         assert sample.context == "What is the second largest number in the following list?\n\nTEXT"
 
 
+def test_a_folder_with_other_sets_only_is_refused(tmp_path: Path) -> None:
+    jsonl(tmp_path / "passkey.jsonl", {**ROW, "answer": ["1"]})  # which `datasets` would load
+    task = InfiniteBench(name="i", dataset="kv_retrieval", data=str(tmp_path), data_split="train")
+    for read in (task.check, task.n_available):
+        with pytest.raises(
+            DataError, match=r"^task i: data: no kv_retrieval\.jsonl in .*, but passkey\.jsonl; set tasks"
+        ):
+            read()
+
+
 def test_infinitebench_names_what_is_wrong_with_a_row(tmp_path: Path) -> None:
     assert set(INFINITE) == set(load_specs())
     path = jsonl(tmp_path / "x.jsonl", {**ROW, "options": OPTIONS, "answer": ["cow"]}, {**ROW, "answer": {}})
