@@ -21,6 +21,9 @@ from baklava.tasks.text.rows import (
     read_zipped,
 )
 
+# How the names of one data set's files begin, by which `datasets` tells its parts.
+PARTS = ("train", "test", "valid", "val", "dev", "eval")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileTask(Task):
@@ -105,7 +108,8 @@ class FileTask(Task):
         archive = path / "data.zip"
         if file is not None and archive.is_file():
             return read_zipped(archive, file, max_bytes)
-        other = next(chain(path.glob("*.jsonl"), path.glob("data/*.jsonl")), None)
+        files = chain(path.glob("*.jsonl"), path.glob("data/*.jsonl"))
+        other = next((one for one in files if not one.name.startswith(PARTS)), None)
         if file is not None and file.endswith(".jsonl") and other:  # `datasets` would read all such files as one set
             raise DataError(
                 f"task {self.name}: data: no {file} in {path}, but {other.name}; "
