@@ -43,28 +43,21 @@ def main() -> None:
     def gather(width: int) -> RaggedEntries:
         return RaggedEntries.gather(keys, values, rows, kept, bits=torch.full((heads, 2), width))
 
-    def seconds(calls: dict[int, partial], repeats: int) -> dict[int, float]:
+    def milliseconds(calls: dict[int, partial], repeats: int) -> dict[int, float]:
         times = rounds(calls, repeats=repeats, device=arguments.device, warm_up=1, clock=clock)
         return {width: statistics.median(some) for width, some in times.items()}
 
     stored = {width: gather(width) for width in WIDTHS}
-    decode = seconds(
-        {
-            width: partial(ragged_attention, query, entries, suffix, suffix, scaling=dim**-0.5)
-            for width, entries in stored.items()
-        },
-        arguments.repeats,
-    )
-    kernels = {}
+    steps = {
+        width: partial(ragged_attention, query, entries, suffix, suffix, scaling=dim**-0.5)
+        for width, entries in stored.items()
+    }
+    decode, kernels = milliseconds(steps, arguments.repeats), {}
     if arguments.device.startswith("cuda"):  # without the launches from Python
-        calls = {
-            width: partial(ragged_attention, query, entries, suffix, suffix, scaling=dim**-0.5)
-            for width, entries in stored.items()
-        }
-        kernels = {width: one["ms"] for width, one in kernel_medians(calls, repeats=arguments.repeats).items()}
-    making = seconds({width: partial(gather, width) for width in WIDTHS}, max(1, arguments.repeats // 5))
+        kernels = {width: one["ms"] for width, one in kernel_medians(steps, repeats=arguments.repeats).items()}
+    making = milliseconds({width: partial(gather, width) for width in WIDTHS}, max(1, arguments.repeats // 5))
     queries = torch.randn(1, heads * arguments.group, length, dim, **shared)
-    prefill = seconds({0: partial(dense_attention, queries, keys, values, scaling=dim**-0.5)}, 1)[0]
+    prefill = milliseconds({0: partial(dense_attention, queries, keys, values, scaling=dim**-0.5)}, 1)[0]
     packing, counts = Packing(), np.full(heads, length)
     figures = []
     for width, entries in stored.items():

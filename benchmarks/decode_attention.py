@@ -121,8 +121,10 @@ def main() -> None:
             candidates = {**dense, **budgeted_candidates(query, keys, values, arguments.ratios)}
             for ratio in filter(None, arguments.ratios):
                 kept = kept_entries(keys, shares(ratio, n_kv_heads, skewed=True))
-                others = other_attention.candidates(query, keys, values, kept, flex=arguments.flex)
-                candidates |= {(ratio, f"skewed, {name}"): other for name, other in others.items()}
+                candidates |= {
+                    (ratio, f"skewed, {name}"): other
+                    for name, other in other_attention.candidates(query, keys, values, kept, arguments.flex).items()
+                }
             times = measure.medians(candidates, repeats=arguments.repeats, device=arguments.device)
             called = times
             if cuda:
@@ -140,7 +142,7 @@ def main() -> None:
                 {"batch": batch, "context": length, "candidate": name, **one}
                 | {"of_fastest_dense": against, "of_limit": of_limit, "as_called_ms": called_ms}
             )
-        del dense, candidates, others
+        del dense, candidates
     title = f"Attention of one decoding step, {n_heads} query / {n_kv_heads} KV heads of {dim}, {arguments.dtype}"
     columns = ("batch", "context", "candidate", "ms", "of the limit", "of the fastest dense", "bar")
     measure.report(title, columns, rows, {"copy_bytes_per_second": bandwidth, "attention": figures}, arguments)

@@ -14,7 +14,7 @@ from functools import partial
 
 import measure
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
 from baklava.budgets import Budgets
 from baklava.eviction import POLICIES
@@ -39,10 +39,7 @@ def build(n_layers: int, n_kv_heads: int, arguments: Namespace) -> LoadedModel:
         vocab_size=VOCABULARY,
         max_position_embeddings=262_144,
     )
-    with torch.device(arguments.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=measure.DTYPES[arguments.dtype])
-    model.eval().requires_grad_(False).set_attn_implementation("baklava")
-    return LoadedModel(f"{n_layers} x {n_kv_heads}", model, tokenizer=None)
+    return measure.load_random(f"{n_layers} x {n_kv_heads}", config, arguments)
 
 
 def main() -> None:

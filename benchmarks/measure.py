@@ -16,7 +16,10 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from baklava.calibration.prompts import Prompt
+from baklava.models.load import LoadedModel
 from baklava.system.malloc import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +43,25 @@ def parse(parser: ArgumentParser) -> Namespace:
 def model_path(model: str) -> str:
     """The path of a model: itself where it is one, else that of the reference model of this name."""
     return model if ":" in model or "/" in model else f"reference:{model}"
+
+
+def load_random(name: str, config: PreTrainedConfig, arguments: Namespace) -> LoadedModel:
+    """A model with random weights and no tokenizer, ready for profiles and searches."""
+    with torch.device(arguments.device):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[arguments.dtype])
+    model.eval().requires_grad_(False).set_attn_implementation("baklava")
+    return LoadedModel(name, model, tokenizer=None)
+
+
+class RandomPrompt(Prompt):
+    """`index` seeds the tokens; context, question and answer say in digits how many there are of each."""
+
+    def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
+        generator = torch.Generator().manual_seed(self.index)
+        lengths = [int(part) for part in (self.context, self.question, self.answer)]
+        ids = torch.randint(model.model.config.vocab_size, (sum(lengths),), generator=generator)
+        context, question, answer = (part.tolist() for part in ids.split(lengths))
+        return context, question, answer
 
 
 def rounds(
@@ -79,9 +101,7 @@ def kernel_medians(
             torch.cuda.synchronize()
             if round_ >= 2:
                 times[name].append(started.elapsed_time(ended) / replays)
-    return {
-        name: {"ms": statistics.median(some), "lowest": min(some), "highest": max(some)} for name, some in times.items()
-    }
+    return spreads(times)
 
 
 def captured(candidate: Callable[[], Any]) -> torch.cuda.CUDAGraph:
@@ -103,7 +123,11 @@ def copy_bandwidth(device: str, n_bytes: int = 2**28) -> float:
 
 def medians(candidates: Mapping[Any, Callable[[], Any]], *, repeats: int, device: str) -> dict[Any, dict[str, float]]:
     """Median and spread in milliseconds."""
-    times = rounds(candidates, repeats=repeats, device=device)
+    return spreads(rounds(candidates, repeats=repeats, device=device))
+
+
+def spreads(times: Mapping[Any, Sequence[float]]) -> dict[Any, dict[str, float]]:
+    """Median, least and greatest of some milliseconds each."""
     return {
         name: {"ms": statistics.median(some), "lowest": min(some), "highest": max(some)} for name, some in times.items()
     }

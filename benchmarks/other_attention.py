@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 
 def candidates(
-    query: Tensor, keys: Tensor, values: Tensor, kept: Tensor, *, flex: bool
+    query: Tensor, keys: Tensor, values: Tensor, kept: Tensor, flex: bool
 ) -> dict[str, Callable[[], Tensor]]:
     """Attend from `[B, Hq, 1, D]` to those entries of `[B, Hkv, T, D]` that are `kept` `[B * Hkv, T]`.
 

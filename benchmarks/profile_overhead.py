@@ -18,7 +18,7 @@ from typing import Any
 import measure
 import torch
 from decode_model import SHAPES
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
 from baklava.calibration.prompts import Prompt
 from baklava.experiment.settings import ProfileConfig
@@ -36,16 +36,6 @@ SMALLER = LlamaConfig(
     max_position_embeddings=262_144,
 )
 MODELS = {"smaller-llama": SMALLER, **SHAPES}
-
-
-class RandomPrompt(Prompt):
-    """A prompt of `index` tokens drawn at random, of which the last `context` (as digits) must look back."""
-
-    def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
-        generator = torch.Generator().manual_seed(self.index)
-        ids = torch.randint(model.model.config.vocab_size, (self.index,), generator=generator).tolist()
-        n_after = int(self.context)
-        return ids[:-n_after], [], ids[-n_after:]
 
 
 def prefilled(loaded: LoadedModel, prompts: Sequence[Prompt]) -> None:
@@ -67,13 +57,11 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="of one profile, for which the model is traced once")
     parser.add_argument("--each", action="store_true", help="every estimator by itself, too")
     arguments = measure.parse(parser)
-    with torch.device(arguments.device):
-        model = AutoModelForCausalLM.from_config(MODELS[arguments.model], dtype=measure.DTYPES[arguments.dtype])
-    model.eval().set_attn_implementation("baklava")
-    loaded = LoadedModel(arguments.model, model, tokenizer=None)
+    loaded = measure.load_random(arguments.model, MODELS[arguments.model], arguments)
     rows, figures = [], []
     for length in arguments.lengths:
-        prompts = [RandomPrompt("random", length, str(arguments.look_back), "", "")] * arguments.prompts
+        lengths = (str(length - arguments.look_back), "0", str(arguments.look_back))
+        prompts = [measure.RandomPrompt("random", 0, *lengths)] * arguments.prompts
         candidates: dict[str, Callable[[], Any]] = {
             "prefill": partial(prefilled, loaded, prompts),
             "profile": partial(profiled, loaded, prompts, ProfileConfig()),

@@ -15,26 +15,12 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 import measure
 import torch
 from profile_overhead import MODELS
-from transformers import AutoModelForCausalLM
 
-from baklava.calibration.prompts import Prompt
 from baklava.eviction import NAMES, POLICIES
 from baklava.inference.batch import prefill
 from baklava.inference.continuation_loss import ContinuationLosses
-from baklava.models.load import LoadedModel
 from baklava.search.growth import Growth
 from baklava.system.progress import Progress
-
-
-class RandomPrompt(Prompt):
-    """`index` seeds the tokens; context, question and answer say as digits how many there are."""
-
-    def token_ids(self, model: LoadedModel) -> tuple[list[int], list[int], list[int]]:
-        generator = torch.Generator().manual_seed(self.index)
-        lengths = [int(part) for part in (self.context, self.question, self.answer)]
-        ids = torch.randint(model.model.config.vocab_size, (sum(lengths),), generator=generator)
-        context, question, answer = (part.tolist() for part in ids.split(lengths))
-        return context, question, answer
 
 
 def main() -> None:
@@ -48,13 +34,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of refinement")
     arguments = measure.parse(parser)
     config = MODELS[arguments.model]
-    with torch.device(arguments.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=measure.DTYPES[arguments.dtype])
-    model.eval().requires_grad_(False).set_attn_implementation("baklava")
-    loaded = LoadedModel(arguments.model, model, tokenizer=None)
+    loaded = measure.load_random(arguments.model, config, arguments)
     policy = POLICIES[arguments.eviction]()
     parts = (str(arguments.context), *map(str, arguments.continuation))
-    prompts = [RandomPrompt("random", index, *parts) for index in range(arguments.prompts)]
+    prompts = [measure.RandomPrompt("random", index, *parts) for index in range(arguments.prompts)]
 
     seconds = []
     for prompt in prompts[:1] + prompts:  # the first once more: what is set up once does not count

@@ -14,8 +14,8 @@ from baklava.errors import UserError
 
 SCALES = torch.float16
 SMALLEST = 2.0**-24  # the least float16 above 0, so that equal numbers need no case of their own
-# Numbers that are rounded at a time, on a CPU and on a GPU: in float32 they take several times what they become.
-MAX_QUANTISED = {"cpu": 2**22, "cuda": 2**25}
+# Numbers that are rounded at a time, on a CPU and elsewhere: in float32 they take several times what they become.
+MAX_QUANTISED_CPU, MAX_QUANTISED = 2**22, 2**25
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Quantised:
         if bits == EXACT:
             none = vectors.new_empty(len(vectors), 0, 0, dtype=SCALES)
             return cls(vectors, none, none, bits, span)
-        most = MAX_QUANTISED.get(vectors.device.type, MAX_QUANTISED["cpu"])
+        most = MAX_QUANTISED_CPU if vectors.device.type == "cpu" else MAX_QUANTISED
         n = max(1, most // max(1, vectors[:1].numel()))
         parts = []
         for some in vectors.split(n):

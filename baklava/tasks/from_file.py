@@ -102,15 +102,17 @@ class FileTask(Task):
             return read_zipped(path, file, max_bytes)
         if not path.is_dir():
             return read_rows(path, max_bytes)
-        for member in (path / (file or ""), path / "data" / (file or "")):
+        if file is None:
+            return None
+        for member in (path / file, path / "data" / file):
             if member.is_file():
                 return read_rows(member, max_bytes)
         archive = path / "data.zip"
-        if file is not None and archive.is_file():
+        if archive.is_file():
             return read_zipped(archive, file, max_bytes)
         files = chain(path.glob("*.jsonl"), path.glob("data/*.jsonl"))
         other = next((one for one in files if not one.name.startswith(PARTS)), None)
-        if file is not None and file.endswith(".jsonl") and other:  # `datasets` would read all such files as one set
+        if file.endswith(".jsonl") and other:  # `datasets` would read all such files as one set
             raise DataError(
                 f"task {self.name}: data: no {file} in {path}, but {other.name}; "
                 f"set tasks.{self.name}.data to {self._wanted()}, or to a file"

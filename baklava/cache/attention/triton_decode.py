@@ -168,7 +168,7 @@ def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> di
 
     Sizes of blocks are powers of two.
     """
-    padded, value_padded = (max(16, triton.next_power_of_2(size)) for size in (dim, value_dim))
+    padded, value_padded = pad_dim(dim), pad_dim(value_dim)
     n_vectors = max(16, BLOCK_BYTES // (max(padded, value_padded) * dtype.itemsize))
     return {
         "DIM": dim,
@@ -181,9 +181,14 @@ def block_sizes(n_rows: int, dim: int, value_dim: int, dtype: torch.dtype) -> di
     }
 
 
+def pad_dim(dim: int) -> int:
+    """The power of two that a kernel's blocks have for a head dimension; a tensor core multiplies 16 at least."""
+    return max(16, triton.next_power_of_2(dim))
+
+
 def merge_sizes(value_dim: int) -> dict[str, int]:
     """What the merging kernel is compiled for."""
-    padded = max(16, triton.next_power_of_2(value_dim))
+    padded = pad_dim(value_dim)
     return {"VALUE_DIM_PADDED": padded, "BLOCK_RESULTS": MERGED_NUMBERS // padded}
 
 

@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from baklava.cache.attention.triton_decode import PRODUCTS, Merged, choose_longest, kernel_dtype, merge
+from baklava.cache.attention.triton_decode import PRODUCTS, Merged, choose_longest, kernel_dtype, merge, pad_dim
 from baklava.cache.attention.triton_kernels import LOWEST, fold
 from baklava.cache.packed_entries import PackedEntries
+from baklava.cache.ragged_layout import WorkItems
 
 MIN_ROWS, BLOCK_NUMBERS = 16, 2**12  # query rows of a program at least, and numbers of its queries
 # Entries that are multiplied together, of several groups. On an H100, half and twice as many are slower, as are more
@@ -44,7 +45,9 @@ def attend(query: Tensor, packed: Sequence[PackedEntries], *, scaling: float, so
     return merged
 
 
-def _attend(query: Tensor, stored: PackedEntries, scaling: float, softcap: float | None) -> tuple[Any, Tensor, Tensor]:
+def _attend(
+    query: Tensor, stored: PackedEntries, scaling: float, softcap: float | None
+) -> tuple[WorkItems, Tensor, Tensor]:
     """Attend with `[C, R, D]` to stretches: work items `[n]`, outputs `[n, R, D]`, log-sum-exps `[n, R]` in float32."""
     n_rows, group = query.shape[1], stored.packing.group
     keys, values = stored.keys, stored.values
@@ -79,7 +82,7 @@ def _attend(query: Tensor, stored: PackedEntries, scaling: float, softcap: float
 
 def block_sizes(n_rows: int, dims: tuple[int, int], bits: tuple[int, int], group: int, span: int) -> dict[str, Any]:
     """What the kernel is compiled for; `dims` and `bits` of keys and of values."""
-    padded, value_padded = (max(16, triton.next_power_of_2(dim)) for dim in dims)
+    padded, value_padded = map(pad_dim, dims)
     most = max(MIN_ROWS, BLOCK_NUMBERS // max(padded, value_padded))
     return {
         "DIM": dims[0],
@@ -90,7 +93,7 @@ def block_sizes(n_rows: int, dims: tuple[int, int], bits: tuple[int, int], group
         "VALUE_BITS": bits[1],
         "GROUP_SIZE": group,
         "SPAN": span,
-        "GROUPS": max(1, STEP_ENTRIES // group),
+        "GROUPS": STEP_ENTRIES // group,
         "BLOCK_ROWS": min(most, max(MIN_ROWS, triton.next_power_of_2(n_rows))),
     }
 
