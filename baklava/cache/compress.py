@@ -44,7 +44,8 @@ def compete_over_layers(
             for row, member in zip(rows.tolist(), members.tolist(), strict=True):
                 if member >= 0:
                     scores = [layer.scores[member] for layer in layers]
-                    counts[:, row] = policy.distribute_over_layers(scores, counts[:, row])
+                    orders = [layer.order[member] for layer in layers]
+                    counts[:, row] = policy.distribute_over_layers(scores, orders, counts[:, row])
     return counts
 
 
@@ -148,7 +149,8 @@ def _rank(
     rows, members = rows[members >= 0], members[members >= 0]
     if not len(rows):
         return
-    counts[rows] = policy.distribute(scores[members.to(scores.device)], counts[rows].to(scores.device)).cpu()
+    own = members.to(scores.device)
+    counts[rows] = policy.distribute(scores[own], order_scores[own], counts[rows].to(scores.device)).cpu()
     n_kv_heads, n = scores.shape[1:]
     protected = {
         count: (policy.protected_first(count), policy.protected_last(count)) for count in counts[rows].unique().tolist()

@@ -143,8 +143,7 @@ class ContextLayer(AttendingLayer):
         scored = []
         for group in self._groups:
             context = self._context(group, self.keys, self.values)
-            scores = policy.score(context, group.states.get(policy))
-            scored.append(ScoredGroup(group, scores, policy.order(scores, context)))
+            scored.append(ScoredGroup(group, *policy.score_and_order(context, group.states.get(policy))))
         if policy.needs_all_layers:  # asked for twice: for the competition, and for each layer's ranks
             self._scored[policy] = scored
         return scored

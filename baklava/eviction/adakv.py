@@ -39,12 +39,13 @@ class AdaKV(Wrapper):
     inner: Annotated[InstanceOf[EvictionPolicy], BeforeValidator(inner_below(2))] = field(default_factory=SnapKV)
     floor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
 
-    def distribute(self, scores: Tensor, budgets: Tensor) -> Tensor:
+    def distribute(self, scores: Tensor, order: Tensor, budgets: Tensor) -> Tensor:
         import torch
 
         from baklava.eviction.compete import compete
 
         counts = [
-            compete(row, own.tolist(), self.inner, floor=self.floor) for row, own in zip(scores, budgets, strict=True)
+            compete(scores[row], order[row], own.tolist(), self.inner, floor=self.floor)
+            for row, own in enumerate(budgets)
         ]
         return torch.stack(counts).to(budgets)

@@ -60,7 +60,7 @@ class EvictionPolicy:
 
     @property
     def needs_projection(self) -> bool:
-        """Whether `score` or `order` asks the context for the output projection."""
+        """Whether scores or their order ask the context for the output projection."""
         return False
 
     @property
@@ -92,22 +92,27 @@ class EvictionPolicy:
         """Score all entries of the context, `[B, Hkv, S]`, pooled over each GQA group; the highest are kept."""
         raise NotImplementedError
 
-    def order(self, scores: Tensor, context: LayerContext) -> Tensor:
-        """Scores `[B, Hkv, S]` by which each KV cache ranks its own entries, where KV caches compete by other `scores`.
+    def score_and_order(self, context: LayerContext, state: Any) -> tuple[Tensor, Tensor]:
+        """The scores, and those by which each KV cache ranks its own entries, both `[B, Hkv, S]`; mostly the same.
 
         This is the place for rules such as "half of the budget by another score", written as one order
-        (`merge_orders`): what a budget keeps, a larger one keeps as well.
+        (`merge_orders`): what a budget keeps, a larger one keeps as well. KV caches compete by the first.
         """
+        scores = self.score(context, state)
+        return scores, scores
+
+    def bids(self, scores: Tensor, order: Tensor, budget: int) -> Tensor:
+        """Scores `[N, S]` by which KV caches compete that have this budget of their own, from `score_and_order`."""
         return scores
 
-    def distribute(self, scores: Tensor, budgets: Tensor) -> Tensor:
-        """Decide how many entries each KV cache keeps, `[B, Hkv]`, from scores `[B, Hkv, S]` and budgets `[B, Hkv]`.
+    def distribute(self, scores: Tensor, order: Tensor, budgets: Tensor) -> Tensor:
+        """Decide how many entries each KV cache keeps, `[B, Hkv]`, from its budget and `score_and_order` `[B, Hkv, S]`.
 
         The sum over a layer's KV heads must not change. Most policies keep the budgets as they are.
         """
         return budgets
 
-    def distribute_over_layers(self, scores: Sequence[Tensor], budgets: Tensor) -> Tensor:
+    def distribute_over_layers(self, scores: Sequence[Tensor], orders: Sequence[Tensor], budgets: Tensor) -> Tensor:
         """Decide how many entries each KV cache of one row keeps, `[L, Hkv]`, from all layers' scores, each `[Hkv, S]`.
 
         For policies that need all layers; the sum of the budgets `[L, Hkv]` must not change.

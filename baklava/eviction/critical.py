@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
@@ -52,9 +52,10 @@ class Critical(Wrapper):
     def needs_projection(self) -> bool:
         return True
 
-    def order(self, scores: Tensor, context: LayerContext) -> Tensor:
+    def score_and_order(self, context: LayerContext, state: Any) -> tuple[Tensor, Tensor]:
         from baklava.eviction.merge_orders import merge_orders
         from baklava.eviction.written import written_lengths
 
+        scores = self.score(context, state)
         raised = raise_protected(scores, self.inner, 0)
-        return merge_orders(raised, (scores + self.epsilon) * written_lengths(context), self.first)
+        return scores, merge_orders(raised, (scores + self.epsilon) * written_lengths(context), self.first)

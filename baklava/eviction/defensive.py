@@ -24,15 +24,14 @@ class Defensive(Windowed):
     w_j`, with `w_j = mean over the group of ||W_o v_j||_1` (see `Critical`).
 
     The entries that together got the fraction `mass` of a KV cache's mean attention come before all others, the most
-    attended first; the one that reaches it is not among them. In the authors' code this first part ends at the budget;
-    written as one order, it needs no budget. The window is protected.
+    attended first; the one that reaches it is not among them. Where KV caches compete (`ada_defensive`,
+    `layer_defensive`), as much of each one's first part as its own budget has room for beside the window competes
+    above the highest score of its layer, and all other entries by their scores. The window is protected.
 
-    The authors' code takes from `mass` the mean share of attention on the last entries *before* the window, where it
-    seems to mean the window's own; here nothing is taken off. Where KV caches compete (`ada_defensive`,
-    `layer_defensive`), it keeps each one's first part up to equal budgets; here these entries compete by their mean
-    attention above their layer's highest score, and the competing policy has a floor. So with `layer_defensive` a layer
-    with a high score may take most of the budget, and the method may be weaker than published. kvpress 0.5.5 has no
-    such method.
+    Definition and defaults are those of the authors' code. There `mass` is reduced by the mean attention on the last
+    entries *before* the window, where the window's own seems to be meant; here it is not. There windows and first parts
+    compete by exactly the highest score of their layer; here first parts compete by their mean attention above it, and
+    windows are kept in any case. `ada_defensive` has a floor beside it. kvpress 0.5.5 has no such method.
     """
 
     family: ClassVar[str] = "defensive"
@@ -46,6 +45,9 @@ class Defensive(Windowed):
         return True
 
     def score(self, context: LayerContext, state: Tensor) -> Tensor:
+        return self.score_and_order(context, state)[0]
+
+    def score_and_order(self, context: LayerContext, state: Tensor) -> tuple[Tensor, Tensor]:
         import torch
         from torch.nn import functional
 
@@ -54,14 +56,21 @@ class Defensive(Windowed):
         window = state.shape[2]
         lengths = written_lengths(context)[..., :-window]  # [B, Hkv, S - window]
         if not lengths.shape[-1]:
-            return lengths.new_zeros(context.keys.shape[:3])
+            nothing = lengths.new_zeros(context.keys.shape[:3])
+            return nothing, nothing
         risks, means = (torch.stack(parts, 1) for parts in zip(*self._attention(context, state), strict=True))
         smallest = torch.finfo(lengths.dtype).tiny
-        scores = risks * lengths / lengths.sum(1, keepdim=True).clamp(min=smallest)
         # In float64, so that adding the highest score leaves the differences of attention as they are.
-        first = means.double() + scores.amax((1, 2), keepdim=True).double()
-        scores = torch.where(self._is_first(means), first, scores.double())
-        return functional.pad(scores, (0, window))
+        scores = (risks * lengths / lengths.sum(1, keepdim=True).clamp(min=smallest)).double()
+        order = torch.where(self._is_first(means), means.double() + scores.amax((1, 2), keepdim=True), scores)
+        return functional.pad(scores, (0, window)), functional.pad(order, (0, window))
+
+    def bids(self, scores: Tensor, order: Tensor, budget: int) -> Tensor:
+        import torch
+
+        n_first = min(max(0, budget - self.window_size), scores.shape[-1])
+        first = order.topk(n_first, dim=-1).indices
+        return scores.scatter(-1, first, torch.gather(order, -1, first))
 
     def _attention(self, context: LayerContext, queries: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each KV head the risk and the mean attention of entries before the window, both `[B, S - window]`."""

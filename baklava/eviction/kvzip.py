@@ -105,11 +105,7 @@ class KVzip(EvictionPolicy):
             raise UserError(NEEDS_REPETITION)
         return state
 
-    def distribute_over_layers(self, scores: Sequence[Tensor], budgets: Tensor) -> Tensor:
-        import torch
+    def distribute_over_layers(self, scores: Sequence[Tensor], orders: Sequence[Tensor], budgets: Tensor) -> Tensor:
+        from baklava.eviction.compete import compete_across_layers
 
-        from baklava.eviction.compete import compete
-
-        device = scores[0].device  # layers may be on several
-        together = torch.cat([layer.to(device) for layer in scores])
-        return compete(together, budgets.flatten().tolist(), self, floor=self.floor).view(budgets.shape).to(budgets)
+        return compete_across_layers(scores, orders, budgets, self, floor=self.floor)

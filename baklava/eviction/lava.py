@@ -58,7 +58,7 @@ class Lava(Windowed):
 
         return score_before_window(context, state, weighted)
 
-    def distribute_over_layers(self, scores: Sequence[Tensor], budgets: Tensor) -> Tensor:
+    def distribute_over_layers(self, scores: Sequence[Tensor], orders: Sequence[Tensor], budgets: Tensor) -> Tensor:
         import torch
 
         from baklava.eviction.compete import compete
@@ -73,7 +73,7 @@ class Lava(Windowed):
         counts = []
         for layer, part in zip(scores, map(sum, zip(in_windows, before, strict=True)), strict=True):
             even = _divide(part, [1.0] * n_heads, [n_entries] * n_heads)
-            counts.append(compete(layer, even, self, floor=self.floor).to(budgets))
+            counts.append(compete(layer, layer, even, self, floor=self.floor).to(budgets))
         return torch.stack(counts)
 
 

@@ -43,12 +43,7 @@ class LayerAda(Wrapper):
     def needs_all_layers(self) -> bool:
         return True
 
-    def distribute_over_layers(self, scores: Sequence[Tensor], budgets: Tensor) -> Tensor:
-        import torch
+    def distribute_over_layers(self, scores: Sequence[Tensor], orders: Sequence[Tensor], budgets: Tensor) -> Tensor:
+        from baklava.eviction.compete import compete_across_layers
 
-        from baklava.eviction.compete import compete
-
-        device = scores[0].device  # layers may be on several
-        together = torch.cat([layer.to(device) for layer in scores])
-        counts = compete(together, budgets.flatten().tolist(), self.inner, floor=self.floor)
-        return counts.view(budgets.shape).to(budgets)
+        return compete_across_layers(scores, orders, budgets, self.inner, floor=self.floor)

@@ -43,8 +43,8 @@ class Wrapper(EvictionPolicy):
     def score(self, context: LayerContext, state: Any) -> Tensor:
         return self.inner.score(context, state)
 
-    def order(self, scores: Tensor, context: LayerContext) -> Tensor:
-        return self.inner.order(scores, context)
+    def score_and_order(self, context: LayerContext, state: Any) -> tuple[Tensor, Tensor]:
+        return self.inner.score_and_order(context, state)
 
     @property
     def rescores_every(self) -> int | None:

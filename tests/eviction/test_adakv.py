@@ -9,7 +9,7 @@ import torch
 from competition import INNER, naive_winners
 from hypothesis import given
 from hypothesis import strategies as st
-from layer_contexts import kept, random_layer, scores_of
+from layer_contexts import kept, random_layer, scores_and_order_of, scores_of
 from pydantic import TypeAdapter, ValidationError
 
 from baklava.eviction import H2O, TOVA, AdaKV, Knorm, SnapKV
@@ -28,7 +28,7 @@ def layers(draw: st.DrawFn) -> tuple[AdaKV, int, list[list[int]], int]:
 def test_totals_stay_floors_hold_and_the_best_entries_win(layer: tuple[AdaKV, int, list[list[int]], int]) -> None:
     policy, n_entries, budgets, seed = layer
     scores = scores_of(policy, *random_layer(n_entries, rows=len(budgets), seed=seed))
-    counts = policy.distribute(scores, torch.tensor(budgets)).tolist()
+    counts = policy.distribute(scores, scores, torch.tensor(budgets)).tolist()
     for row, (own, won) in enumerate(zip(budgets, counts, strict=True)):
         assert sum(won) == sum(own)
         assert all(int(policy.floor * budget) <= n <= n_entries for budget, n in zip(own, won, strict=True))
@@ -39,7 +39,7 @@ def test_totals_stay_floors_hold_and_the_best_entries_win(layer: tuple[AdaKV, in
 def test_attention_kept_is_no_less_than_with_equal_budgets() -> None:
     inner = SnapKV(window_size=4)
     scores = scores_of(inner, *random_layer(60))[0]
-    counts = AdaKV(inner=inner, floor=0.0).distribute(scores[None], torch.full((1, 3), 15))[0].tolist()
+    counts = AdaKV(inner=inner, floor=0.0).distribute(scores[None], scores[None], torch.full((1, 3), 15))[0].tolist()
 
     def attention(budgets: Sequence[int]) -> float:
         return sum(float(scores[head, kept(inner, scores[head], n)].sum()) for head, n in enumerate(budgets))
@@ -51,14 +51,14 @@ def test_attention_kept_is_no_less_than_with_equal_budgets() -> None:
 def test_whole_floor_leaves_the_budgets_as_they_are() -> None:
     policy = AdaKV(inner=Knorm(), floor=1.0)
     budgets = torch.tensor([[3, 0, 20], [7, 7, 7]])
-    assert torch.equal(policy.distribute(scores_of(policy, *random_layer(20, rows=2)), budgets), budgets)
+    assert torch.equal(policy.distribute(*scores_and_order_of(policy, *random_layer(20, rows=2)), budgets), budgets)
 
 
 def test_protected_entries_of_one_head_come_before_high_scores_of_another() -> None:
     policy = AdaKV(inner=SnapKV(window_size=4), floor=0.0)
     scores = torch.zeros(1, 2, 20)
     scores[0, 0] = 1e6
-    assert policy.distribute(scores, torch.tensor([[5, 5]])).tolist() == [[6, 4]]
+    assert policy.distribute(scores, scores, torch.tensor([[5, 5]])).tolist() == [[6, 4]]
 
 
 def test_inner_policy_is_given_by_name_by_mapping_or_as_it_is() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from layer_contexts import kept, order_of, random_layer, scores_of
+from layer_contexts import kept, order_of, random_layer, scores_and_order_of, scores_of
 from quantised_linears import Packed4Bit, Scaled8Bit, WeightOnly
 from torch import Tensor, nn
 
@@ -94,7 +94,7 @@ def test_kv_caches_compete_by_the_scores_of_the_inner_policy() -> None:
     queries, context = random_layer(40)
     inner, budgets = SnapKV(window_size=4), torch.full((1, 3), 12)
     policy: EvictionPolicy = AdaKV(inner=Critical(inner=inner))
-    scores = scores_of(policy, queries, context)
-    expected = AdaKV(inner=inner).distribute(scores_of(inner, queries, context), budgets)
-    assert torch.equal(policy.distribute(scores, budgets), expected)
-    assert torch.equal(policy.order(scores, context), order_of(Critical(inner=inner), queries, context))
+    scores, order = scores_and_order_of(policy, queries, context)
+    expected = AdaKV(inner=inner).distribute(*scores_and_order_of(inner, queries, context), budgets)
+    assert torch.equal(policy.distribute(scores, order, budgets), expected)
+    assert torch.equal(order, order_of(Critical(inner=inner), queries, context))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layer_contexts import N_KV_HEADS, kept, naive_attention, random_layer, scores_of
+from competition import naive_winners
+from layer_contexts import N_KV_HEADS, kept, naive_attention, order_of, random_layer, scores_and_order_of, scores_of
 from torch import Tensor
 
-from baklava.eviction import Defensive
+from baklava.eviction import AdaKV, Defensive, LayerAda
 from baklava.eviction.base import LayerContext
 from baklava.eviction.written import written_lengths
 
@@ -44,7 +45,7 @@ def naive(queries: Tensor, context: LayerContext, policy: Defensive) -> list[lis
 def test_the_order_is_the_naive_one(window: int, kernel: int, mass: float, softcap: float | None) -> None:
     queries, context = random_layer(60, softcap=softcap)
     policy = Defensive(window_size=window, kernel_size=kernel, mass=mass)
-    scores = scores_of(policy, queries, context, chunks=[30, 29, 1])
+    scores = order_of(policy, queries, context, chunks=[30, 29, 1])
     for head, order in enumerate(naive(queries, context, policy)):
         for budget in (1, 5, 20, 45, 59):
             assert kept(policy, scores[0, head], budget).tolist() == sorted(order[:budget])
@@ -69,3 +70,27 @@ def test_a_context_no_longer_than_the_window_is_kept_from_its_end() -> None:
     policy = Defensive(window_size=8)
     scores = scores_of(policy, *random_layer(8))
     assert kept(policy, scores[0, 0], 3).tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize("budgets", [[20] * 6, [60, 3, 0, 4, 30, 9]])
+def test_first_parts_compete_above_their_layer_as_far_as_their_own_budget_goes(budgets: list[int]) -> None:
+    window = 4
+    inner = Defensive(window_size=window, mass=0.8)
+    layers = [scores_and_order_of(inner, *random_layer(60, seed=seed)) for seed in range(2)]
+    bids = []
+    for scores, order in layers:
+        for head in range(N_KV_HEADS):
+            first = [entry for entry in range(60) if order[0, head, entry] > scores[0].max()]
+            assert len(first) > 9
+            first.sort(key=lambda entry: -float(order[0, head, entry]))
+            bid = scores[0, head].clone()
+            for entry in first[: max(0, budgets[len(bids)] - window)]:
+                bid[entry] = order[0, head, entry]
+            bids.append(bid)
+    expected = naive_winners(torch.stack(bids), budgets, inner, 0.0)
+    scores, orders = ([layer[part][0] for layer in layers] for part in range(2))
+    own = torch.tensor(budgets).view(2, 3)
+    counts = LayerAda(inner=inner, floor=0.0).distribute_over_layers(scores, orders, own)
+    assert counts.flatten().tolist() == expected
+    in_layer = AdaKV(inner=inner, floor=0.0).distribute(*layers[0], own[:1])
+    assert in_layer[0].tolist() == naive_winners(torch.stack(bids[:3]), budgets[:3], inner, 0.0)

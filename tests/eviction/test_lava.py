@@ -34,7 +34,7 @@ def test_layers_get_parts_by_entropy_and_heads_compete_for_them() -> None:
     scores = [scores_of(policy, *random_layer(60, seed=layer))[0] for layer in range(3)]
     scores[1] = scores[1] ** 4  # attention is less spread
     budgets = torch.tensor([[30, 1, 2], [0, 20, 17], [5, 5, 20]])
-    counts = policy.distribute_over_layers(scores, budgets)
+    counts = policy.distribute_over_layers(scores, scores, budgets)
     entropies = []
     for layer in scores:
         shares = layer[:, :-4].flatten() / layer[:, :-4].sum()
@@ -57,7 +57,7 @@ ANY, NEARLY_ALL = (
 def test_the_total_is_exact_and_none_keeps_more_than_there_is(budgets: list[list[int]], window: int) -> None:
     policy = Lava(window_size=window)
     scores = [scores_of(policy, *random_layer(12, seed=layer))[0] ** (1 + 3 * layer) for layer in range(len(budgets))]
-    counts = policy.distribute_over_layers(scores, torch.tensor(budgets))
+    counts = policy.distribute_over_layers(scores, scores, torch.tensor(budgets))
     assert int(counts.sum()) == sum(map(sum, budgets))
     assert int(counts.max()) <= 12
 

@@ -6,7 +6,7 @@ import torch
 from competition import INNER, naive_winners
 from hypothesis import given
 from hypothesis import strategies as st
-from layer_contexts import random_layer, scores_of
+from layer_contexts import random_layer, scores_and_order_of, scores_of
 from tiny_models import random_model, random_tokens
 
 from baklava.budgets import Budgets
@@ -21,7 +21,7 @@ BUDGETS = st.lists(st.lists(st.integers(0, 12), min_size=3, max_size=3), min_siz
 @given(st.sampled_from(INNER), st.sampled_from([0.0, 0.2, 1.0]), BUDGETS, st.integers(0, 100))
 def test_the_model_is_one_layer_of_many_heads(inner, floor: float, budgets: list[list[int]], seed: int) -> None:
     scores = [scores_of(inner, *random_layer(12, seed=seed + layer))[0] for layer in range(len(budgets))]
-    counts = LayerAda(inner=inner, floor=floor).distribute_over_layers(scores, torch.tensor(budgets))
+    counts = LayerAda(inner=inner, floor=floor).distribute_over_layers(scores, scores, torch.tensor(budgets))
     flat = [budget for layer in budgets for budget in layer]
     assert counts.flatten().tolist() == naive_winners(torch.cat(scores), flat, inner, floor)
 
@@ -30,16 +30,17 @@ def test_the_model_is_one_layer_of_many_heads(inner, floor: float, budgets: list
 def test_budgets_are_a_prior_of_which_most_is_sure_and_the_rest_is_won(budgets: list[int], seed: int) -> None:
     policy, own = policy_named("prior_snapkv"), torch.tensor(budgets).view(2, 3)
     scores = [scores_of(policy, *random_layer(60, seed=seed + layer))[0] for layer in range(2)]
-    counts = policy.distribute_over_layers(scores, own)
+    counts = policy.distribute_over_layers(scores, scores, own)
     assert int(counts.sum()) == sum(budgets)
     assert bool((counts >= (0.8 * own).long()).all())
-    assert torch.equal(LayerAda(inner=SnapKV(), floor=1.0).distribute_over_layers(scores, own), own)
+    assert torch.equal(LayerAda(inner=SnapKV(), floor=1.0).distribute_over_layers(scores, scores, own), own)
 
 
 def test_a_layer_of_higher_scores_takes_the_budget_of_another() -> None:
     policy = LayerAda(inner=SnapKV(window_size=4), floor=0.25)
     scores = [scores_of(policy, *random_layer(60, seed=layer))[0] for layer in range(2)]
-    counts = policy.distribute_over_layers([scores[0], 1e-6 * scores[1]], torch.full((2, 3), 20))
+    scores[1] *= 1e-6
+    counts = policy.distribute_over_layers(scores, scores, torch.full((2, 3), 20))
     assert counts[1].tolist() == [5, 5, 5]
     assert int(counts.sum()) == 120
 
@@ -67,6 +68,7 @@ def test_the_competition_and_the_ranks_of_each_layer_share_one_scoring() -> None
 
 def test_layers_on_one_scale_share_what_they_would_share_in_one() -> None:
     policy = LayerAda(inner=Defensive(window_size=4), floor=0.0)
-    scores = scores_of(policy, *random_layer(60, rows=2))
-    swapped = policy.distribute_over_layers([scores[1], scores[0]], torch.full((2, 3), 20))
-    assert torch.equal(swapped.flip(0), policy.distribute_over_layers(list(scores), torch.full((2, 3), 20)))
+    scores, order = scores_and_order_of(policy, *random_layer(60, rows=2))
+    even = torch.full((2, 3), 20)
+    swapped = policy.distribute_over_layers(list(scores.flip(0)), list(order.flip(0)), even)
+    assert torch.equal(swapped.flip(0), policy.distribute_over_layers(list(scores), list(order), even))

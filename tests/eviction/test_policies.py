@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from large_scores import BIAS
-from layer_contexts import N_KV_HEADS, kept, order_of, random_layer, rows_of, scores_of
+from layer_contexts import N_KV_HEADS, kept, order_of, random_layer, rows_of, scores_and_order_of, scores_of
 from pydantic import TypeAdapter, ValidationError
 
 from baklava.cache.attention.backend import HALVES
@@ -58,8 +58,7 @@ def test_every_entry_has_a_score(
     policy: EvictionPolicy, n_entries: int, softcap: float | None, dtype: torch.dtype
 ) -> None:
     queries, context = random_layer(n_entries, rows=2, dtype=dtype, softcap=softcap)
-    scores = scores_of(policy, queries, context)
-    for values in (scores, policy.order(scores, context)):
+    for values in scores_and_order_of(policy, queries, context):
         assert values.shape == (2, N_KV_HEADS, n_entries)
         assert values.isfinite().all()
         assert values.dtype in (torch.float32, torch.float64)
@@ -75,12 +74,13 @@ def test_scores_do_not_depend_on_chunks(policy: EvictionPolicy, chunks: list[int
 @every_policy
 def test_scores_of_a_row_do_not_depend_on_the_others(policy: EvictionPolicy) -> None:
     queries, context = random_layer(70, rows=3)
-    together = scores_of(policy, queries, context)
-    order = policy.order(together, context)
+    together = scores_and_order_of(policy, queries, context)
     for row in range(3):
         alone = slice(row, row + 1)
-        torch.testing.assert_close(together[alone], scores_of(policy, queries[alone], rows_of(context, alone)))
-        torch.testing.assert_close(order[alone], order_of(policy, queries[alone], rows_of(context, alone)))
+        for all_rows, one in zip(
+            together, scores_and_order_of(policy, queries[alone], rows_of(context, alone)), strict=True
+        ):
+            torch.testing.assert_close(all_rows[alone], one)
 
 
 @every_policy
@@ -88,12 +88,11 @@ def test_scores_of_a_row_do_not_depend_on_the_others(policy: EvictionPolicy) -> 
 def test_observing_and_scoring_leave_their_inputs_alone(policy: EvictionPolicy, dtype: torch.dtype) -> None:
     queries, context = random_layer(30, dtype=dtype)
     before = [tensor.clone() for tensor in (queries, context.keys, context.values)]
-    scores = scores_of(policy, queries, context, chunks=[20, 10])
-    scores_before = scores.clone()
-    policy.distribute(scores, torch.full((1, N_KV_HEADS), 7))
-    policy.order(scores, context)
+    scored = scores_and_order_of(policy, queries, context, chunks=[20, 10])
+    scored_before = [tensor.clone() for tensor in scored]
+    policy.distribute(*scored, torch.full((1, N_KV_HEADS), 7))
     assert all(map(torch.equal, before, (queries, context.keys, context.values)))
-    assert torch.equal(scores, scores_before)
+    assert all(map(torch.equal, scored, scored_before))
 
 
 @every_policy
@@ -110,9 +109,9 @@ def test_half_precision_is_scored_in_float32(
     queries = queries + large
     exact = replace(context, keys=context.keys.float(), values=context.values.float())
     for chunks in ([90], [50, 1, 39]):
-        scores = scores_of(policy, queries, context, chunks=chunks)
-        assert torch.equal(scores, scores_of(policy, queries.float(), exact, chunks=chunks))
-        assert torch.equal(policy.order(scores, context), policy.order(scores, exact))
+        scored = scores_and_order_of(policy, queries, context, chunks=chunks)
+        expected = scores_and_order_of(policy, queries.float(), exact, chunks=chunks)
+        assert all(map(torch.equal, scored, expected))
 
 
 @every_policy
@@ -143,9 +142,8 @@ def test_protected_entries_are_kept(policy: EvictionPolicy, n_entries: int) -> N
 
 @every_policy
 def test_a_layer_keeps_what_its_budgets_add_up_to(policy: EvictionPolicy) -> None:
-    scores = scores_of(policy, *random_layer(40, rows=4))
     budgets = torch.tensor([[10, 10, 10], [40, 0, 3], [40, 40, 40], [0, 0, 0]])
-    counts = policy.distribute(scores, budgets)
+    counts = policy.distribute(*scores_and_order_of(policy, *random_layer(40, rows=4)), budgets)
     assert counts.shape == budgets.shape
     assert counts.dtype == budgets.dtype
     assert counts.sum(1).tolist() == [30, 43, 120, 0]
@@ -154,9 +152,10 @@ def test_a_layer_keeps_what_its_budgets_add_up_to(policy: EvictionPolicy) -> Non
 
 @every_policy
 def test_all_layers_keep_what_their_budgets_add_up_to(policy: EvictionPolicy) -> None:
-    scores = [scores_of(policy, *random_layer(40, seed=layer))[0] for layer in range(3)]
+    layers = [scores_and_order_of(policy, *random_layer(40, seed=layer)) for layer in range(3)]
+    scores, orders = [layer[0] for layer, _ in layers], [layer[0] for _, layer in layers]
     for budgets in ([[10, 10, 10]] * 3, [[40, 0, 3], [0, 0, 0], [40, 40, 1]], [[0, 0, 0]] * 3, [[40, 40, 40]] * 3):
-        counts = policy.distribute_over_layers(scores, torch.tensor(budgets))
+        counts = policy.distribute_over_layers(scores, orders, torch.tensor(budgets))
         assert counts.sum() == sum(map(sum, budgets))
         assert bool((counts >= 0).all() and (counts <= 40).all())
         if not policy.needs_all_layers:

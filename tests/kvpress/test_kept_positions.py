@@ -12,7 +12,7 @@ from typing import Any
 import kvpress
 import pytest
 import torch
-from layer_contexts import kept, order_of, scores_of
+from layer_contexts import kept, order_of, scores_and_order_of
 from recorded_attention import RECORDER, path_of, positions_of
 from tiny_models import random_model, random_tokens
 from torch import Tensor
@@ -135,9 +135,8 @@ def test_adaptive_budgets_and_positions_are_those_of_kvpress(
         _, heads, entries = model.model.layers[index].self_attn.masked_key_indices
         masked = torch.zeros(3, LENGTH, dtype=torch.bool)
         masked[heads, entries] = True
-        scores = scores_of(policy, queries, context)
-        counts.append(policy.distribute(scores, budgets)[0].tolist())
-        order = policy.order(scores, context)
+        scores, order = scores_and_order_of(policy, queries, context)
+        counts.append(policy.distribute(scores, order, budgets)[0].tolist())
         for head, n in enumerate(counts[-1]):
             assert kept(policy, order[0, head], n).tolist() == (~masked[head]).nonzero().flatten().tolist()
     assert any(len(set(layer)) > 1 for layer in counts)  # heads did win and lose

@@ -100,7 +100,7 @@ def test_kept_entries_are_those_of_kvpress(family: str, plus: bool, ratio: float
     own = scores(model, policy)
     n_kept = int(expected.sum())
     budgets = torch.tensor([n_kept // 6 + (i < n_kept % 6) for i in range(6)]).view(2, 3)
-    counts = policy.distribute_over_layers(list(own), budgets)
+    counts = policy.distribute_over_layers(list(own), list(own), budgets)
     order = raise_protected(own, policy, 0).argsort(dim=-1, descending=True)
     for layer in range(2):
         for head in range(3):

@@ -35,14 +35,15 @@ def kept_by(
         LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for, paths.get(layer))
         for layer, (_, key, value) in enumerate(seen)
     ]
-    scores = [
-        policy.score(view, policy.observe(None, query, view)) for view, (query, _, _) in zip(views, seen, strict=True)
+    scored = [
+        policy.score_and_order(view, policy.observe(None, query, view))
+        for view, (query, _, _) in zip(views, seen, strict=True)
     ]
-    counts = policy.distribute_over_layers([layer[0] for layer in scores], counts)
+    scores, orders = zip(*((layer[0], order[0]) for layer, order in scored), strict=True)
+    counts = policy.distribute_over_layers(scores, orders, counts)
     kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
-    for layer, view in enumerate(views):
-        order = policy.order(scores[layer], view)
-        for head, n in enumerate(policy.distribute(scores[layer], counts[layer][None])[0].tolist()):
+    for layer, (own, order) in enumerate(scored):
+        for head, n in enumerate(policy.distribute(own, order, counts[layer][None])[0].tolist()):
             best = raise_protected(order[0, head], policy, n).argsort(descending=True, stable=True)
             kept[layer, head, best[:n]] = True
     return kept

@@ -70,18 +70,27 @@ def scores_of(
     policy: EvictionPolicy, queries: Tensor, context: LayerContext, *, chunks: Sequence[int] | None = None
 ) -> Tensor:
     """Scores `[B, Hkv, S]`, the context read in chunks of these lengths (default: in one pass)."""
+    return scores_and_order_of(policy, queries, context, chunks=chunks)[0]
+
+
+def order_of(
+    policy: EvictionPolicy, queries: Tensor, context: LayerContext, *, chunks: Sequence[int] | None = None
+) -> Tensor:
+    """Scores `[B, Hkv, S]` by which each KV cache ranks its entries."""
+    return scores_and_order_of(policy, queries, context, chunks=chunks)[1]
+
+
+def scores_and_order_of(
+    policy: EvictionPolicy, queries: Tensor, context: LayerContext, *, chunks: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Both at once, `[B, Hkv, S]`."""
     state: Any = None
     end = 0
     for length in chunks or [queries.shape[2]]:
         start, end = end, end + length
         state = policy.observe(state, queries[:, :, start:end], first_entries(context, end))
     assert end == queries.shape[2]
-    return policy.score(context, state)
-
-
-def order_of(policy: EvictionPolicy, queries: Tensor, context: LayerContext) -> Tensor:
-    """Scores `[B, Hkv, S]` by which each KV cache ranks its entries."""
-    return policy.order(scores_of(policy, queries, context), context)
+    return policy.score_and_order(context, state)
 
 
 def kept(policy: EvictionPolicy, scores: Tensor, budget: int) -> Tensor:
