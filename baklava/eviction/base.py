@@ -69,6 +69,11 @@ class EvictionPolicy:
         return False
 
     @property
+    def ignores_budgets(self) -> bool:
+        """Whether nothing is left of an allocator's budgets but their sum, so that all allocators give the same."""
+        return False
+
+    @property
     def repeats(self) -> bool:
         """Whether the context is read a second time before `score` (`kvzip.py`, `baklava.inference.repetition`)."""
         return False

@@ -63,6 +63,10 @@ class KVzip(EvictionPolicy):
         return True
 
     @property
+    def ignores_budgets(self) -> bool:
+        return self.floor == 0
+
+    @property
     def repeats(self) -> bool:
         return True
 

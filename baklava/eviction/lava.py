@@ -45,6 +45,10 @@ class Lava(Windowed):
     def needs_all_layers(self) -> bool:
         return True
 
+    @property
+    def ignores_budgets(self) -> bool:
+        return True
+
     def score(self, context: LayerContext, state: Tensor) -> Tensor:
         import torch
 

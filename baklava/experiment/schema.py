@@ -167,7 +167,15 @@ class ExperimentConfig(FrozenModel):
 
 
 def methods(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
-    """Every method as (allocator, eviction policy)."""
+    """Every method as (allocator, eviction policy).
+
+    A policy that ignores budgets comes once, with an allocator that does not search if there is one, and with
+    allocators that quantise.
+    """
+    built = {name: allocator.build() for name, allocator in config.allocators.items()}
+    sums = [name for name, allocator in built.items() if not allocator.quantises]  # nothing but a sum to keep
+    one = min(sums, key=lambda name: built[name].searches, default=None)
     for allocator in config.allocators:
-        for eviction in config.evictions:
-            yield allocator, eviction
+        for eviction, policy in config.evictions.items():
+            if allocator == one or allocator not in sums or not policy.build().ignores_budgets:
+                yield allocator, eviction

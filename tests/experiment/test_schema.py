@@ -375,6 +375,15 @@ class TestSchema:
     def test_methods_are_allocators_by_eviction_policies(self, default: ExperimentConfig) -> None:
         assert list(methods(default)) == [("uniform", "streaming_llm"), ("baklava", "streaming_llm")]
 
+    def test_a_policy_that_ignores_budgets_comes_once_and_with_allocators_that_quantise(self) -> None:
+        both = ["allocator=[baklava,uniform,duo]", "eviction=[kvzip,lava,static_kvzip]"]
+        ignoring = [method for method in methods(compose(both)) if method[1] != "static_kvzip"]
+        assert ignoring == [("uniform", "kvzip"), ("uniform", "lava")]
+        assert len(list(methods(compose(both)))) == 5
+        assert list(methods(compose(["allocator=[baklava]", "eviction=[lava]"]))) == [("baklava", "lava")]
+        quantising = compose(["allocator=[uniform,baklava_bits]", "eviction=[lava]"])
+        assert list(methods(quantising)) == [("uniform", "lava"), ("baklava_bits", "lava")]
+
     def test_variables_of_a_chat_template_keep_their_kinds(self) -> None:
         given = "{enable_thinking: false, effort: low, n: 3, part: 0.5, role: null}"
         models = compose([f"+models.tiny-llama.chat_template_kwargs={given}"]).models

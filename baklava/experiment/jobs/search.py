@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from baklava.experiment.components import AllocatorConfig, EvictionConfig, ModelConfig
 from baklava.experiment.jobs.base import Job, without_template
 from baklava.experiment.paths import ExperimentPaths
-from baklava.experiment.schema import ExperimentConfig
+from baklava.experiment.schema import ExperimentConfig, methods
 from baklava.experiment.settings import SearchConfig
 
 
@@ -46,3 +47,7 @@ class AllocateJob(Job):
             losses=paths.search_losses(model, allocator, eviction),
             cost=paths.search_cost(model, allocator, eviction),
         )
+
+    @classmethod
+    def all(cls, config: ExperimentConfig, paths: ExperimentPaths) -> Iterator[AllocateJob]:
+        return (cls.of(config, paths, model, *method) for model in config.models for method in methods(config))
