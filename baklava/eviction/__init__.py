@@ -33,6 +33,7 @@ PRIOR_FLOOR = 0.8  # what a KV cache is sure of where its budget is a prior
 _PUBLISHED: dict[str, Callable[[], EvictionPolicy]] = {
     "kvzip_plus": lambda: KVzip(weighed=True),
     "layer_defensive": lambda: LayerAda(inner=Defensive(), floor=0.0),
+    "prior_kvzip": lambda: KVzip(floor=0.5),
     "static_kvzip": lambda: KVzip(floor=1.0),
 }
 _PREFIXES: dict[str, Callable[[EvictionPolicy], EvictionPolicy]] = {

@@ -34,6 +34,7 @@ def test_a_file_spells_out_the_defaults_of_its_class(file: Path) -> None:
     other = {
         "critical_expected_attention": {"use_vnorm": False},
         "kvzip_plus": {"weighed": True},
+        "prior_kvzip": {"floor": 0.5},
         "static_kvzip": {"floor": 1.0},
     }
     assert policy == type(policy)(**other.get(file.stem, {}))
