@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -70,8 +71,11 @@ def compress(
     lengths = _lengths(context, source)
     device = context.keys.device
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
-    distributed, rank, sinks = rank_entries(context, policies, counts, source)
     n_tokens = lengths.tolist()
+    own = None
+    if any(policy.needs_all_layers and policy.ranks_by_bids for policy in policies):
+        own = settings.counts(budget_index, n_tokens, context.keys.element_size())
+    distributed, rank, sinks = rank_entries(context, policies, counts, source, own)
     counts = settings.within_bytes(distributed, counts, n_tokens, budget_index)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
     bits = settings.bits(budget_index, n_tokens)
@@ -116,12 +120,17 @@ def _lengths(context: ContextLayer, source: Tensor) -> Tensor:
 
 
 def rank_entries(
-    context: ContextLayer, policies: Sequence[EvictionPolicy], counts: Tensor, source: Tensor
+    context: ContextLayer,
+    policies: Sequence[EvictionPolicy],
+    counts: Tensor,
+    source: Tensor,
+    own: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rank the entries of a context for rows with a policy and `counts` `[B, Hkv]` each.
 
-    Returns the counts as the policies distribute them, the rank of every entry `[B, Hkv, T]` (0: best; `T`: padding),
-    and the number of sinks `[B, Hkv]`. Those with a rank below its count stay in a KV cache.
+    `own` `[B, Hkv]` are the budgets with which KV caches of all layers competed for `counts`, if they did. Returns the
+    counts as the policies distribute them, the rank of every entry `[B, Hkv, T]` (0: best; `T`: padding), and the
+    number of sinks `[B, Hkv]`. Those with a rank below its count stay in a KV cache.
     """
     assert context.keys is not None
     n_kv_heads, length = context.keys.shape[1:3]
@@ -130,7 +139,7 @@ def rank_entries(
     for policy in dict.fromkeys(policies):
         rows = torch.tensor([row for row, own in enumerate(policies) if own == policy])
         for scored in context.scores(policy):
-            _rank(policy, scored, rows, source, counts, rank, sinks)
+            _rank(policy, scored, rows, source, counts, counts.clone() if own is None else own, rank, sinks)
     return counts, rank, sinks
 
 
@@ -140,26 +149,33 @@ def _rank(
     rows: Tensor,
     source: Tensor,
     counts: Tensor,
+    own: Tensor,
     rank: Tensor,
     sinks: Tensor,
 ) -> None:
-    """Fill in `counts`, `sinks` and `rank` for the rows of one policy and group."""
+    """Fill in `counts`, `sinks` and `rank` for the rows of one policy and group, which had the budgets `own`."""
     group, scores, order_scores = scored
     members = group.indices_of(source[rows])  # index in the group's scores, -1 for rows of other groups
     rows, members = rows[members >= 0], members[members >= 0]
     if not len(rows):
         return
-    own = members.to(scores.device)
-    counts[rows] = policy.distribute(scores[own], order_scores[own], counts[rows].to(scores.device)).cpu()
+    at = members.to(scores.device)
+    counts[rows] = policy.distribute(scores[at], order_scores[at], counts[rows].to(scores.device)).cpu()
     n_kv_heads, n = scores.shape[1:]
     protected = {
         count: (policy.protected_first(count), policy.protected_last(count)) for count in counts[rows].unique().tolist()
     }
-    for first, last in dict.fromkeys(protected.values()):
+    budgets = own[rows].unique().tolist() if policy.ranks_by_bids else [None]
+    for (first, last), budget in product(dict.fromkeys(protected.values()), budgets):
         same = [count for count, pair in protected.items() if pair == (first, last)]
-        row, head = torch.isin(counts[rows], torch.tensor(same)).nonzero(as_tuple=True)
+        chosen = torch.isin(counts[rows], torch.tensor(same))
+        row, head = (chosen if budget is None else chosen & (own[rows] == budget)).nonzero(as_tuple=True)
         caches, back = (members[row] * n_kv_heads + head).unique(return_inverse=True)
-        raised = raise_protected(order_scores.flatten(0, 1)[caches.to(scores.device)], policy, same[0])  # [P, n]
+        caches = caches.to(scores.device)
+        ranked = order_scores.flatten(0, 1)[caches]
+        if budget is not None:
+            ranked = policy.bids(scores.flatten(0, 1)[caches], ranked, budget)
+        raised = raise_protected(ranked, policy, same[0])  # [P, n]
         order = raised.argsort(dim=-1, descending=True, stable=True)
         ranks = torch.empty_like(order).scatter_(-1, order, torch.arange(n, device=order.device).expand_as(order))
         rank[rows[row].to(rank.device), head.to(rank.device), group.padding :] = ranks[back.to(order.device)]

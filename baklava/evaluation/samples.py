@@ -17,7 +17,7 @@ from baklava.system.fingerprint import fingerprint
 from baklava.tasks import Sample
 
 # Part of every fingerprint: raise it with a change after which the engine may give other answers.
-VERSION = 3
+VERSION = 4
 
 MAX_PADDING = 0.1  # samples are read together while at most this fraction of what is read is padding
 MAX_SAMPLES_TOGETHER = 16

@@ -110,6 +110,11 @@ class EvictionPolicy:
         """Scores `[N, S]` by which KV caches compete that have this budget of their own, from `score_and_order`."""
         return scores
 
+    @property
+    def ranks_by_bids(self) -> bool:
+        """Whether a KV cache also ranks its own entries by its bids, in place of the order."""
+        return False
+
     def distribute(self, scores: Tensor, order: Tensor, budgets: Tensor) -> Tensor:
         """Decide how many entries each KV cache keeps, `[B, Hkv]`, from its budget and `score_and_order` `[B, Hkv, S]`.
 

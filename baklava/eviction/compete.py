@@ -19,7 +19,7 @@ def compete(scores: Tensor, order: Tensor, budgets: Sequence[int], policy: Evict
     n_caches, n_entries = scores.shape
     rank = torch.arange(n_entries, device=scores.device)
     own = torch.tensor(budgets)
-    groups = {budget: (own == budget).nonzero().flatten().to(scores.device) for budget in budgets}
+    groups = {budget: (own == budget).nonzero().flatten().to(scores.device) for budget in dict.fromkeys(budgets)}
     bids = torch.empty_like(scores, dtype=torch.float64)  # one scale for all, on which ranks up to 2 S are exact
     for budget, alike in groups.items():
         bids[alike] = policy.bids(scores[alike], order[alike], budget).double()

@@ -65,6 +65,10 @@ class Defensive(Windowed):
         order = torch.where(self._is_first(means), means.double() + scores.amax((1, 2), keepdim=True), scores)
         return functional.pad(scores, (0, window)), functional.pad(order, (0, window))
 
+    @property
+    def ranks_by_bids(self) -> bool:
+        return True
+
     def bids(self, scores: Tensor, order: Tensor, budget: int) -> Tensor:
         import torch
 

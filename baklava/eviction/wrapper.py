@@ -46,6 +46,13 @@ class Wrapper(EvictionPolicy):
     def score_and_order(self, context: LayerContext, state: Any) -> tuple[Tensor, Tensor]:
         return self.inner.score_and_order(context, state)
 
+    def bids(self, scores: Tensor, order: Tensor, budget: int) -> Tensor:
+        return self.inner.bids(scores, order, budget)
+
+    @property
+    def ranks_by_bids(self) -> bool:
+        return self.inner.ranks_by_bids
+
     @property
     def rescores_every(self) -> int | None:
         return self.inner.rescores_every

@@ -132,6 +132,12 @@ class ExperimentConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _check_claims(self) -> ExperimentConfig:
+        evaluated = set(methods(self))
+        for eviction in set(self.claims.evictions) & set(self.evictions) if self.claims.enabled else ():
+            if self.claims.allocator in self.allocators and (self.claims.allocator, eviction) not in evaluated:
+                raise ValueError(
+                    f"claims.evictions: {eviction} ignores budgets, so {self.claims.allocator} cannot be better with it"
+                )
         for key in ("allocator", "yardstick"):
             name = getattr(self.claims, key)
             if self.claims.enabled and name is not None and name not in self.allocators:
@@ -169,12 +175,12 @@ class ExperimentConfig(FrozenModel):
 def methods(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """Every method as (allocator, eviction policy).
 
-    A policy that ignores budgets comes once, with an allocator that does not search if there is one, and with
-    allocators that quantise.
+    A policy that ignores budgets comes once, if there is one with the allocator `uniform`, and with allocators that
+    quantise.
     """
     built = {name: allocator.build() for name, allocator in config.allocators.items()}
     sums = [name for name, allocator in built.items() if not allocator.quantises]  # nothing but a sum to keep
-    one = min(sums, key=lambda name: built[name].searches, default=None)
+    one = min(sums, key=lambda name: (name != "uniform", built[name].page > 1, built[name].searches), default=None)
     for allocator in config.allocators:
         for eviction, policy in config.evictions.items():
             if allocator == one or allocator not in sums or not policy.build().ignores_budgets:

@@ -94,16 +94,18 @@ class InfluenceCache(AttendedCache):
         length = full[decoder.budgeted_layers[0]].seen
         row, budgeted = torch.zeros(1, dtype=torch.int64), [full[i] for i in decoder.budgeted_layers]
         size = EntrySize(dims=(decoder.head_dim, decoder.head_dim), itemsize=budgeted[0].keys.element_size())
-        current = torch.from_numpy(budgets.entries(length, size))[:, None]
-        current = compete_over_layers(budgeted, [policy], current, row)[:, 0]
+        before = torch.from_numpy(budgets.entries(length, size))[:, None]
+        current = compete_over_layers(budgeted, [policy], before, row)[:, 0]
         levels = () if widths else LEVELS
         at_levels = torch.tensor([round(level * length) for level in levels], dtype=torch.int64)
 
         def build(budget_index: int, layer: int) -> InfluenceLayer:
             n_kv_heads = current.shape[1]
-            counts = torch.cat([current[budget_index][None], at_levels[:, None].expand(-1, n_kv_heads)])
+            levels_of_all = at_levels[:, None].expand(-1, n_kv_heads)
+            counts = torch.cat([current[budget_index][None], levels_of_all])
+            own = torch.cat([before[budget_index], levels_of_all])
             distributed, rank, _ = rank_entries(
-                full[layer], [policy] * len(counts), counts, torch.zeros(len(counts), dtype=torch.int64)
+                full[layer], [policy] * len(counts), counts, torch.zeros(len(counts), dtype=torch.int64), own
             )
             # A level is one KV cache's own, whatever the others would win or lose.
             counts[:1] = distributed[:1]

@@ -24,7 +24,7 @@ from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
 
 # Part of the fingerprint of stored losses: raise it with a change after which they may be others.
-VERSION = 2
+VERSION = 3
 
 
 class LossStore:

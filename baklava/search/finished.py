@@ -15,7 +15,7 @@ from baklava.system.append_log import AppendLog
 from baklava.system.fingerprint import fingerprint
 
 # Part of the fingerprint of a finished search: raise it with a change after which a search may find other budgets.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

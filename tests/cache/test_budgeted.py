@@ -21,7 +21,7 @@ from baklava import BudgetedCache, Budgets
 from baklava.cache.prefill import ContextCache
 from baklava.cache.projections import find_paths
 from baklava.errors import UserError
-from baklava.eviction import POLICIES, StreamingLLM
+from baklava.eviction import POLICIES, AdaKV, Defensive, LayerAda, StreamingLLM
 
 READ_ONCE = [name for name, policy in POLICIES.items() if not policy().repeats]
 
@@ -146,6 +146,22 @@ class TestCompressed:
         assert cache.kept_entries()[:, 0].tolist() == kept.sum(-1).tolist()
         expected = naive_logits(model, ids, hidden_after(kept, ids.shape[1]))
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
+
+    @pytest.mark.parametrize("competition", [AdaKV, LayerAda])
+    def test_entries_kept_are_those_that_won(self, competition: Any) -> None:
+        """DefensiveKV's first parts end at a KV cache's own budget, also in what it keeps when it has won more."""
+        policy = competition(inner=Defensive(window_size=3, mass=0.9), floor=0.0)
+        model, ids = random_model(), random_tokens(44)
+        differ = False
+        for seed in range(6):
+            budgets = random_budgets(seed)
+            cache = BudgetedCache(model, budgets, policy)
+            logits = run(model, cache, ids, n_context=40, steps=(3, 1))
+            kept = kept_by(policy, model, ids[:, :40], budgets)
+            expected = naive_logits(model, ids, hidden_after(kept, 44))
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
+            differ |= cache.kept_entries()[:, 0].tolist() != budgets.entries(40).tolist()
+        assert differ
 
     @settings(max_examples=10, deadline=None)
     @given(n_context=st.sampled_from([63, 64, 65, 512, 577, 700]), seed=st.integers(0, 100))

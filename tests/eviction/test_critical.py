@@ -11,7 +11,18 @@ from layer_contexts import kept, order_of, random_layer, scores_and_order_of, sc
 from quantised_linears import Packed4Bit, Scaled8Bit, WeightOnly
 from torch import Tensor, nn
 
-from baklava.eviction import AdaKV, Critical, EvictionPolicy, ExpectedAttention, Knorm, SnapKV, StreamingLLM, written
+from baklava.errors import UserError
+from baklava.eviction import (
+    AdaKV,
+    Critical,
+    Defensive,
+    EvictionPolicy,
+    ExpectedAttention,
+    Knorm,
+    SnapKV,
+    StreamingLLM,
+    written,
+)
 from baklava.eviction.base import LayerContext
 
 
@@ -88,6 +99,11 @@ def test_values_that_write_nothing_lose_the_second_half() -> None:
     order = order_of(policy, queries, context)
     assert not set(range(10, 20)) & set(kept(policy, order, 20)[0, 0].tolist())
     assert set(range(30, 40)) <= set(kept(policy, order, 20)[0, 0].tolist())  # the first half
+
+
+def test_a_policy_that_weighs_values_itself_is_refused() -> None:
+    with pytest.raises(UserError, match="critical cannot go over defensive, which weighs values itself"):
+        Critical(inner=Defensive())
 
 
 def test_kv_caches_compete_by_the_scores_of_the_inner_policy() -> None:

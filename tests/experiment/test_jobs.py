@@ -27,6 +27,7 @@ EXPERIMENTS = (
     ["model=[tiny-llama,qwen2.5-7b]", "task=[vt]", "ratios=[0.25,0.5,0.125]"],
     ["allocator=[uniform,baklava_measured]", "eviction=[streaming_llm,snapkv]"],
     ["evaluate.shards=3"],
+    ["allocator=[uniform,baklava_measured]", "eviction=[streaming_llm,lava]"],
 )
 
 
@@ -105,6 +106,16 @@ def test_stages_read_what_earlier_stages_write(config: ExperimentConfig) -> None
     assert track.figures == report.figures
     shared = jobs.ResultFiles.model_fields
     assert page.model_dump(include=set(shared)) == report.model_dump(include=set(shared))
+
+
+def test_policies_that_ignore_budgets_are_neither_searched_for_nor_validated() -> None:
+    config = compose(["experiment=smoke", "allocator=[uniform,baklava]", "eviction=[streaming_llm,kvzip]"])
+    chain = all_jobs(config)
+    allocated = [(job.allocator.name, job.eviction.name) for job in chain["allocate"]]
+    assert allocated == [("uniform", "streaming_llm"), ("uniform", "kvzip"), ("baklava", "streaming_llm")]
+    [validate] = chain["validate"]
+    assert set(validate.evictions) == set(validate.curves) == {cell.eviction for cell in validate.cells}
+    assert set(validate.evictions) == {"streaming_llm"}
 
 
 def test_what_is_measured_and_needle_grids_are_drawn() -> None:

@@ -376,13 +376,21 @@ class TestSchema:
         assert list(methods(default)) == [("uniform", "streaming_llm"), ("baklava", "streaming_llm")]
 
     def test_a_policy_that_ignores_budgets_comes_once_and_with_allocators_that_quantise(self) -> None:
-        both = ["allocator=[baklava,uniform,duo]", "eviction=[kvzip,lava,static_kvzip]"]
+        both = ["allocator=[duo,baklava,uniform]", "eviction=[kvzip,lava,static_kvzip]", "claims.enabled=false"]
         ignoring = [method for method in methods(compose(both)) if method[1] != "static_kvzip"]
         assert ignoring == [("uniform", "kvzip"), ("uniform", "lava")]
         assert len(list(methods(compose(both)))) == 5
-        assert list(methods(compose(["allocator=[baklava]", "eviction=[lava]"]))) == [("baklava", "lava")]
-        quantising = compose(["allocator=[uniform,baklava_bits]", "eviction=[lava]"])
+        assert list(methods(compose(["allocator=[baklava]", "eviction=[lava]", "claims.enabled=false"]))) == [
+            ("baklava", "lava")
+        ]
+        quantising = compose(["allocator=[uniform,baklava_bits]", "eviction=[lava]", "claims.enabled=false"])
         assert list(methods(quantising)) == [("uniform", "lava"), ("baklava_bits", "lava")]
+        blocks = compose(["allocator=[baklava_blocks,duo]", "eviction=[lava]", "claims.enabled=false"])
+        assert list(methods(blocks)) == [("duo", "lava")]
+
+    def test_nothing_is_claimed_of_an_allocator_whose_budgets_are_ignored(self) -> None:
+        with pytest.raises(UserError, match=r"claims\.evictions: kvzip ignores budgets, so baklava cannot be better"):
+            compose(["claims.enabled=true", "eviction=[kvzip]", "claims.evictions=[kvzip]"])
 
     def test_variables_of_a_chat_template_keep_their_kinds(self) -> None:
         given = "{enable_thinking: false, effort: low, n: 3, part: 0.5, role: null}"

@@ -167,6 +167,15 @@ def test_figure_table_and_page_say_in_the_same_words_why_there_is_no_verdict(sum
     assert words[:2] == [uniform.explain_none(), "uniform: no tested ratio"]
 
 
+def test_the_best_method_may_be_a_policy_that_only_uniform_has(headline):
+    figures = headline.models["tiny-qwen2"]
+    [uniform, other] = sorted(figures.methods, key=lambda method: method.allocator != "uniform")
+    alone = uniform.model_copy(update={"eviction": "kvzip", "largest_lossless_ratio": 0.9})
+    with_rival = figures.model_copy(update={"methods": (uniform, other, alone)})
+    page = tabulate_headline(headline.model_copy(update={"models": {"tiny-qwen2": with_rival}}))
+    assert page.blocks[0].facts[0] == ("r = 0.9", "largest lossless ratio of any method, by uniform / kvzip")
+
+
 def test_a_task_by_itself_has_the_curves_of_its_panel(summary, headline):
     rows = summary[(summary["model"] == "tiny-llama") & (summary["task"] == "vt")]
     [axes] = draw_score_vs_ratio_of_task(rows, headline).get_axes()

@@ -29,7 +29,7 @@ def kept_by(
 
     with torch.inference_mode():
         model(context, use_cache=False, observer=observer)
-    counts = torch.from_numpy(budgets.entries(context.shape[1]))
+    own = torch.from_numpy(budgets.entries(context.shape[1]))
     paths = find_paths(model, [policy]) or {}
     views = [
         LayerContext(key, value, key.shape[-1] ** -0.5, None, layer, model.config, rotated_for, paths.get(layer))
@@ -40,10 +40,13 @@ def kept_by(
         for view, (query, _, _) in zip(views, seen, strict=True)
     ]
     scores, orders = zip(*((layer[0], order[0]) for layer, order in scored), strict=True)
-    counts = policy.distribute_over_layers(scores, orders, counts)
+    counts = policy.distribute_over_layers(scores, orders, own)
     kept = torch.zeros(*budgets.shape, context.shape[1], dtype=torch.bool)
-    for layer, (own, order) in enumerate(scored):
-        for head, n in enumerate(policy.distribute(own, order, counts[layer][None])[0].tolist()):
-            best = raise_protected(order[0, head], policy, n).argsort(descending=True, stable=True)
+    for layer, (scores_of_layer, order) in enumerate(scored):
+        for head, n in enumerate(policy.distribute(scores_of_layer, order, counts[layer][None])[0].tolist()):
+            ranked = order[0, head]
+            if policy.ranks_by_bids:
+                ranked = policy.bids(scores_of_layer[0, head], ranked, int(own[layer, head]))
+            best = raise_protected(ranked, policy, n).argsort(descending=True, stable=True)
             kept[layer, head, best[:n]] = True
     return kept

@@ -39,16 +39,17 @@ class ValidateJob(Job):
 
     @classmethod
     def of(cls, config: ExperimentConfig, paths: ExperimentPaths, model: str) -> ValidateJob:
+        ranked = {name: choice for name, choice in config.evictions.items() if not choice.build().ignores_budgets}
         return cls(
             model=without_template(config.models[model]),
             settings=config.validation,
             calibration=config.calibration,
             profiling=config.profile,
             batch_rows=config.search.batch_rows,
-            evictions=config.evictions,
+            evictions=ranked,
             prompts=paths.prompts(model),
             profile=paths.profile(model),
-            curves={eviction: paths.curves(model, eviction) for eviction in config.evictions},
-            cells=compressed_cells(config, paths, model),
+            curves={eviction: paths.curves(model, eviction) for eviction in ranked},
+            cells=tuple(cell for cell in compressed_cells(config, paths, model) if cell.eviction in ranked),
             **{table: paths.validation(model, table) for table in VALIDATION},
         )

@@ -112,8 +112,9 @@ def _gain(figures: RatioFigures) -> str:
 def _facts(headline: Headline, model: str) -> list[tuple[str, str]]:
     """How far the best method goes, and what it has left of the score at the highest ratio."""
     figures = headline.models[model]
-    others = [m for m in figures.methods if m.allocator != UNIFORM and m.ratios] or list(figures.methods)
-    if not others or not others[0].ratios:
+    compared = {m.eviction for m in figures.methods if m.allocator != UNIFORM}  # of which uniform is the baseline
+    others = [m for m in figures.methods if m.ratios and (m.allocator != UNIFORM or m.eviction not in compared)]
+    if not others:
         return [(f"{figures.full:.3f}", "score of the full cache; nothing was compressed")]
     best = max(others, key=lambda method: (method.largest_lossless_ratio or 0.0, method.ratios[-1].score))
     last = best.ratios[-1]
