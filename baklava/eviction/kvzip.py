@@ -35,7 +35,7 @@ class KVzip(EvictionPolicy):
 
     The budget of the model goes to its best entries in whichever KV cache, above the fraction `floor` of each one's own
     (see `LayerAda`), so all layers are needed in full until the second reading ends: there is no gain in the prefill's
-    peak, and the prefill takes two to three times as long. A `BudgetedCache` by itself never reads twice and refuses
+    peak, and the prefill takes about four times as long. A `BudgetedCache` by itself never reads twice and refuses
     this policy; `baklava.inference.batch.prefill` does it.
 
     Definition, chunks and sinks are those of kvpress 0.5.5, with other words for the instructions and no chat template
