@@ -72,9 +72,7 @@ def compress(
     device = context.keys.device
     policies = [settings.policy(row, n_rows) for row in range(n_rows)]
     n_tokens = lengths.tolist()
-    own = None
-    if any(policy.needs_all_layers and policy.ranks_by_bids for policy in policies):
-        own = settings.counts(budget_index, n_tokens, context.keys.element_size())
+    own = settings.counts(budget_index, n_tokens, context.keys.element_size())
     distributed, rank, sinks = rank_entries(context, policies, counts, source, own)
     counts = settings.within_bytes(distributed, counts, n_tokens, budget_index)
     kept = rank < counts.to(device)[:, :, None]  # [B, Hkv, T]
@@ -124,11 +122,11 @@ def rank_entries(
     policies: Sequence[EvictionPolicy],
     counts: Tensor,
     source: Tensor,
-    own: Tensor | None = None,
+    own: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rank the entries of a context for rows with a policy and `counts` `[B, Hkv]` each.
 
-    `own` `[B, Hkv]` are the budgets with which KV caches of all layers competed for `counts`, if they did. Returns the
+    `own` `[B, Hkv]` are the budgets before KV caches of all layers competed for `counts`, if they did. Returns the
     counts as the policies distribute them, the rank of every entry `[B, Hkv, T]` (0: best; `T`: padding), and the
     number of sinks `[B, Hkv]`. Those with a rank below its count stay in a KV cache.
     """
@@ -137,9 +135,9 @@ def rank_entries(
     rank = torch.full((len(source), n_kv_heads, length), length, device=context.keys.device)
     counts, sinks = counts.clone(), torch.zeros_like(counts)
     for policy in dict.fromkeys(policies):
-        rows = torch.tensor([row for row, own in enumerate(policies) if own == policy])
+        rows = torch.tensor([row for row, other in enumerate(policies) if other == policy])
         for scored in context.scores(policy):
-            _rank(policy, scored, rows, source, counts, counts.clone() if own is None else own, rank, sinks)
+            _rank(policy, scored, rows, source, counts, own, rank, sinks)
     return counts, rank, sinks
 
 

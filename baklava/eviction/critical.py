@@ -47,7 +47,7 @@ class Critical(Wrapper):
         super().__post_init__()
         if self.inner.rescores_every is not None:
             raise UserError(f"critical cannot go over {self.inner.family}, which scores again without its values")
-        if self.inner.ranks_by_bids:
+        if self.inner.needs_projection:
             raise UserError(f"critical cannot go over {self.inner.family}, which weighs values itself")
 
     @property

@@ -132,16 +132,18 @@ class ExperimentConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _check_claims(self) -> ExperimentConfig:
+        if not self.claims.enabled:
+            return self
+        for key in ("allocator", "yardstick"):
+            name = getattr(self.claims, key)
+            if name is not None and name not in self.allocators:
+                raise ValueError(f"claims.{key}: {name!r} is none of the allocators ({', '.join(self.allocators)})")
         evaluated = set(methods(self))
-        for eviction in set(self.claims.evictions) & set(self.evictions) if self.claims.enabled else ():
-            if self.claims.allocator in self.allocators and (self.claims.allocator, eviction) not in evaluated:
+        for eviction in self.claims.evictions:
+            if eviction in self.evictions and (self.claims.allocator, eviction) not in evaluated:
                 raise ValueError(
                     f"claims.evictions: {eviction} ignores budgets, so {self.claims.allocator} cannot be better with it"
                 )
-        for key in ("allocator", "yardstick"):
-            name = getattr(self.claims, key)
-            if self.claims.enabled and name is not None and name not in self.allocators:
-                raise ValueError(f"claims.{key}: {name!r} is none of the allocators ({', '.join(self.allocators)})")
         return self
 
     @property
@@ -181,7 +183,8 @@ def methods(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     built = {name: allocator.build() for name, allocator in config.allocators.items()}
     sums = [name for name, allocator in built.items() if not allocator.quantises]  # nothing but a sum to keep
     one = min(sums, key=lambda name: (name != "uniform", built[name].page > 1, built[name].searches), default=None)
+    once = {name for name, eviction in config.evictions.items() if eviction.build().ignores_budgets}
     for allocator in config.allocators:
-        for eviction, policy in config.evictions.items():
-            if allocator == one or allocator not in sums or not policy.build().ignores_budgets:
+        for eviction in config.evictions:
+            if allocator == one or allocator not in sums or eviction not in once:
                 yield allocator, eviction
